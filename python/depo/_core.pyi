@@ -1,0 +1,129 @@
+"""Typed face of the Rust core (crates/depo_sampler). Prompt indices are int64 positions in the pool; every array is C-contiguous and one-dimensional unless said otherwise."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, final
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+__all__ = ["Sampler", "build_profile", "content_ids", "derive_key", "group_advantages", "uniforms"]
+
+build_profile: str
+"""release or debug."""
+
+def content_ids(texts: Sequence[str]) -> NDArray[np.uint64]:
+    """XXH3-64 of each text."""
+
+def derive_key(seed: int, purpose: str, parts: Sequence[int]) -> int:
+    """Random key (unsigned 64 bit): a pure function of its arguments, the same on every platform."""
+
+def uniforms(keys: ArrayLike, first: int, count: int) -> NDArray[np.float64]:
+    """Uniform numbers in [0, 1), float64 [len(keys), count]: draw numbers first .. first + count - 1 of each key."""
+
+def group_advantages(
+    rewards: ArrayLike, *, scale_by_std: bool = True, ddof: int = 1, epsilon: float = 1e-6, tolerance: float = 1e-6
+) -> tuple[NDArray[np.float32], NDArray[np.bool_], NDArray[np.float32]]:
+    """Advantages of reward groups (GRPO, arXiv 2402.03300).
+
+    Args:
+        rewards: float32 [B, G]; NaN = unknown, left out of mean and deviation, advantage 0.
+        scale_by_std: (r - mean) / (std + epsilon); else r - mean (Dr. GRPO).
+        ddof: 0 or 1, degrees of freedom taken off in the standard deviation.
+        epsilon: Added to the standard deviation.
+        tolerance: max - min of the known rewards at or below it: uninformative, advantages exactly 0.
+
+    Returns:
+        advantages float32 [B, G]; informative bool [B]; mean of the known rewards float32 [B] (NaN where none is known).
+    """
+
+@final
+class Sampler:
+    """Prompt pool, beliefs, selection policy, buffer and target replay as one state machine. One clock: policy_version."""
+
+    def __init__(
+        self,
+        ids: ArrayLike,
+        sources: ArrayLike,
+        *,
+        group_size: int,
+        seed: int,
+        policy: str,
+        warmup_steps: int,
+        window: tuple[float, float],
+        candidates_per_draw: int,
+        explore_share: float,
+        max_age: int,
+        reprobe_share: float,
+        source_floors: ArrayLike,
+        scan_cap: int,
+        use_history: bool,
+        discount: float,
+        prior_concentration: float,
+        learn_concentration: bool,
+        success_threshold: float,
+        tolerance: float,
+        replay_capacity: int,
+        max_target_weight: float,
+    ) -> None:
+        """ids: uint64 [N], distinct; sources: uint32 [N], index into source_floors (float32 [S])."""
+
+    def propose(self, n: int, policy_version: int) -> NDArray[np.int64]:
+        """Candidates to be scored next for a batch of n; empty when enough are admitted or the scan cap or the pool is exhausted."""
+
+    def offer(self, candidates: ArrayLike, predicted_rewards: ArrayLike, policy_version: int) -> None:
+        """Judge the candidates of the last `propose`. predicted_rewards: float32 [C], NaN = no estimator."""
+
+    def take(self, n: int, policy_version: int) -> dict[str, NDArray[Any]]:
+        """Hand out up to n draws and mark them in flight.
+
+        Fewer than n only if the pool has no more free prompts.
+
+        Returns:
+            draw_ids int64, prompts int64, predicted_rewards float32, p_informative float32, admissions float32, kinds uint8
+            (0 selected, 1 warmup, 2 explore, 3 reprobe, 4 fill).
+        """
+
+    def observe(self, draw_ids: ArrayLike, rewards: ArrayLike, logprob_targets: ArrayLike, policy_version: int) -> dict[str, NDArray[Any]]:
+        """Record rewards float32 [B, G] (NaN = unknown) and exp(mean token log-prob) float32 [B] (NaN = unknown) of draws int64 [B].
+
+        Returns:
+            statuses uint8 (0 labelled, 1 unknown, 2 closed, 3 never issued), informative bool, mean_rewards float32, pass_rates float32,
+            prompts int64 (-1 unless status is 0 or 1), predicted_rewards, p_informative, admissions float32 (as drawn; NaN likewise).
+        """
+
+    def release(self, draw_ids: ArrayLike) -> int:
+        """Free the prompts of draws without a label; returns how many were in flight."""
+
+    def in_flight(self) -> dict[str, NDArray[Any]]:
+        """Open draws, with the keys of `take` and policy_versions int64."""
+
+    def beliefs(self, prompts: ArrayLike, predicted_rewards: ArrayLike, policy_version: int) -> dict[str, NDArray[np.float32]]:
+        """What is believed now, without changing anything: pass_rates [C], p_informative [C]. predicted_rewards NaN: the stored one."""
+
+    def wanted(self, prompts: ArrayLike, predicted_rewards: ArrayLike, policy_version: int) -> NDArray[np.bool_]:
+        """Whether the policy alone (no exploration, no warm-up) would admit each prompt now: window: inside it; budget: p_informative at or above the
+        running admission threshold; uniform: always. Changes nothing."""
+
+    def fresh_targets(self) -> dict[str, NDArray[Any]]:
+        """Targets recorded since the last call (at most replay_capacity): prompts int64, reward_targets, logprob_targets, counts, weights float32."""
+
+    def replay_targets(self, m: int) -> dict[str, NDArray[Any]]:
+        """min(m, remembered) targets drawn without replacement from the replay; same keys."""
+
+    def counters(self) -> dict[str, int]:
+        """Totals since construction: scanned, rejected, drawn_selected, drawn_warmup, drawn_explore, drawn_reprobe, drawn_fill, starved_calls,
+        short_calls, labelled, unknown, closed, never_issued, released, late, informative, epochs."""
+
+    def concentration(self) -> float:
+        """Rollouts that the text prediction counts for at present."""
+
+    def state_dict(self) -> dict[str, int | float | str | NDArray[Any]]:
+        """Everything that `load_state_dict` needs."""
+
+    def load_state_dict(self, state: Mapping[str, Any], *, strict: bool = True) -> dict[str, int]:
+        """Restore. strict: same ids in the same order, else StateError (ValueError). Not strict: what is known of each prompt is carried over by id;
+        open draws of missing prompts are dropped.
+
+        Returns:
+            matched, missing (in the state, not in this pool), added (in this pool, not in the state).
+        """

@@ -1,0 +1,204 @@
+"""Every section of a depo-train configuration file, with defaults, ranges and the sentence `--help` prints."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from depo.config.keys import key
+from depo.config.selector import SelectorConfig
+
+LOSS_PRESETS: Mapping[str, Mapping[str, Any]] = {
+    "grpo": {"aggregation": "sequence_mean"},
+    "dr_grpo": {"aggregation": "constant", "scale_by_std": False},
+    "dapo": {"aggregation": "token_mean", "clip_high": 0.28},
+}
+"""GRPO (arXiv 2402.03300), Dr. GRPO (arXiv 2503.20783), DAPO (arXiv 2503.14476): differences from LossConfig's defaults."""
+
+ESTIMATOR_PRESETS: Mapping[str, Mapping[str, Any]] = {
+    "online": {},
+    "depo_paper": {
+        "trunk_sizes": (1024, 512), "learning_rate": 2e-4, "encoder_lr_scale": 0.2, "replay_steps": 0, "max_length": 512, "overflow": "head",
+        "importance_weighted": False,
+    },
+}  # fmt: skip
+"""`online` gets going within ~15 steps of 16 prompts; `depo_paper` is the published recipe (arXiv 2602.06375 and its release)."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RunConfig:
+    """How long, where and how reproducibly."""
+
+    name: str = key("run", "name of the run; its directory is created under `directory`")
+    directory: str = key("runs", "where run directories live")
+    seed: int = key(0, "every random draw is a function of this seed [>= 0]")
+    steps: int = key(100, "training steps [>= 1]")
+    prompts_per_step: int = key(16, "prompts in a training batch, B [>= 1]")
+    eval_every: int = key(10, "evaluate on the held-out prompts every so many steps; 0: never")
+    save_every: int = key(50, "write a checkpoint every so many steps; 0: only when stopped and at the end")
+    keep_checkpoints: int = key(2, "newest checkpoints kept on disk [>= 1]")
+    stop_after_empty_steps: int = key(50, "end the run after this many steps in a row without a single informative group [>= 1]")
+    device: str = key("auto", "auto, cpu, cuda or cuda:N")
+    threads: int = key(1, "torch threads; small models lose time with more [>= 1]")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SourceConfig:
+    """One source of prompts: a file, a Hub data set, or a reasoning-gym task."""
+
+    path: str = key("", "JSONL or Parquet file, or the name of a Hub data set (NAME or NAME:SPLIT)")
+    task: str = key("", "reasoning-gym task family, instead of `path`")
+    knobs: Mapping[str, Any] = key({}, "settings of the reasoning-gym task")
+    count: int = key(0, "number of prompts; 0: all of a file [>= 0]")
+    seed: int = key(0, "first reasoning-gym seed; train and eval must lie further apart than `count`")
+    name: str = key("", "source name; default: file stem or task family")
+    band: str = key("", "difficulty band for reports, such as trivial, frontier, impossible; default: none")
+    layout: Literal["auto", "plain", "trl", "verl"] = key("auto", "column layout of a file; auto goes by the columns present")
+    prompt_column: str = key("", "column of the prompt; default: by layout")
+    answer_column: str = key("", "column of the ground truth; default: by layout")
+    template: str = key("{prompt}", "text around a plain prompt; {prompt} is replaced")
+    chat: bool = key(False, "send a plain prompt as one user message through the tokenizer's chat template")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DataConfig:
+    """Where prompts come from."""
+
+    train: tuple[SourceConfig, ...] = field(default=(), metadata={"help": "sources of the training pool: [[data.train]] tables"})
+    eval: tuple[SourceConfig, ...] = field(default=(), metadata={"help": "sources of the held-out prompts: [[data.eval]] tables"})
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RewardConfig:
+    """How a response becomes a number."""
+
+    function: str = key("exact", "exact, reasoning_gym, math, or module:function in TRL's or verl's signature")
+    timeout_seconds: float = key(2.0, "wall-clock limit of one math verification; a timeout is unknown (NaN), not 0 [> 0]")
+    workers: int = key(1, "verifier processes [>= 1]")
+    truncated: Literal["zero", "score", "unknown"] = key("zero", "reward of a response cut by the token budget: 0, what the function says, or NaN")
+    check_golds: bool = key(True, "math: report at load which ground truths do not verify against themselves, and drop them")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PolicyConfig:
+    """The model that is trained."""
+
+    model: str = key("", "directory of a Hugging Face causal LM; empty: the tiny model of [warm_start]")
+    dtype: Literal["float32", "bfloat16"] = key("float32", "type of the master weights")
+    autocast: Literal["auto", "off", "bfloat16"] = key("auto", "compute type; auto: bfloat16 where the device has it, else off")
+    gradient_checkpointing: bool = key(False, "trade compute for memory in the backward pass")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class WarmStartConfig:
+    """A tiny policy trained on demonstrations, for runs without a checkpoint. Cached by the content of everything it depends on."""
+
+    hidden_size: int = key(128, "width of the transformer")
+    layers: int = key(2, "number of layers")
+    heads: int = key(4, "attention heads")
+    feed_forward: int = key(256, "width of the feed-forward layers")
+    steps: int = key(450, "supervised steps")
+    batch_size: int = key(128, "demonstrations per supervised step")
+    learning_rate: float = key(4e-3, "peak learning rate")
+    noise: float = key(0.12, "share of demonstrated answer characters replaced by random ones, so that pass rates fall with length [0..1]")
+    noise_from: int = key(5, "answers shorter than this many characters are demonstrated without noise")
+    seed: int = key(0, "seed of initialisation and demonstrations")
+    cache: str = key("runs/cache", "directory of the cached checkpoints")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RolloutConfig:
+    """How responses are generated."""
+
+    engine: Literal["local"] = key("local", "local: transformers in this process")
+    group_size: int = key(8, "responses per prompt, G [>= 2]")
+    max_new_tokens: int = key(64, "token budget of a response [>= 1]")
+    max_prompt_tokens: int = key(1024, "longer prompts are an error at load [>= 1]")
+    temperature: float = key(1.0, "sampling temperature in training [> 0]")
+    sequences_per_batch: int = key(256, "rows generated together [>= 1]")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class EstimatorConfig:
+    """The difficulty estimator: an encoder with a score head and a distillation head."""
+
+    enabled: bool = key(True, "use an estimator; presets uniform and dapo never need one")
+    preset: str = key("online", "named starting point: online, depo_paper; other keys override it")
+    model: str = key("", "directory of a Hugging Face encoder; empty: a fresh BERT of the sizes below on the policy's tokenizer")
+    hidden_size: int = key(128, "fresh BERT: width")
+    layers: int = key(2, "fresh BERT: layers")
+    heads: int = key(4, "fresh BERT: attention heads")
+    feed_forward: int = key(256, "fresh BERT: width of the feed-forward layers")
+    trunk_sizes: tuple[int, int] = key((256, 128), "widths of the trunk between encoder and heads")
+    trunk_dropout: float = key(0.1, "dropout in the trunk [0..1)")
+    max_length: int = key(256, "tokens read of a prompt [>= 8]")
+    overflow: Literal["head", "tail", "head_tail"] = key("head_tail", "which part of a longer prompt is read; longer prompts are counted")
+    learning_rate: float = key(1e-3, "AdamW learning rate of trunk and heads [> 0]")
+    encoder_lr_scale: float = key(1.0, "learning rate of the encoder relative to that [>= 0]")
+    weight_decay: float = key(0.01, "AdamW weight decay")
+    grad_clip: float = key(1.0, "largest gradient norm [> 0]")
+    replay_steps: int = key(2, "optimizer steps on replayed targets after the one on fresh targets [>= 0]")
+    replay_batch: int = key(48, "targets of a replay step [>= 1]")
+    distill_weight: float = key(0.5, "weight of the log-prob distillation loss")
+    ranking_weight: float = key(1.0, "weight of the pairwise ranking loss (3.0 in the paper)")
+    ranking_gap: float = key(0.05, "pairs whose targets differ by more than this are ranked")
+    ranking_margin: float = key(0.5, "margin of the ranking loss, in logits")
+    importance_weighted: bool = key(True, "weight targets by 1/admission")
+    predict_batch: int = key(64, "prompts scored together [>= 1]")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LossConfig:
+    """The policy-gradient loss and its advantages."""
+
+    preset: str = key("dapo", "named starting point: grpo, dr_grpo, dapo; other keys override it")
+    aggregation: Literal["sequence_mean", "token_mean", "constant"] = key("token_mean", "how token losses are averaged")
+    clip_low: float = key(0.2, "lower clip of the importance ratio: 1 - clip_low")
+    clip_high: float = key(0.2, "upper clip of the importance ratio: 1 + clip_high")
+    dual_clip: float = key(0.0, "with a negative advantage the loss is at most this times |advantage|; 0: off")
+    kl_weight: float = key(0.0, "weight of the k3 KL to the reference policy (the start checkpoint); 0: off")
+    scale_by_std: bool = key(True, "divide advantages by the group's standard deviation")
+    std_ddof: int = key(1, "degrees of freedom taken off in that deviation: 1 (TRL, verl) or 0")
+    std_epsilon: float = key(1e-6, "added to the deviation (verl 1e-6, TRL 1e-4)")
+    overlong_buffer: int = key(0, "DAPO's soft length penalty over the last so many tokens of the budget; 0: off")
+    overlong_penalty: float = key(1.0, "largest length penalty")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class OptimizerConfig:
+    """AdamW on the policy."""
+
+    learning_rate: float = key(1e-6, "peak learning rate [> 0]")
+    warmup_steps: int = key(10, "linear warm-up steps [>= 0]")
+    betas: tuple[float, float] = key((0.9, 0.99), "AdamW betas")
+    weight_decay: float = key(0.0, "AdamW weight decay")
+    grad_clip: float = key(1.0, "largest gradient norm [> 0]")
+    minibatches: int = key(1, "optimizer steps per training step; 1: on-policy [>= 1]")
+    tokens_per_microbatch: int = key(16384, "padded tokens of one forward pass; gradients accumulate over the rest [>= 1]")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class EvaluationConfig:
+    """Held-out accuracy and unfiltered probes."""
+
+    samples: int = key(4, "responses per held-out prompt: accuracy is Avg@samples [>= 1]")
+    temperature: float = key(1.0, "sampling temperature in evaluation; 0: greedy [>= 0]")
+    probe_prompts: int = key(0, "pool prompts drawn without any filter at each evaluation, to measure the estimator; never trained on [>= 0]")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TrainConfig:
+    """A complete run."""
+
+    run: RunConfig = field(default_factory=RunConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    reward: RewardConfig = field(default_factory=RewardConfig)
+    policy: PolicyConfig = field(default_factory=PolicyConfig)
+    warm_start: WarmStartConfig = field(default_factory=WarmStartConfig)
+    rollout: RolloutConfig = field(default_factory=RolloutConfig)
+    selection: SelectorConfig = field(default_factory=lambda: SelectorConfig.from_preset("depo"))
+    estimator: EstimatorConfig = field(default_factory=EstimatorConfig)
+    loss: LossConfig = field(default_factory=LossConfig)
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)

@@ -1,0 +1,13 @@
+"""The few errors that depo raises on purpose; each is also the builtin error that it specialises."""
+
+
+class ConfigError(ValueError):
+    """A setting is unknown, of the wrong type, or contradicts another; the message names it, what was got and what is expected."""
+
+
+class DataError(ValueError):
+    """A data file cannot be read as prompts; the message names file, line and field."""
+
+
+class StateError(ValueError):
+    """A saved state does not fit: other version, other data set, missing or superfluous entries."""
