@@ -1,0 +1,59 @@
+# `make demo` and `make test` set up everything they need. Everything runs in .venv; nothing is installed elsewhere.
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+VENV := .venv
+PY := $(VENV)/bin/python
+export OMP_NUM_THREADS := 1
+export OMP_WAIT_POLICY := passive
+export TOKENIZERS_PARALLELISM := false
+SETUP_INPUTS := $(wildcard requirements/*.txt) pyproject.toml Cargo.toml $(wildcard crates/depo_sampler/Cargo.toml)
+RUST_SOURCES := $(shell find crates -name '*.rs')
+
+.PHONY: help setup demo results test lint bench wheel clean
+help: ## Show this list
+	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  %-10s %s\n", $$1, $$2}'
+
+setup: $(VENV)/.core ## Make .venv with pinned packages and build the Rust core into it
+
+$(VENV)/bin/uv:
+	@$(PYTHON) -m venv $(VENV)
+	@$(PY) -m pip install --quiet --disable-pip-version-check uv==0.13.8
+
+$(VENV)/.packages: $(SETUP_INPUTS) | $(VENV)/bin/uv
+	@echo "installing the pinned packages into $(VENV)"
+	@$(VENV)/bin/uv pip install --quiet --python $(PY) -r requirements/test.txt
+	@$(VENV)/bin/uv pip install --quiet --python $(PY) --no-deps -r requirements/referees.txt
+	@touch $@
+
+$(VENV)/.core: $(VENV)/.packages $(RUST_SOURCES)
+	@echo "building the Rust core"
+	@VIRTUAL_ENV=$(abspath $(VENV)) $(VENV)/bin/maturin develop --quiet --release
+	@touch $@
+
+demo: setup ## Train GRPO, DAPO, DEPO and depo from the same start and compare them: runs/demo/comparison.html
+	$(VENV)/bin/depo compare configs/quickstart.toml --directory runs/demo
+
+results: setup ## The same with three paired seeds and GRPO's learning rate swept: docs/results/quickstart.md
+	$(PY) -m depo.results --config configs/quickstart.toml --directory runs/results --output docs/results
+
+test: setup ## Run all tests, Rust and Python
+	cargo test --quiet --workspace
+	$(PY) -m pytest -q
+
+lint: setup ## rustfmt, clippy, ruff, mypy, stubtest
+	cargo fmt --all --check
+	cargo clippy --quiet --workspace --all-targets --all-features -- -D warnings
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/mypy
+	$(PY) -m mypy.stubtest depo._core
+
+bench: setup ## Time every operation of the core, and rollouts against model.generate
+	cargo bench --quiet -p depo_benches
+	$(PY) benches/rollout_vs_generate.py
+
+wheel: setup ## Build the portable wheel (manylinux2014, abi3) and import it in an environment that has numpy alone
+	rm -rf dist && $(VENV)/bin/maturin build --quiet --release --zig --compatibility manylinux2014 --out dist
+	tests/check_wheel.sh dist/*.whl
+
+clean: ## Remove what was built, but not runs/
+	rm -rf target dist $(VENV) .pytest_cache .mypy_cache .ruff_cache
