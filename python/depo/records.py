@@ -149,6 +149,23 @@ class Verdict:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class JudgedGroup:
+    """A group with everything known of it: the trainer's unit of work and one line of the journal.
+
+    Attributes:
+        draw: The draw it answers.
+        rollouts: The G responses.
+        rewards_G: float32 [G], NaN = unknown.
+        verdict: What the sampler made of the rewards.
+    """
+
+    draw: Draw
+    rollouts: RolloutGroup
+    rewards_G: Float32Array
+    verdict: Verdict
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class TargetBatch:
     """Labels for one optimizer step of the estimator.
 

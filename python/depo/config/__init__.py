@@ -1,4 +1,8 @@
-"""Settings: frozen dataclasses (standard library alone) and the loader of TOML files and command-line overrides."""
+"""Settings: frozen dataclasses (standard library alone), and their loader, which needs pydantic and tomli-w and is imported on first use."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
 
 from depo.config.sections import (
     DataConfig,
@@ -16,6 +20,9 @@ from depo.config.sections import (
 )
 from depo.config.selector import SelectorConfig
 
+if TYPE_CHECKING:
+    from depo.config.load import dump_config, load_config
+
 __all__ = [
     "DataConfig",
     "EstimatorConfig",
@@ -30,4 +37,14 @@ __all__ = [
     "SourceConfig",
     "TrainConfig",
     "WarmStartConfig",
+    "dump_config",
+    "load_config",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name in ("dump_config", "load_config"):
+        from depo.config import load
+
+        return getattr(load, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from depo.config.keys import key
+from depo.config.keys import check_section, key, require
 from depo.config.selector import SelectorConfig
 
 LOSS_PRESETS: Mapping[str, Mapping[str, Any]] = {
@@ -20,7 +21,7 @@ ESTIMATOR_PRESETS: Mapping[str, Mapping[str, Any]] = {
     "online": {},
     "depo_paper": {
         "trunk_sizes": (1024, 512), "learning_rate": 2e-4, "encoder_lr_scale": 0.2, "replay_steps": 0, "max_length": 512, "overflow": "head",
-        "importance_weighted": False,
+        "importance_weighted": False, "pooling": "cls", "ranking_weight": 3.0,
     },
 }  # fmt: skip
 """`online` gets going within ~15 steps of 16 prompts; `depo_paper` is the published recipe (arXiv 2602.06375 and its release)."""
@@ -35,12 +36,16 @@ class RunConfig:
     seed: int = key(0, "every random draw is a function of this seed [>= 0]")
     steps: int = key(100, "training steps [>= 1]")
     prompts_per_step: int = key(16, "prompts in a training batch, B [>= 1]")
-    eval_every: int = key(10, "evaluate on the held-out prompts every so many steps; 0: never")
-    save_every: int = key(50, "write a checkpoint every so many steps; 0: only when stopped and at the end")
+    eval_every: int = key(10, "evaluate on the held-out prompts every so many steps; 0: never [>= 0]")
+    save_every: int = key(50, "write a checkpoint every so many steps; 0: only when stopped and at the end [>= 0]")
     keep_checkpoints: int = key(2, "newest checkpoints kept on disk [>= 1]")
     stop_after_empty_steps: int = key(50, "end the run after this many steps in a row without a single informative group [>= 1]")
     device: str = key("auto", "auto, cpu, cuda or cuda:N")
     threads: int = key(1, "torch threads; small models lose time with more [>= 1]")
+
+    def __post_init__(self) -> None:
+        check_section("run", self)
+        require(re.fullmatch(r"auto|cpu|cuda(:\d+)?", self.device) is not None, "run.device", self.device, "auto, cpu, cuda or cuda:N")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -59,6 +64,9 @@ class SourceConfig:
     answer_column: str = key("", "column of the ground truth; default: by layout")
     template: str = key("{prompt}", "text around a plain prompt; {prompt} is replaced")
     chat: bool = key(False, "send a plain prompt as one user message through the tokenizer's chat template")
+
+    def __post_init__(self) -> None:
+        check_section("data", self)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -79,6 +87,9 @@ class RewardConfig:
     truncated: Literal["zero", "score", "unknown"] = key("zero", "reward of a response cut by the token budget: 0, what the function says, or NaN")
     check_golds: bool = key(True, "math: report at load which ground truths do not verify against themselves, and drop them")
 
+    def __post_init__(self) -> None:
+        check_section("reward", self)
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PolicyConfig:
@@ -89,22 +100,30 @@ class PolicyConfig:
     autocast: Literal["auto", "off", "bfloat16"] = key("auto", "compute type; auto: bfloat16 where the device has it, else off")
     gradient_checkpointing: bool = key(False, "trade compute for memory in the backward pass")
 
+    def __post_init__(self) -> None:
+        check_section("policy", self)
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class WarmStartConfig:
     """A tiny policy trained on demonstrations, for runs without a checkpoint. Cached by the content of everything it depends on."""
 
-    hidden_size: int = key(128, "width of the transformer")
-    layers: int = key(2, "number of layers")
-    heads: int = key(4, "attention heads")
-    feed_forward: int = key(256, "width of the feed-forward layers")
-    steps: int = key(450, "supervised steps")
-    batch_size: int = key(128, "demonstrations per supervised step")
-    learning_rate: float = key(4e-3, "peak learning rate")
+    hidden_size: int = key(128, "width of the transformer [>= 1]")
+    layers: int = key(2, "number of layers [>= 1]")
+    heads: int = key(4, "attention heads [>= 1]")
+    feed_forward: int = key(256, "width of the feed-forward layers [>= 1]")
+    steps: int = key(450, "supervised steps [>= 0]")
+    batch_size: int = key(128, "demonstrations per supervised step [>= 1]")
+    learning_rate: float = key(4e-3, "peak learning rate [> 0]")
     noise: float = key(0.12, "share of demonstrated answer characters replaced by random ones, so that pass rates fall with length [0..1]")
-    noise_from: int = key(5, "answers shorter than this many characters are demonstrated without noise")
+    noise_band: str = key("frontier", "only demonstrations of sources of this difficulty band are noisy")
+    band_shares: Mapping[str, float] = key({}, "difficulty band -> weight in the demonstrations; empty: as in the pool")
     seed: int = key(0, "seed of initialisation and demonstrations")
     cache: str = key("runs/cache", "directory of the cached checkpoints")
+
+    def __post_init__(self) -> None:
+        check_section("warm_start", self)
+        require(self.hidden_size % self.heads == 0, "warm_start.hidden_size", self.hidden_size, f"a multiple of heads = {self.heads}")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -118,6 +137,9 @@ class RolloutConfig:
     temperature: float = key(1.0, "sampling temperature in training [> 0]")
     sequences_per_batch: int = key(256, "rows generated together [>= 1]")
 
+    def __post_init__(self) -> None:
+        check_section("rollout", self)
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class EstimatorConfig:
@@ -126,26 +148,43 @@ class EstimatorConfig:
     enabled: bool = key(True, "use an estimator; presets uniform and dapo never need one")
     preset: str = key("online", "named starting point: online, depo_paper; other keys override it")
     model: str = key("", "directory of a Hugging Face encoder; empty: a fresh BERT of the sizes below on the policy's tokenizer")
-    hidden_size: int = key(128, "fresh BERT: width")
-    layers: int = key(2, "fresh BERT: layers")
-    heads: int = key(4, "fresh BERT: attention heads")
-    feed_forward: int = key(256, "fresh BERT: width of the feed-forward layers")
+    hidden_size: int = key(64, "fresh BERT: width [>= 1]")
+    layers: int = key(2, "fresh BERT: layers [>= 1]")
+    heads: int = key(4, "fresh BERT: attention heads [>= 1]")
+    feed_forward: int = key(128, "fresh BERT: width of the feed-forward layers [>= 1]")
+    pooling: Literal["cls", "mean"] = key("mean", "what the trunk reads: the encoder's first position, or the mean over all")
     trunk_sizes: tuple[int, int] = key((256, 128), "widths of the trunk between encoder and heads")
     trunk_dropout: float = key(0.1, "dropout in the trunk [0..1)")
     max_length: int = key(256, "tokens read of a prompt [>= 8]")
     overflow: Literal["head", "tail", "head_tail"] = key("head_tail", "which part of a longer prompt is read; longer prompts are counted")
-    learning_rate: float = key(1e-3, "AdamW learning rate of trunk and heads [> 0]")
+    learning_rate: float = key(2e-3, "AdamW learning rate of trunk and heads [> 0]")
     encoder_lr_scale: float = key(1.0, "learning rate of the encoder relative to that [>= 0]")
-    weight_decay: float = key(0.01, "AdamW weight decay")
+    weight_decay: float = key(0.01, "AdamW weight decay [>= 0]")
     grad_clip: float = key(1.0, "largest gradient norm [> 0]")
     replay_steps: int = key(2, "optimizer steps on replayed targets after the one on fresh targets [>= 0]")
     replay_batch: int = key(48, "targets of a replay step [>= 1]")
-    distill_weight: float = key(0.5, "weight of the log-prob distillation loss")
-    ranking_weight: float = key(1.0, "weight of the pairwise ranking loss (3.0 in the paper)")
-    ranking_gap: float = key(0.05, "pairs whose targets differ by more than this are ranked")
-    ranking_margin: float = key(0.5, "margin of the ranking loss, in logits")
+    distill_weight: float = key(0.5, "weight of the log-prob distillation loss [>= 0]")
+    ranking_weight: float = key(1.0, "weight of the pairwise ranking loss, 3.0 in the paper [>= 0]")
+    ranking_gap: float = key(0.05, "pairs whose targets differ by more than this are ranked [0..1]")
+    ranking_margin: float = key(0.5, "margin of the ranking loss, in logits [>= 0]")
     importance_weighted: bool = key(True, "weight targets by 1/admission")
     predict_batch: int = key(64, "prompts scored together [>= 1]")
+
+    def __post_init__(self) -> None:
+        check_section("estimator", self)
+        require(self.preset in ESTIMATOR_PRESETS, "estimator.preset", self.preset, "one of " + ", ".join(ESTIMATOR_PRESETS))
+        require(self.hidden_size % self.heads == 0, "estimator.hidden_size", self.hidden_size, f"a multiple of heads = {self.heads}")
+        require(min(self.trunk_sizes) >= 1, "estimator.trunk_sizes", self.trunk_sizes, "widths >= 1")
+
+    @classmethod
+    def from_preset(cls, preset: str, **overrides: Any) -> EstimatorConfig:
+        """Return the preset's settings with `overrides` on top.
+
+        Raises:
+            ConfigError: Unknown preset, or a value out of its range.
+        """
+        require(preset in ESTIMATOR_PRESETS, "estimator.preset", preset, "one of " + ", ".join(ESTIMATOR_PRESETS))
+        return cls(preset=preset, **{**ESTIMATOR_PRESETS[preset], **overrides})
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -154,15 +193,29 @@ class LossConfig:
 
     preset: str = key("dapo", "named starting point: grpo, dr_grpo, dapo; other keys override it")
     aggregation: Literal["sequence_mean", "token_mean", "constant"] = key("token_mean", "how token losses are averaged")
-    clip_low: float = key(0.2, "lower clip of the importance ratio: 1 - clip_low")
-    clip_high: float = key(0.2, "upper clip of the importance ratio: 1 + clip_high")
-    dual_clip: float = key(0.0, "with a negative advantage the loss is at most this times |advantage|; 0: off")
-    kl_weight: float = key(0.0, "weight of the k3 KL to the reference policy (the start checkpoint); 0: off")
+    clip_low: float = key(0.2, "lower clip of the importance ratio: 1 - clip_low [0..1]")
+    clip_high: float = key(0.2, "upper clip of the importance ratio: 1 + clip_high [>= 0]")
+    dual_clip: float = key(0.0, "with a negative advantage the loss is at most this times |advantage|; 0: off [>= 0]")
+    kl_weight: float = key(0.0, "weight of the k3 KL to the reference policy (the start checkpoint); 0: off [>= 0]")
     scale_by_std: bool = key(True, "divide advantages by the group's standard deviation")
-    std_ddof: int = key(1, "degrees of freedom taken off in that deviation: 1 (TRL, verl) or 0")
-    std_epsilon: float = key(1e-6, "added to the deviation (verl 1e-6, TRL 1e-4)")
-    overlong_buffer: int = key(0, "DAPO's soft length penalty over the last so many tokens of the budget; 0: off")
-    overlong_penalty: float = key(1.0, "largest length penalty")
+    std_ddof: int = key(1, "degrees of freedom taken off in that deviation: 1 as in TRL and verl, or 0 [0..1]")
+    std_epsilon: float = key(1e-6, "added to the deviation; verl 1e-6, TRL 1e-4 [>= 0]")
+    overlong_buffer: int = key(0, "DAPO's soft length penalty over the last so many tokens of the budget; 0: off [>= 0]")
+    overlong_penalty: float = key(1.0, "largest length penalty [>= 0]")
+
+    def __post_init__(self) -> None:
+        check_section("loss", self)
+        require(self.preset in LOSS_PRESETS, "loss.preset", self.preset, "one of " + ", ".join(LOSS_PRESETS))
+
+    @classmethod
+    def from_preset(cls, preset: str, **overrides: Any) -> LossConfig:
+        """Return the preset's settings with `overrides` on top.
+
+        Raises:
+            ConfigError: Unknown preset, or a value out of its range.
+        """
+        require(preset in LOSS_PRESETS, "loss.preset", preset, "one of " + ", ".join(LOSS_PRESETS))
+        return cls(preset=preset, **{**LOSS_PRESETS[preset], **overrides})
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -172,10 +225,14 @@ class OptimizerConfig:
     learning_rate: float = key(1e-6, "peak learning rate [> 0]")
     warmup_steps: int = key(10, "linear warm-up steps [>= 0]")
     betas: tuple[float, float] = key((0.9, 0.99), "AdamW betas")
-    weight_decay: float = key(0.0, "AdamW weight decay")
+    weight_decay: float = key(0.0, "AdamW weight decay [>= 0]")
     grad_clip: float = key(1.0, "largest gradient norm [> 0]")
     minibatches: int = key(1, "optimizer steps per training step; 1: on-policy [>= 1]")
     tokens_per_microbatch: int = key(16384, "padded tokens of one forward pass; gradients accumulate over the rest [>= 1]")
+
+    def __post_init__(self) -> None:
+        check_section("optimizer", self)
+        require(all(0.0 <= beta < 1.0 for beta in self.betas), "optimizer.betas", self.betas, "two values in [0..1)")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -185,6 +242,9 @@ class EvaluationConfig:
     samples: int = key(4, "responses per held-out prompt: accuracy is Avg@samples [>= 1]")
     temperature: float = key(1.0, "sampling temperature in evaluation; 0: greedy [>= 0]")
     probe_prompts: int = key(0, "pool prompts drawn without any filter at each evaluation, to measure the estimator; never trained on [>= 0]")
+
+    def __post_init__(self) -> None:
+        check_section("evaluation", self)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -198,7 +258,13 @@ class TrainConfig:
     warm_start: WarmStartConfig = field(default_factory=WarmStartConfig)
     rollout: RolloutConfig = field(default_factory=RolloutConfig)
     selection: SelectorConfig = field(default_factory=lambda: SelectorConfig.from_preset("depo"))
-    estimator: EstimatorConfig = field(default_factory=EstimatorConfig)
-    loss: LossConfig = field(default_factory=LossConfig)
+    estimator: EstimatorConfig = field(default_factory=lambda: EstimatorConfig.from_preset("online"))
+    loss: LossConfig = field(default_factory=lambda: LossConfig.from_preset("dapo"))
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
+
+    def __post_init__(self) -> None:
+        longest = self.rollout.max_new_tokens
+        require(self.loss.overlong_buffer <= longest, "loss.overlong_buffer", self.loss.overlong_buffer, f"at most rollout.max_new_tokens = {longest}")
+        prompts = self.run.prompts_per_step
+        require(self.optimizer.minibatches <= prompts, "optimizer.minibatches", self.optimizer.minibatches, f"at most run.prompts_per_step = {prompts}")

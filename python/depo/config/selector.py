@@ -11,7 +11,7 @@ from depo.errors import ConfigError
 
 SELECTOR_PRESETS: Mapping[str, Mapping[str, Any]] = {
     "uniform": {"policy": "uniform", "warmup_steps": 0, "explore_share": 0.0},
-    "dapo": {"policy": "uniform", "warmup_steps": 0, "explore_share": 0.0, "backfill": True},
+    "dapo": {"policy": "uniform", "warmup_steps": 0, "explore_share": 0.0, "backfill": True, "backfill_draws": "batch"},
     "depo_paper": {"policy": "window", "use_history": False, "warmup_steps": 100, "explore_share": 0.0},
     "depo": {"policy": "budget", "backfill": True},
 }
@@ -48,6 +48,9 @@ class SelectorConfig:
     replay_capacity: int = key(512, "reward targets remembered for the estimator [>= 1]")
     max_target_weight: float = key(10.0, "cap of a target's weight 1/admission [>= 1]")
     backfill: bool = key(False, "trainers: keep drawing until every place of the batch has an informative group (dynamic sampling)")
+    backfill_draws: Literal["missing", "batch"] = key(
+        "missing", "trainers: a backfill round draws the missing groups, or a whole batch and cuts the surplus (DAPO)"
+    )
     backfill_rounds: int = key(16, "trainers: at most this many draws for one step [>= 1]")
 
     def __post_init__(self) -> None:

@@ -1,0 +1,258 @@
+"""PromptSampler: which prompts are worth a rollout now. The embeddable face of the Rust core and, if given, of a difficulty estimator.
+
+    draws = sampler.sample(n, policy_version=v)                       # prompts, chosen
+    verdicts = sampler.observe(draws, rewards_BG, policy_version=v)   # what their rollouts said
+    sampler.update_estimator()                                        # learn from it
+
+The clock is `policy_version`: an integer that never falls and rises by one with every training step, also with one that updated nothing.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from depo import _core
+from depo.config.selector import SelectorConfig
+from depo.errors import StateError
+from depo.estimator.calibration import CalibrationWindow
+from depo.protocols import DifficultyEstimator
+from depo.records import BoolArray, Draw, DrawKind, Float32Array, Int64Array, Prompt, TargetBatch, Verdict, VerdictStatus
+
+STATE_VERSION = 1
+DRAW_KINDS = (DrawKind.SELECTED, DrawKind.WARMUP, DrawKind.EXPLORE, DrawKind.REPROBE, DrawKind.FILL)
+VERDICT_STATUSES = (VerdictStatus.LABELLED, VerdictStatus.UNKNOWN, VerdictStatus.CLOSED, VerdictStatus.NEVER_ISSUED)
+
+CORE_SETTINGS = (
+    "policy", "warmup_steps", "window", "candidates_per_draw", "explore_share", "max_age", "reprobe_share", "scan_cap", "use_history", "discount",
+    "prior_concentration", "learn_concentration", "success_threshold", "tolerance", "replay_capacity", "max_target_weight",
+)  # fmt: skip
+"""Settings that the core takes under the names they have in SelectorConfig."""
+
+logger = logging.getLogger(__name__)
+
+
+class PromptSampler:
+    """Chooses prompts, remembers what became of them, and can be saved at any moment.
+
+    The same seed and the same calls give the same draws on every platform and number of threads. Calls must come from one thread at a time.
+
+    Args:
+        prompts: The pool, as `Prompt` records or plain strings; ids must be distinct.
+        group_size: Rollouts per prompt, G >= 2.
+        config: Selection settings; default `SelectorConfig.from_preset("depo")`.
+        estimator: Predicts pass rates from text; None: history alone.
+        seed: Seed of every draw.
+
+    Raises:
+        ValueError: No prompts, two prompts with the same id, group_size below 2, or a floor for a source that does not exist.
+    """
+
+    def __init__(
+        self,
+        prompts: Sequence[Prompt | str],
+        group_size: int = 8,
+        config: SelectorConfig | None = None,
+        estimator: DifficultyEstimator | None = None,
+        seed: int = 0,
+    ) -> None:
+        self.prompts = tuple(Prompt(text=prompt) if isinstance(prompt, str) else prompt for prompt in prompts)
+        self.group_size = group_size
+        self.config = config or SelectorConfig.from_preset("depo")
+        self.estimator = estimator
+        self.seed = seed
+        self._core = _build_core(self.prompts, group_size, self.config, seed)
+        self._calibration = CalibrationWindow()
+        self._warned: set[str] = set()
+
+    def sample(self, n: int, *, policy_version: int) -> list[Draw]:
+        """Return n prompts to roll out now, and mark them in flight.
+
+        Never raises for lack of good prompts: when too few pass, the nearest rejected ones fill up; when the pool has fewer than n free
+        prompts, fewer come back. Both are counted in `metrics` and warned of once.
+
+        Args:
+            n: Number of draws wanted [>= 1].
+            policy_version: Current version; see the module's first paragraph.
+        """
+        while (candidates := self._core.propose(n, policy_version)).size:
+            self._core.offer(candidates, self._predict(candidates), policy_version)
+        taken = self._core.take(n, policy_version)
+        self._warn_of_shortage(n, taken)
+        return self._draws(taken, np.full(taken["prompts"].size, policy_version))
+
+    def observe(
+        self, draws: Sequence[Draw | int], rewards: ArrayLike, *, policy_version: int, logprobs: ArrayLike | None = None
+    ) -> list[Verdict]:
+        """Record the rewards of some draws, in any order, at any later time; each draw counts once.
+
+        Args:
+            draws: B draws or draw ids. Ids that were never issued, or were observed or released before, are ignored and said so.
+            rewards: [B, G] of any finite scale; NaN = unknown (verifier failure, aborted rollout). A group that is partly known counts as far as it is known.
+            policy_version: Version of the weights that generated the rollouts; older than the newest label of the prompt is fine.
+            logprobs: [B] mean token log-probability of each group (`RolloutGroup.mean_token_logprob`), the distillation target; NaN = unknown.
+
+        Returns:
+            One verdict per draw, in order.
+
+        Raises:
+            ValueError: Wrong shape or infinite reward; nothing has been recorded then.
+        """
+        draw_ids = _draw_ids(draws)
+        if not draw_ids.size:
+            return []
+        rewards_BG = np.asarray(rewards, dtype=np.float32)
+        targets_B = np.full(len(draw_ids), np.nan, np.float32) if logprobs is None else np.exp(np.asarray(logprobs, dtype=np.float32))
+        seen = self._core.observe(draw_ids, rewards_BG, targets_B, policy_version)
+        self._calibration_add(seen)
+        return [
+            Verdict(
+                draw_id=int(draw_ids[row]),
+                status=VERDICT_STATUSES[seen["statuses"][row]],
+                informative=bool(seen["informative"][row]),
+                mean_reward=float(seen["mean_rewards"][row]),
+                pass_rate=float(seen["pass_rates"][row]),
+            )
+            for row in range(len(draw_ids))
+        ]
+
+    def release(self, draws: Sequence[Draw | int], *, reason: str = "aborted") -> int:
+        """Free the prompts of draws that will never be observed; returns how many were in flight. `reason` goes to the log."""
+        released = self._core.release(_draw_ids(draws))
+        if released:
+            logger.info("released %d draws without a label: %s", released, reason)
+        return released
+
+    def update_estimator(self, *, replay_steps: int = 2, replay_batch: int = 48) -> dict[str, float]:
+        """Train the estimator on the labels since the last call, then on replayed ones.
+
+        Args:
+            replay_steps: Optimizer steps on replayed targets after the one on fresh targets.
+            replay_batch: Targets of a replay step.
+
+        Returns:
+            The estimator's metrics; empty without an estimator or without new labels.
+        """
+        fresh = self._core.fresh_targets()
+        if self.estimator is None or fresh["prompts"].size == 0:
+            return {}
+        replayed = [self._core.replay_targets(replay_batch) for _ in range(replay_steps)]
+        return self.estimator.update([self._target_batch(targets) for targets in (fresh, *replayed)])
+
+    def metrics(self) -> dict[str, float]:
+        """Return totals since the start (`sampler/...`) and, weighted by 1/admission, calibration over the newest observations (`calibration/...`)."""
+        totals = {f"sampler/{name}": float(value) for name, value in self._core.counters().items()}
+        return {**totals, "belief/concentration": self._core.concentration(), **self._calibration.metrics()}
+
+    def in_flight(self) -> list[Draw]:
+        """Return the draws that were neither observed nor released."""
+        opened = self._core.in_flight()
+        return self._draws(opened, opened["policy_versions"])
+
+    def beliefs(self, prompts: Sequence[int], *, policy_version: int) -> tuple[Float32Array, Float32Array, BoolArray]:
+        """Return what is believed of some prompts now, changing nothing: the measure of a selector that costs no rollout.
+
+        Args:
+            prompts: C positions in the pool.
+            policy_version: Current version.
+
+        Returns:
+            predicted reward float32 [C] (NaN without estimator), P(informative) float32 [C], and whether the policy alone would admit it, bool [C].
+        """
+        indices = np.asarray(prompts, dtype=np.int64)
+        predicted_C = self._predict(indices)
+        believed = self._core.beliefs(indices, predicted_C, policy_version)
+        return predicted_C, believed["p_informative"], self._core.wanted(indices, predicted_C, policy_version)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return everything that a bit-exact continuation needs, open draws included; the estimator saves itself."""
+        return {"version": STATE_VERSION, "core": self._core.state_dict(), "calibration": self._calibration.state_dict()}
+
+    def load_state_dict(self, state: Mapping[str, Any], *, strict: bool = True) -> dict[str, int]:
+        """Restore what `state_dict` returned.
+
+        Args:
+            state: The state.
+            strict: The pool must be the same. Otherwise what is known of each prompt is carried over by id, in any order and to any other pool.
+
+        Returns:
+            Numbers of prompts `matched`, `missing` (in the state alone) and `added` (in this pool alone).
+
+        Raises:
+            StateError: Another version, other settings, or (strict) another pool; nothing has changed then.
+        """
+        if state.get("version") != STATE_VERSION:
+            raise StateError(f"sampler state: got version {state.get('version')!r}, expected {STATE_VERSION}")
+        carried = self._core.load_state_dict(state["core"], strict=strict)
+        self._calibration.load_state_dict(state["calibration"])
+        return carried
+
+    def _predict(self, indices: Int64Array) -> Float32Array:
+        if self.estimator is None:
+            return np.full(indices.size, np.nan, np.float32)
+        return self.estimator.predict([self.prompts[index].text for index in indices])
+
+    def _draws(self, taken: Mapping[str, Any], policy_versions: Int64Array) -> list[Draw]:
+        return [
+            Draw(
+                draw_id=int(taken["draw_ids"][row]),
+                prompt=self.prompts[taken["prompts"][row]],
+                predicted_reward=float(taken["predicted_rewards"][row]),
+                p_informative=float(taken["p_informative"][row]),
+                admission=float(taken["admissions"][row]),
+                kind=DRAW_KINDS[taken["kinds"][row]],
+                policy_version=int(policy_versions[row]),
+            )
+            for row in range(len(taken["draw_ids"]))
+        ]
+
+    def _target_batch(self, targets: Mapping[str, Any]) -> TargetBatch:
+        return TargetBatch(
+            texts=[self.prompts[index].text for index in targets["prompts"]],
+            reward_targets=targets["reward_targets"],
+            logprob_targets=targets["logprob_targets"],
+            counts=targets["counts"],
+            weights=targets["weights"],
+        )
+
+    def _calibration_add(self, seen: Mapping[str, Any]) -> None:
+        """Keep what was predicted of the newly labelled; the warm-up is left out, because nothing was predicted to be rejected then."""
+        judged = (seen["statuses"] == VERDICT_STATUSES.index(VerdictStatus.LABELLED)) & (seen["kinds"] != DRAW_KINDS.index(DrawKind.WARMUP))
+        columns = ("p_informative", "predicted_rewards", "admissions", "informative", "pass_rates")
+        rejected = np.isin(seen["kinds"], [DRAW_KINDS.index(DrawKind.EXPLORE), DRAW_KINDS.index(DrawKind.FILL)])
+        self._calibration.add(*(seen[name][judged] for name in columns), rejected[judged])
+
+    def _warn_of_shortage(self, n: int, taken: Mapping[str, Any]) -> None:
+        filled = int((taken["kinds"] == DRAW_KINDS.index(DrawKind.FILL)).sum())
+        if filled:
+            self._warn_once("fill", f"{filled} of {n} draws are the nearest rejected prompts: too few were admitted within {self.config.scan_cap} candidates per draw")
+        if len(taken["draw_ids"]) < n:
+            self._warn_once("short", f"{len(taken['draw_ids'])} draws instead of {n}: the pool of {len(self.prompts)} has no more free prompts")
+
+    def _warn_once(self, topic: str, message: str) -> None:
+        if topic not in self._warned:
+            logger.warning("%s (counted in metrics; warned of once)", message)
+        self._warned.add(topic)
+
+
+def _build_core(prompts: Sequence[Prompt], group_size: int, config: SelectorConfig, seed: int) -> _core.Sampler:
+    sources = sorted({prompt.source for prompt in prompts})
+    if unknown := set(config.source_floors) - set(sources):
+        raise ValueError(f"source_floors: got {sorted(unknown)}, expected sources of the pool: {', '.join(sources)}")
+    index_of = {source: index for index, source in enumerate(sources)}
+    return _core.Sampler(
+        _core.content_ids([prompt.id for prompt in prompts]),
+        np.array([index_of[prompt.source] for prompt in prompts], dtype=np.uint32),
+        group_size=group_size,
+        seed=seed,
+        source_floors=np.array([config.source_floors.get(source, 0.0) for source in sources], dtype=np.float32),
+        **{name: getattr(config, name) for name in CORE_SETTINGS},
+    )
+
+
+def _draw_ids(draws: Sequence[Draw | int]) -> Int64Array:
+    return np.array([draw.draw_id if isinstance(draw, Draw) else draw for draw in draws], dtype=np.int64)
