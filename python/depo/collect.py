@@ -1,0 +1,98 @@
+"""Draws, rollouts, rewards and verdicts of one training step; repeated while the batch lacks informative groups, if that is wanted."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import islice
+
+import numpy as np
+
+from depo.config import TrainConfig
+from depo.keyed import derive_key
+from depo.metrics import Stopwatch
+from depo.protocols import RewardFunction, RolloutEngine
+from depo.records import Draw, Float32Array, JudgedGroup, Prompt, RolloutGroup
+from depo.sampler import PromptSampler
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Collector:
+    """Fills a batch with groups.
+
+    Attributes:
+        config: The run's configuration.
+        sampler: Chooses prompts and records their rewards.
+        engine: Generates.
+        reward: Judges.
+        stopwatch: Adds up CPU seconds per part.
+    """
+
+    config: TrainConfig
+    sampler: PromptSampler
+    engine: RolloutEngine
+    reward: RewardFunction
+    stopwatch: Stopwatch
+
+    def collect(self, step: int) -> list[list[JudgedGroup]]:
+        """Return every group that was rolled out at this step, one list per round of draws.
+
+        Without backfill there is one round. With it, rounds follow until `prompts_per_step` groups are informative, `backfill_rounds` is reached,
+        the next round might look at more candidates than `scan_cap` allows for the step, or the pool has no free prompt left.
+        """
+        rounds: list[list[JudgedGroup]] = []
+        while wanted := self._wanted(rounds, step):
+            with self.stopwatch("time/select"):
+                draws = self.sampler.sample(wanted, policy_version=step)
+            if not draws:
+                break
+            rounds.append(self._roll_out(draws, step))
+        return rounds
+
+    def training_groups(self, rounds: list[list[JudgedGroup]]) -> list[JudgedGroup]:
+        """Return what the policy is trained on: the first informative groups up to a batch; without backfill, all that were rolled out."""
+        groups = [group for judged in rounds for group in judged]
+        if not self.config.selection.backfill:
+            return groups
+        return list(islice((group for group in groups if group.verdict.informative), self.config.run.prompts_per_step))
+
+    def _wanted(self, rounds: list[list[JudgedGroup]], step: int) -> int:
+        batch, selection = self.config.run.prompts_per_step, self.config.selection
+        if not rounds:
+            return batch
+        if not selection.backfill or len(rounds) >= selection.backfill_rounds:
+            return 0
+        missing = batch - sum(group.verdict.informative for judged in rounds for group in judged)
+        if missing <= 0:
+            return 0
+        wanted = batch if selection.backfill_draws == "batch" else missing
+        looked_at = sum(len(judged) for judged in rounds) * self._candidates_per_draw(step)
+        return wanted if looked_at + wanted * self._candidates_per_draw(step) <= selection.scan_cap * batch else 0
+
+    def _candidates_per_draw(self, step: int) -> int:
+        selection = self.config.selection
+        if selection.policy == "uniform" or step < selection.warmup_steps:
+            return 1
+        return selection.candidates_per_draw if selection.policy == "budget" else selection.scan_cap
+
+    def _roll_out(self, draws: list[Draw], step: int) -> list[JudgedGroup]:
+        prompts = [draw.prompt for draw in draws]
+        keys = [derive_key(self.config.run.seed, "rollout", draw.draw_id) for draw in draws]
+        with self.stopwatch("time/rollout"):
+            rollouts = self.engine.generate(prompts, self.config.rollout.group_size, keys, temperature=self.config.rollout.temperature)
+        with self.stopwatch("time/reward"):
+            rewards_BG = judge(self.reward, prompts, rollouts)
+        with self.stopwatch("time/observe"):
+            logprobs = [group.mean_token_logprob for group in rollouts]
+            verdicts = self.sampler.observe(draws, rewards_BG, policy_version=step, logprobs=logprobs)
+        return [
+            JudgedGroup(draw=draw, rollouts=group, rewards_G=rewards_G, verdict=verdict)
+            for draw, group, rewards_G, verdict in zip(draws, rollouts, rewards_BG, verdicts, strict=True)
+        ]
+
+
+def judge(reward: RewardFunction, prompts: list[Prompt], rollouts: list[RolloutGroup]) -> Float32Array:
+    """Return the rewards of every response, float32 [B, G], NaN = unknown."""
+    responses = [response for group in rollouts for response in group.responses]
+    repeated = [prompt for prompt, group in zip(prompts, rollouts, strict=True) for _ in group.responses]
+    rewards_N = reward(repeated, responses, np.concatenate([group.finished for group in rollouts]))
+    return rewards_N.reshape(len(rollouts), -1)
