@@ -1,0 +1,245 @@
+"""The GRPO learner: one policy, one AdamW, one `update` per training step."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import math
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+from transformers.modeling_layers import GradientCheckpointingLayer
+
+from depo.config import LossConfig, OptimizerConfig, PolicyConfig
+from depo.errors import StateError
+from depo.losses import clip_active, clipped_surrogate, importance_ratio, k3_kl, sequence_weights, token_entropy, token_logprobs
+from depo.packing import TrainBatch, TrainSequence, collate, flatten_groups, microbatches
+from depo.precision import mixed_precision
+from depo.records import Float32Array, RolloutGroup
+
+STATE_VERSION = 1
+
+
+class PolicyLearner:
+    """Trains a causal language model on rollout groups with a clipped policy-gradient loss (GRPO, Dr. GRPO, DAPO).
+
+    The model is trained in place and always runs without dropout, so that the importance ratio measures the policy and not noise.
+
+    Attributes:
+        model: The policy.
+        optimizer: AdamW on its trainable parameters.
+
+    Args:
+        model: Hugging Face causal LM; its own dtype is that of the master weights.
+        loss: Clipping, aggregation, KL weight.
+        optimizer: AdamW, warm-up, gradient clipping, minibatches, micro-batch size.
+        policy: Uses `autocast` and `gradient_checkpointing`.
+        max_new_tokens: Token budget of a response, the denominator of aggregation "constant" [>= 1].
+        temperature: Temperature at which the responses were sampled [> 0].
+        pad_token_id: Token put on the right of shorter sequences; any valid one.
+        reference_model: Policy that `kl_weight` pulls towards; needed if and only if that is above 0.
+        device: Where to train.
+
+    Raises:
+        ValueError: `loss.kl_weight` and `reference_model` contradict each other, or nothing is trainable.
+    """
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        *,
+        loss: LossConfig,
+        optimizer: OptimizerConfig,
+        policy: PolicyConfig,
+        max_new_tokens: int,
+        temperature: float,
+        pad_token_id: int,
+        reference_model: PreTrainedModel | None = None,
+        device: torch.device | str = "cpu",
+    ) -> None:
+        if (loss.kl_weight > 0) != (reference_model is not None):
+            given = "none" if reference_model is None else "a model"
+            raise ValueError(f"reference_model: got {given}, expected one if and only if loss.kl_weight > 0 (it is {loss.kl_weight})")
+        for module in filter(None, (model, reference_model)):
+            module.to(device)  # type: ignore[arg-type]
+            module.train(False)
+        self.model, self._reference_model = model, reference_model
+        self._parameters = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
+        if not self._parameters:
+            raise ValueError("model: got no trainable parameter, expected at least 1")
+        self._loss_config, self._optimizer_config = loss, optimizer
+        self._max_new_tokens, self._temperature, self._pad_token_id = max_new_tokens, temperature, pad_token_id
+        self._device = torch.device(device)
+        self._autocast = policy.autocast
+        self._checkpointing = policy.gradient_checkpointing
+        if self._checkpointing:
+            model.activation_checkpointing_enable({"use_reentrant": False})
+        self.optimizer = torch.optim.AdamW(self._parameters.values(), lr=optimizer.learning_rate, betas=optimizer.betas, weight_decay=optimizer.weight_decay)
+
+    def update(self, groups: Sequence[RolloutGroup], advantages_BG: Float32Array, *, step: int) -> dict[str, float]:
+        """Train on B groups: `minibatches` optimizer steps, each on its own share of the groups, in order.
+
+        The rollout log-probs are the old policy of every ratio. Each minibatch's denominators count all of its sequences and tokens, also those that
+        need no forward pass because their advantage is 0 and no KL term acts on them. A minibatch without any other sequence takes no optimizer step.
+
+        Args:
+            groups: B >= 0 groups of G responses each.
+            advantages_BG: [B, G], finite.
+            step: Training step, from 0; the learning rate is a function of it.
+
+        Returns:
+            `policy/lr`, `policy/updated` (1.0 if any optimizer step was taken) and `policy/trained_sequences`; if updated, also loss and grad_norm (before
+            clipping; means over optimizer steps), clip_share, ratio_mean, kl (k3 estimate of rollout policy against policy), entropy (nats) and, with a
+            reference, reference_kl (means over trained tokens), and logprob_mismatch: mean |rollout - policy| log-prob before the first optimizer step.
+
+        Raises:
+            ValueError: Groups and advantages do not fit.
+            RuntimeError: Loss or gradient is not finite; that optimizer step was not taken.
+        """
+        advantages_BG = np.asarray(advantages_BG, np.float32)
+        sequences = flatten_groups(groups, advantages_BG)
+        learning_rate = self._set_learning_rate(step)
+        n_parts = self._optimizer_config.minibatches
+        bounds = [len(groups) * part // n_parts * advantages_BG.shape[1] for part in range(n_parts + 1)]
+        sums: defaultdict[str, Tensor | float] = defaultdict(float)
+        with self._training():
+            for start, end in itertools.pairwise(bounds):
+                self._optimizer_step(sequences[start:end], sums, step)
+        metrics = {"lr": learning_rate, "updated": float(sums["steps"] > 0), "trained_sequences": float(sums["sequences"])}
+        if sums["steps"]:
+            metrics |= _means({name: float(total) for name, total in sums.items()})
+        return {f"policy/{name}": value for name, value in metrics.items()}
+
+    def _optimizer_step(self, sequences: Sequence[TrainSequence], sums: defaultdict[str, Tensor | float], step: int) -> None:
+        """Accumulate the gradient of one minibatch, check it, apply it, and add to the sums behind the metrics."""
+        weights = self._weights(sequences)
+        has_loss = [s.response_length > 0 and (s.advantage != 0 or self._reference_model is not None) for s in sequences]
+        trained = [index for index, wanted in enumerate(has_loss) if wanted]
+        if not trained:
+            return
+        self.optimizer.zero_grad(set_to_none=True)
+        loss_total = torch.zeros((), device=self._device)
+        for rows in microbatches([sequences[index].token_ids.size for index in trained], self._optimizer_config.tokens_per_microbatch):
+            chosen = [trained[row] for row in rows]
+            batch = collate([sequences[index] for index in chosen], [weights[index] for index in chosen], pad_token_id=self._pad_token_id, device=self._device)
+            loss = self._batch_loss(batch, sums)
+            loss.backward()  # type: ignore[no-untyped-call]
+            loss_total += loss.detach()
+        grad_norm = torch.nn.utils.clip_grad_norm_(self._parameters.values(), self._optimizer_config.grad_clip)
+        for name, value in (("loss", float(loss_total)), ("gradient norm", float(grad_norm))):
+            if not math.isfinite(value):
+                raise RuntimeError(f"step {step}: the {name} is {value}; the optimizer step was not taken and the weights are unchanged by it")
+        self.optimizer.step()
+        for name, value in (("loss", float(loss_total)), ("grad_norm", float(grad_norm)), ("steps", 1), ("sequences", len(trained))):
+            sums[name] += value
+
+    def _weights(self, sequences: Sequence[TrainSequence]) -> list[float]:
+        """Weigh each sequence of a minibatch by the minibatch's own denominators."""
+        lengths_N = torch.tensor([sequence.response_length for sequence in sequences], dtype=torch.int64)
+        weights_N = sequence_weights(
+            lengths_N,
+            self._loss_config.aggregation,
+            n_sequences=len(sequences),
+            n_tokens=int(lengths_N.sum()),
+            max_new_tokens=self._max_new_tokens,
+        )
+        weights: list[float] = weights_N.tolist()
+        return weights
+
+    def _batch_loss(self, batch: TrainBatch, sums: defaultdict[str, Tensor | float]) -> Tensor:
+        """Return this micro-batch's part of the loss."""
+        config = self._loss_config
+        logits_LV = self._logits(self.model, batch)
+        logprobs_L = token_logprobs(logits_LV, batch.target_ids_L, self._temperature)
+        ratio_L = importance_ratio(logprobs_L, batch.rollout_logprobs_L)
+        loss_L = clipped_surrogate(ratio_L, batch.advantages_L, clip_low=config.clip_low, clip_high=config.clip_high, dual_clip=config.dual_clip)
+        if self._reference_model is not None:
+            with torch.no_grad():
+                reference_logprobs_L = token_logprobs(self._logits(self._reference_model, batch), batch.target_ids_L, self._temperature)
+            reference_kl_L = k3_kl(logprobs_L, reference_logprobs_L)
+            loss_L = loss_L + config.kl_weight * reference_kl_L
+            sums["reference_kl"] += reference_kl_L.detach().sum()
+        self._add_statistics(batch, logits_LV, logprobs_L, ratio_L, sums)
+        return (loss_L * batch.weights_L).sum()
+
+    @torch.no_grad()
+    def _add_statistics(self, batch: TrainBatch, logits_LV: Tensor, logprobs_L: Tensor, ratio_L: Tensor, sums: defaultdict[str, Tensor | float]) -> None:
+        """Add this micro-batch's tokens to the sums behind the metrics."""
+        config, n_tokens = self._loss_config, batch.target_ids_L.numel()
+        if not sums["steps"]:
+            sums["logprob_mismatch"] += (batch.rollout_logprobs_L - logprobs_L).abs().sum()
+            sums["first_tokens"] += n_tokens
+        sums["tokens"] += n_tokens
+        sums["ratio_mean"] += ratio_L.sum()
+        sums["clip_share"] += clip_active(ratio_L, batch.advantages_L, clip_low=config.clip_low, clip_high=config.clip_high).sum()
+        sums["kl"] += k3_kl(batch.rollout_logprobs_L, logprobs_L).sum()
+        sums["entropy"] += token_entropy(logits_LV, self._temperature).sum()
+
+    def _logits(self, model: PreTrainedModel, batch: TrainBatch) -> Tensor:
+        """Return the logits [L, V] that predict the response tokens; the model's head runs on no other position."""
+        with mixed_precision(self._autocast, self._device):
+            logits_LV: Tensor = model(input_ids=batch.input_ids_NT, logits_to_keep=batch.predicts_NT, use_cache=False).logits
+        return logits_LV
+
+    def _set_learning_rate(self, step: int) -> float:
+        """Linear warm-up to the peak over `warmup_steps`, then constant."""
+        if step < 0:
+            raise ValueError(f"step: got {step}, expected at least 0")
+        config = self._optimizer_config
+        learning_rate = config.learning_rate * min(1.0, (step + 1) / max(1, config.warmup_steps))
+        for group in self.optimizer.param_groups:
+            group["lr"] = learning_rate
+        return learning_rate
+
+    @contextlib.contextmanager
+    def _training(self) -> Iterator[None]:
+        """Dropout stays off; checkpointed layers, which only act in training mode, are switched one by one without their children."""
+        self.model.train(False)
+        for module in self.model.modules():
+            if isinstance(module, GradientCheckpointingLayer):
+                module.training = self._checkpointing
+        try:
+            with torch.enable_grad():
+                yield
+        finally:
+            self.optimizer.zero_grad(set_to_none=True)
+            self.model.train(False)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the optimizer's moments by parameter name; like torch's own, the tensors are the live ones. The model's weights are not in it."""
+        names = list(self._parameters)
+        moments = {names[index]: dict(state) for index, state in self.optimizer.state_dict()["state"].items()}
+        return {"version": STATE_VERSION, "moments": moments}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Restore what `state_dict` returned; with the same weights the continuation is bit for bit the same.
+
+        Raises:
+            StateError: Another version, or moments of parameters that this model does not have or has in another shape.
+        """
+        if state.get("version") != STATE_VERSION:
+            raise StateError(f"learner state version: got {state.get('version')!r}, expected {STATE_VERSION}")
+        names = list(self._parameters)
+        moments: dict[int, dict[str, Tensor]] = {}
+        for name, tensors in state["moments"].items():
+            if name not in self._parameters:
+                raise StateError(f"learner state: got moments of {name!r}, expected parameters of this model such as {names[0]!r}")
+            expected = {"step": (), "exp_avg": tuple(self._parameters[name].shape), "exp_avg_sq": tuple(self._parameters[name].shape)}
+            got = {key: tuple(tensor.shape) for key, tensor in tensors.items()}
+            if got != expected:
+                raise StateError(f"learner state of {name!r}: got shapes {got}, expected {expected}")
+            moments[names.index(name)] = {key: tensor.clone() for key, tensor in tensors.items()}
+        self.optimizer.load_state_dict({"state": moments, "param_groups": self.optimizer.state_dict()["param_groups"]})
+
+
+def _means(sums: Mapping[str, float]) -> dict[str, float]:
+    """Divide the sums behind the metrics by what they ran over."""
+    per_step = {name: sums[name] / sums["steps"] for name in ("loss", "grad_norm")}
+    per_token_names = ("clip_share", "ratio_mean", "kl", "entropy", "reference_kl")
+    per_token = {name: sums[name] / sums["tokens"] for name in per_token_names if name in sums}
+    return per_step | per_token | {"logprob_mismatch": sums["logprob_mismatch"] / sums["first_tokens"]}

@@ -1,0 +1,121 @@
+"""From rollout groups to the tensors of one forward pass."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from depo.records import Float32Array, Int64Array, RolloutGroup
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainSequence:
+    """One response with its prompt.
+
+    Attributes:
+        token_ids: int64 [P + T], prompt and response.
+        prompt_length: P >= 1.
+        rollout_logprobs: float32 [T], log-probability of each response token when it was sampled.
+        advantage: Advantage of every token of the response.
+    """
+
+    token_ids: Int64Array
+    prompt_length: int
+    rollout_logprobs: Float32Array
+    advantage: float
+
+    @property
+    def response_length(self) -> int:
+        """Response tokens, T >= 0."""
+        return self.token_ids.size - self.prompt_length
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainBatch:
+    """N sequences padded on the right to T tokens, and their L response tokens without padding, row after row.
+
+    A causal model never looks to the right, so padding there needs neither an attention mask nor position ids.
+
+    Attributes:
+        input_ids_NT: int64 [N, T].
+        predicts_NT: bool [N, T], True where the next token is a response token; L of them are True.
+        target_ids_L: int64 [L], those next tokens.
+        rollout_logprobs_L: float32 [L], their log-probabilities when they were sampled.
+        advantages_L: float32 [L], advantage of their sequence.
+        weights_L: float32 [L], factor of their loss in the loss of the whole batch.
+    """
+
+    input_ids_NT: Tensor
+    predicts_NT: Tensor
+    target_ids_L: Tensor
+    rollout_logprobs_L: Tensor
+    advantages_L: Tensor
+    weights_L: Tensor
+
+
+def flatten_groups(groups: Sequence[RolloutGroup], advantages_BG: Float32Array) -> list[TrainSequence]:
+    """Return the B * G responses of B groups, group after group.
+
+    Raises:
+        ValueError: The advantages do not fit the groups or are not finite, a prompt is empty, or a response has another length than its log-probs.
+    """
+    if advantages_BG.ndim != 2 or advantages_BG.shape[0] != len(groups):
+        raise ValueError(f"advantages_BG: got shape {advantages_BG.shape}, expected [{len(groups)}, G], one row per group")
+    if not np.isfinite(advantages_BG).all():
+        raise ValueError(f"advantages_BG: got {np.count_nonzero(~np.isfinite(advantages_BG))} values that are not finite, expected none")
+    sequences: list[TrainSequence] = []
+    for index, (group, advantages_G) in enumerate(zip(groups, advantages_BG, strict=True)):
+        if len(group.response_ids) != advantages_G.size:
+            raise ValueError(f"groups[{index}]: got {len(group.response_ids)} responses, expected {advantages_G.size}, the columns of advantages_BG")
+        if group.prompt_ids.size == 0:
+            raise ValueError(f"groups[{index}].prompt_ids: got no token, expected at least 1 to predict the first response token from")
+        for response, logprobs, advantage in zip(group.response_ids, group.rollout_logprobs, advantages_G, strict=True):
+            if response.size != logprobs.size:
+                raise ValueError(f"groups[{index}].rollout_logprobs: got {logprobs.size} for a response of {response.size} tokens, expected as many")
+            token_ids = np.concatenate([group.prompt_ids, response])
+            sequences.append(TrainSequence(token_ids=token_ids, prompt_length=group.prompt_ids.size, rollout_logprobs=logprobs, advantage=float(advantage)))
+    return sequences
+
+
+def microbatches(lengths: Sequence[int], tokens_per_microbatch: int) -> list[list[int]]:
+    """Return index lists that cover `lengths`, longest first, so that count * longest stays within the budget.
+
+    A sequence longer than the budget is alone. Equal lengths keep their order: a pure function of the lengths.
+    """
+    batches: list[list[int]] = []
+    for index in sorted(range(len(lengths)), key=lambda i: (-lengths[i], i)):
+        if batches and (len(batches[-1]) + 1) * lengths[batches[-1][0]] <= tokens_per_microbatch:
+            batches[-1].append(index)
+        else:
+            batches.append([index])
+    return batches
+
+
+def collate(sequences: Sequence[TrainSequence], weights: Sequence[float], *, pad_token_id: int, device: torch.device | str) -> TrainBatch:
+    """Pad sequences on the right and gather what the loss needs of their response tokens.
+
+    Args:
+        sequences: N >= 1 sequences.
+        weights: N factors, one per sequence.
+        pad_token_id: Any valid token; never attended to, never trained on.
+        device: Where the tensors go.
+    """
+    shape = (len(sequences), max(sequence.token_ids.size for sequence in sequences))
+    input_ids_NT, predicts_NT = np.full(shape, pad_token_id, np.int64), np.zeros(shape, np.bool_)
+    for row, sequence in enumerate(sequences):
+        input_ids_NT[row, : sequence.token_ids.size] = sequence.token_ids
+        predicts_NT[row, sequence.prompt_length - 1 : sequence.token_ids.size - 1] = True
+    lengths_N = [sequence.response_length for sequence in sequences]
+    advantages_N = np.array([sequence.advantage for sequence in sequences], np.float32)
+    return TrainBatch(
+        input_ids_NT=torch.from_numpy(input_ids_NT).to(device),
+        predicts_NT=torch.from_numpy(predicts_NT).to(device),
+        target_ids_L=torch.from_numpy(np.concatenate([s.token_ids[s.prompt_length :] for s in sequences])).to(device),
+        rollout_logprobs_L=torch.from_numpy(np.concatenate([s.rollout_logprobs for s in sequences])).to(device),
+        advantages_L=torch.from_numpy(np.repeat(advantages_N, lengths_N)).to(device),
+        weights_L=torch.from_numpy(np.repeat(np.array(weights, np.float32), lengths_N)).to(device),
+    )

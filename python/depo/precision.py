@@ -1,0 +1,16 @@
+"""The compute type that learner and engine share: were they to differ, importance ratios would measure rounding."""
+
+from __future__ import annotations
+
+import torch
+
+
+def mixed_precision(setting: str, device: torch.device) -> torch.autocast:
+    """Return the context of every forward pass of the policy: bfloat16 autocast, or one that does nothing.
+
+    Args:
+        setting: `PolicyConfig.autocast`: off, bfloat16, or auto (bfloat16 on CUDA devices that have it).
+        device: Where the policy lives.
+    """
+    supported = device.type == "cuda" and torch.cuda.is_bf16_supported()
+    return torch.autocast(device.type, torch.bfloat16, enabled=setting == "bfloat16" or (setting == "auto" and supported))

@@ -1,0 +1,129 @@
+"""Slow, obvious counterparts of depo's losses and learner, and the tiny policy that their tests share."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel, Qwen2Config, Qwen2ForCausalLM
+
+from depo.config import LossConfig
+from depo.records import Float32Array, RolloutGroup
+
+VOCABULARY = 40
+
+
+def tiny_policy(seed: int = 0, **settings: float) -> Qwen2ForCausalLM:
+    """A random two-layer Qwen2 with weights large enough for a far from uniform distribution."""
+    torch.manual_seed(seed)
+    config = Qwen2Config(
+        vocab_size=VOCABULARY,
+        hidden_size=32,
+        intermediate_size=48,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        initializer_range=0.2,
+        tie_word_embeddings=True,
+        **settings,
+    )
+    return Qwen2ForCausalLM(config)
+
+
+def response_logprobs(model: PreTrainedModel, prompt_ids: Tensor, response_ids: Tensor, temperature: float) -> Tensor:
+    """Log-probabilities of one response, from one unpadded forward pass over all positions."""
+    logits_TV = model(input_ids=torch.cat([prompt_ids, response_ids])[None], use_cache=False).logits[0] / temperature
+    predictions_TV = logits_TV[prompt_ids.numel() - 1 : -1].log_softmax(-1)
+    return predictions_TV[torch.arange(response_ids.numel()), response_ids]
+
+
+def random_groups(model: PreTrainedModel, seed: int, n_groups: int, group_size: int, *, noise: float, temperature: float = 1.0) -> list[RolloutGroup]:
+    """Random responses of 0 to 9 tokens whose rollout log-probs are the model's own plus normal noise."""
+    rng = np.random.default_rng(seed)
+    groups = []
+    for _ in range(n_groups):
+        prompt_ids = rng.integers(0, VOCABULARY, rng.integers(1, 7))
+        responses = tuple(rng.integers(0, VOCABULARY, length) for length in rng.integers(0, 10, group_size))
+        with torch.no_grad():
+            own = [response_logprobs(model, torch.tensor(prompt_ids), torch.tensor(r), temperature).numpy() for r in responses]
+        groups.append(
+            RolloutGroup(
+                prompt_ids=prompt_ids,
+                response_ids=responses,
+                rollout_logprobs=tuple((logprobs + noise * rng.standard_normal(logprobs.size)).astype(np.float32) for logprobs in own),
+                finished=np.ones(group_size, np.bool_),
+                responses=("",) * group_size,
+                policy_version=0,
+            )
+        )
+    return groups
+
+
+def token_loss(ratio: Tensor, advantage: float, config: LossConfig) -> Tensor:
+    """The clipped surrogate of one token, by cases."""
+    unclipped = ratio.item()
+    clipped = min(max(unclipped, 1 - config.clip_low), 1 + config.clip_high)
+    loss = -ratio * advantage if unclipped * advantage <= clipped * advantage else torch.tensor(-clipped * advantage, dtype=ratio.dtype)
+    if config.dual_clip and advantage < 0 and loss.item() > -config.dual_clip * advantage:
+        return torch.tensor(-config.dual_clip * advantage, dtype=ratio.dtype)
+    return loss
+
+
+def batch_loss(
+    logprobs: Sequence[Tensor],
+    rollout_logprobs: Sequence[Tensor],
+    advantages: Sequence[float],
+    config: LossConfig,
+    max_new_tokens: int,
+    reference_logprobs: Sequence[Tensor] | None = None,
+) -> Tensor:
+    """The loss of a whole batch, token by token; each argument has one entry per sequence."""
+    sequence_sums = []
+    for n, (new, old, advantage) in enumerate(zip(logprobs, rollout_logprobs, advantages, strict=True)):
+        total = torch.zeros((), dtype=torch.float64)
+        for t in range(new.numel()):
+            total = total + token_loss((new[t] - old[t]).exp(), advantage, config)
+            if reference_logprobs is not None:
+                log_ratio = reference_logprobs[n][t] - new[t]
+                total = total + config.kl_weight * (log_ratio.exp() - log_ratio - 1)
+        sequence_sums.append(total)
+    lengths = [new.numel() for new in logprobs]
+    if config.aggregation == "sequence_mean":
+        return sum(total / max(1, length) for total, length in zip(sequence_sums, lengths, strict=True)) / len(lengths)  # type: ignore[return-value]
+    denominator = sum(lengths) if config.aggregation == "token_mean" else len(lengths) * max_new_tokens
+    return sum(sequence_sums) / denominator  # type: ignore[return-value]
+
+
+def policy_gradient(
+    model: PreTrainedModel,
+    groups: Sequence[RolloutGroup],
+    advantages_BG: Float32Array,
+    config: LossConfig,
+    max_new_tokens: int,
+    temperature: float = 1.0,
+    reference_model: PreTrainedModel | None = None,
+) -> tuple[float, dict[str, Tensor]]:
+    """Loss and gradient by parameter name over all sequences, one forward pass per sequence."""
+
+    def all_logprobs(policy: PreTrainedModel) -> list[Tensor]:
+        return [response_logprobs(policy, torch.tensor(g.prompt_ids), torch.tensor(r), temperature) for g in groups for r in g.response_ids]
+
+    old = [torch.tensor(logprobs) for group in groups for logprobs in group.rollout_logprobs]
+    reference = None if reference_model is None else [logprobs.detach() for logprobs in all_logprobs(reference_model)]
+    loss = batch_loss(all_logprobs(model), old, advantages_BG.reshape(-1).tolist(), config, max_new_tokens, reference)
+    names, parameters = zip(*model.named_parameters(), strict=True)
+    return float(loss.detach()), dict(zip(names, torch.autograd.grad(loss, parameters), strict=True))
+
+
+def advantages(rewards: Sequence[float], config: LossConfig, tolerance: float) -> list[float]:
+    """Advantages of one group, NaN rewards unknown."""
+    known = [reward for reward in rewards if not math.isnan(reward)]
+    if not known or max(known) - min(known) <= tolerance:
+        return [0.0] * len(rewards)
+    mean = sum(known) / len(known)
+    variance = sum((reward - mean) ** 2 for reward in known) / (len(known) - config.std_ddof)
+    scale = math.sqrt(variance) + config.std_epsilon if config.scale_by_std else 1.0
+    return [0.0 if math.isnan(reward) else (reward - mean) / scale for reward in rewards]
