@@ -1,0 +1,216 @@
+"""Rollouts by a transformers model in this process."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from depo.keyed import derive_key, uniforms
+from depo.precision import mixed_precision
+from depo.records import BoolArray, Float32Array, Int64Array, Prompt, RolloutGroup
+from depo.rollout.decoding import DecodingRows
+from depo.rollout.prompts import encode_prompts
+from depo.rollout.sampling import sample_tokens
+
+COMPACT_BELOW = 0.75
+"""Finished rows are dropped once fewer than this share of the held rows is unfinished: dropping copies the whole cache, a step only reads it."""
+
+
+class LocalEngine:
+    """Generates with any Hugging Face causal LM: one prefill per prompt, then one token per step for every unfinished row.
+
+    Response g of prompt b takes its random numbers from (keys[b], g) and the position alone, so it depends neither on the other prompts of the
+    call nor on how rows are batched, up to the rounding of the batched forward pass.
+    """
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        *,
+        max_new_tokens: int,
+        sequences_per_batch: int,
+        max_prompt_tokens: int,
+        eos_token_ids: Sequence[int] | None = None,
+        autocast: str = "off",
+    ) -> None:
+        """Generate with `model`, which may be the very module that is being trained.
+
+        Args:
+            model: The policy.
+            tokenizer: Its tokenizer.
+            max_new_tokens: Token budget of a response, T >= 1.
+            sequences_per_batch: Rows generated together, >= 1.
+            max_prompt_tokens: Longer prompts are an error, >= 1.
+            eos_token_ids: Tokens that end a response; None: those of the model's generation config and of the tokenizer.
+            autocast: Compute type, as `PolicyConfig.autocast`; the learner's own.
+
+        Raises:
+            ValueError: An argument is out of its range, or no end-of-sequence token is known.
+        """
+        limits = {"max_new_tokens": max_new_tokens, "sequences_per_batch": sequences_per_batch, "max_prompt_tokens": max_prompt_tokens}
+        for name, value in limits.items():
+            if value < 1:
+                raise ValueError(f"{name}: got {value}, expected at least 1")
+        self._model = model
+        self._tokenizer = tokenizer
+        self._max_new_tokens = max_new_tokens
+        self._sequences_per_batch = sequences_per_batch
+        self._max_prompt_tokens = min(max_prompt_tokens, _prompt_positions(model, max_new_tokens))
+        self._eos_token_ids = np.array(sorted(_known_eos_ids(model, tokenizer) if eos_token_ids is None else set(eos_token_ids)), dtype=np.int64)
+        if self._eos_token_ids.size == 0:
+            raise ValueError("eos_token_ids: got none, expected at least one; neither the model's generation config nor the tokenizer names one")
+        self._policy_version = 0
+        self._autocast = autocast
+
+    @property
+    def policy_version(self) -> int:
+        """Version of the weights that `generate` uses; 0 until `load_weights` says otherwise."""
+        return self._policy_version
+
+    @property
+    def max_prompt_tokens(self) -> int:
+        """Longest prompt that `generate` takes: the limit given, or what the model's positions leave beside `max_new_tokens` if that is less."""
+        return self._max_prompt_tokens
+
+    def load_weights(self, policy: PreTrainedModel, policy_version: int) -> None:
+        """Take over the weights of `policy` as `policy_version`. Nothing is copied if `policy` is the engine's own module.
+
+        Raises:
+            ValueError: `policy` is of another architecture, or only one of the two models ties its embeddings.
+        """
+        if policy is not self._model:
+            ours, theirs = self._model.config.tie_word_embeddings, policy.config.tie_word_embeddings
+            if ours != theirs:
+                raise ValueError(f"policy: got tie_word_embeddings={theirs}, expected {ours} as in the engine's model")
+            try:
+                self._model.load_state_dict(policy.state_dict())
+            except RuntimeError as error:
+                raise ValueError(f"policy: its weights do not fit the engine's model: {error}") from error
+        self._policy_version = policy_version
+
+    @torch.inference_mode()
+    def generate(self, prompts: Sequence[Prompt], group_size: int, keys: Sequence[int], *, temperature: float) -> list[RolloutGroup]:
+        """Return one group per prompt, in order.
+
+        Args:
+            prompts: B prompts.
+            group_size: Responses per prompt, G >= 1.
+            keys: B random keys (unsigned 64 bit).
+            temperature: Sampling temperature; 0 is greedy, and then every log-probability is 0.
+
+        Raises:
+            ValueError: An argument is out of its range, or a prompt is too long, empty, or needs a chat template that the tokenizer lacks.
+            FloatingPointError: The model's logits, divided by the temperature, are not finite.
+        """
+        if group_size < 1:
+            raise ValueError(f"group_size: got {group_size}, expected at least 1")
+        if not 0 <= temperature < float("inf"):
+            raise ValueError(f"temperature: got {temperature}, expected a finite number >= 0")
+        if len(keys) != len(prompts):
+            raise ValueError(f"keys: got {len(keys)}, expected one for each of {len(prompts)} prompts")
+        if not prompts:
+            return []
+        prompt_ids = encode_prompts(prompts, self._tokenizer, self._max_prompt_tokens)
+        row_keys_BG = np.array([[derive_key(key, "response", g) for g in range(group_size)] for key in keys], dtype=np.uint64)
+        tokens_NT = np.empty((len(prompts) * group_size, self._max_new_tokens), dtype=np.int64)
+        logprobs_NT = np.empty(tokens_NT.shape, dtype=np.float32)
+        with _evaluation_mode(self._model), mixed_precision(self._autocast, self._model.device):
+            for rows in self._batches(prompt_ids, group_size):
+                chosen, prompt_of_row = np.unique(rows // group_size, return_inverse=True)
+                decoding = DecodingRows(self._model, [prompt_ids[b] for b in chosen], prompt_of_row.astype(np.int64), self._max_new_tokens)
+                tokens_NT[rows], logprobs_NT[rows] = self._decode(decoding, row_keys_BG.ravel()[rows], temperature)
+        return self._groups(prompt_ids, tokens_NT, logprobs_NT, group_size)
+
+    def _batches(self, prompt_ids: Sequence[Int64Array], group_size: int) -> Iterator[Int64Array]:
+        """Yield batches of rows (row b * G + g is response g of prompt b), prompts of like length together, groups whole unless one alone is too large."""
+        by_length = np.argsort([ids.size for ids in prompt_ids], kind="stable")
+        rows = (by_length[:, None] * group_size + np.arange(group_size)).ravel()
+        limit = self._sequences_per_batch
+        size = limit - limit % group_size if group_size <= limit else limit
+        for start in range(0, rows.size, size):
+            yield rows[start : start + size]
+
+    def _decode(self, decoding: DecodingRows, row_keys_R: NDArray[np.uint64], temperature: float) -> tuple[Int64Array, Float32Array]:
+        """Return tokens and log-probs, [R, T] each; what stands behind a row's first end-of-sequence token has no meaning."""
+        device = decoding.logits_RV.device
+        eos_token_ids = torch.from_numpy(self._eos_token_ids).to(device)
+        uniforms_RT = torch.from_numpy(uniforms(row_keys_R, 0, self._max_new_tokens)).to(device)
+        tokens_RT = torch.zeros(uniforms_RT.shape, dtype=torch.int64, device=device)
+        logprobs_RT = torch.zeros(uniforms_RT.shape, device=device)
+        held = torch.arange(row_keys_R.size, device=device)
+        unfinished = torch.ones_like(held, dtype=torch.bool)
+        for step in range(self._max_new_tokens):
+            tokens_R, logprobs_R = sample_tokens(decoding.logits_RV, uniforms_RT[held, step], temperature)
+            tokens_RT[held, step] = tokens_R
+            logprobs_RT[held, step] = logprobs_R
+            unfinished &= (tokens_R[:, None] != eos_token_ids).all(-1)
+            count = int(unfinished.sum())
+            if count == 0 or step + 1 == self._max_new_tokens:
+                break
+            if count < COMPACT_BELOW * held.numel():
+                kept = unfinished.nonzero()[:, 0]
+                decoding.keep(kept)
+                held, unfinished, tokens_R = held[kept], unfinished[kept], tokens_R[kept]
+            decoding.append(tokens_R)
+        if not torch.isfinite(logprobs_RT).all():
+            raise FloatingPointError(f"policy version {self._policy_version}: its logits at temperature {temperature} are not finite; has training diverged?")
+        return tokens_RT.cpu().numpy(), logprobs_RT.cpu().numpy()
+
+    def _groups(self, prompt_ids: Sequence[Int64Array], tokens_NT: Int64Array, logprobs_NT: Float32Array, group_size: int) -> list[RolloutGroup]:
+        """Cut each row at its first end-of-sequence token, decode it, and gather rows into groups."""
+        is_eos_NT = np.isin(tokens_NT, self._eos_token_ids)
+        finished_N: BoolArray = np.asarray(is_eos_NT.any(axis=1))
+        lengths_N = np.where(finished_N, is_eos_NT.argmax(axis=1) + 1, self._max_new_tokens)
+        response_ids = [row[:length].copy() for row, length in zip(tokens_NT, lengths_N, strict=True)]
+        logprobs = [row[:length].copy() for row, length in zip(logprobs_NT, lengths_N, strict=True)]
+        responses = self._decoded(response_ids, finished_N)
+        return [
+            RolloutGroup(
+                prompt_ids=ids,
+                response_ids=tuple(response_ids[start : start + group_size]),
+                rollout_logprobs=tuple(logprobs[start : start + group_size]),
+                finished=finished_N[start : start + group_size],
+                responses=tuple(responses[start : start + group_size]),
+                policy_version=self._policy_version,
+            )
+            for start, ids in zip(range(0, len(responses), group_size), prompt_ids, strict=True)
+        ]
+
+    def _decoded(self, response_ids: Sequence[Int64Array], finished: BoolArray) -> list[str]:
+        """Return the texts. The ending token goes by hand: a stop token of the caller's need not be special to the tokenizer."""
+        bodies = [(ids[:-1] if ended else ids).tolist() for ids, ended in zip(response_ids, finished, strict=True)]
+        return [str(text) for text in self._tokenizer.batch_decode(bodies, skip_special_tokens=True)]
+
+
+@contextmanager
+def _evaluation_mode(model: nn.Module) -> Iterator[None]:
+    """Put every module into evaluation mode and give each its own mode back."""
+    training = [module for module in model.modules() if module.training]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module in training:
+            module.training = True
+
+
+def _prompt_positions(model: PreTrainedModel, max_new_tokens: int) -> int:
+    """Return how many prompt tokens leave room for the response among the model's positions."""
+    positions = getattr(model.config.get_text_config(), "max_position_embeddings", None) or np.iinfo(np.int64).max
+    if positions <= max_new_tokens:
+        raise ValueError(f"max_new_tokens: got {max_new_tokens}, expected less than the model's {positions} positions")
+    return int(positions) - max_new_tokens
+
+
+def _known_eos_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> set[int]:
+    """Return the end-of-sequence tokens that the model's generation config or the tokenizer names."""
+    configured = model.generation_config.eos_token_id if model.generation_config is not None else None
+    ids = configured if isinstance(configured, (list, tuple)) else [configured]
+    return {int(token) for token in [*ids, tokenizer.eos_token_id] if token is not None}
