@@ -30,10 +30,10 @@ $(VENV)/.core: $(VENV)/.packages $(RUST_SOURCES)
 	@touch $@
 
 demo: setup ## Train GRPO, DAPO, DEPO and depo from the same start and compare them: runs/demo/comparison.html
-	$(VENV)/bin/depo compare configs/quickstart.toml --directory runs/demo
+	$(VENV)/bin/depo compare configs/quickstart.toml --output runs/demo
 
 results: setup ## The same with three paired seeds and GRPO's learning rate swept: docs/results/quickstart.md
-	$(PY) -m depo.results --config configs/quickstart.toml --directory runs/results --output docs/results
+	$(PY) benches/quickstart_results.py
 
 test: setup ## Run all tests, Rust and Python
 	cargo test --quiet --workspace

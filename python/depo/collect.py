@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import islice
 
@@ -90,7 +91,7 @@ class Collector:
         ]
 
 
-def judge(reward: RewardFunction, prompts: list[Prompt], rollouts: list[RolloutGroup]) -> Float32Array:
+def judge(reward: RewardFunction, prompts: Sequence[Prompt], rollouts: Sequence[RolloutGroup]) -> Float32Array:
     """Return the rewards of every response, float32 [B, G], NaN = unknown."""
     responses = [response for group in rollouts for response in group.responses]
     repeated = [prompt for prompt, group in zip(prompts, rollouts, strict=True) for _ in group.responses]

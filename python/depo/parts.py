@@ -91,13 +91,14 @@ def build_parts(config: TrainConfig, resume_from: Path | None) -> Parts:
     tokenizer = AutoTokenizer.from_pretrained(start, local_files_only=True)
     policy = _load_policy(resume_from / "policy" if resume_from else start, config, device)
     reference = _load_policy(start, config, device) if config.loss.kl_weight > 0 else None
-    train_prompts, eval_prompts = _load_data(config, tokenizer)
+    engine = _build_engine(config, policy, tokenizer)
+    train_prompts, eval_prompts = _load_data(config, tokenizer, engine.max_prompt_tokens)
     estimator = _build_estimator(config, tokenizer, device)
     return Parts(
         policy=policy,
         tokenizer=tokenizer,
         learner=_build_learner(config, policy, reference, tokenizer, device),
-        engine=_build_engine(config, policy, tokenizer),
+        engine=engine,
         reward=load_reward(config.reward),
         estimator=estimator,
         sampler=PromptSampler(
@@ -112,15 +113,16 @@ def _load_policy(directory: Path, config: TrainConfig, device: torch.device) -> 
     if not directory.is_dir():
         raise ConfigError(f"policy.model: got {str(directory)!r}, expected a directory that holds a Hugging Face causal LM")
     policy: PreTrainedModel = AutoModelForCausalLM.from_pretrained(directory, dtype=getattr(torch, config.policy.dtype), local_files_only=True)
-    return policy.to(device)  # type: ignore[arg-type]
+    policy.to(device)  # type: ignore[arg-type]
+    return policy
 
 
-def _load_data(config: TrainConfig, tokenizer: PreTrainedTokenizerBase) -> tuple[list[Prompt], list[Prompt]]:
+def _load_data(config: TrainConfig, tokenizer: PreTrainedTokenizerBase, max_prompt_tokens: int) -> tuple[list[Prompt], list[Prompt]]:
     """Load both sets, drop what the reward cannot verify, and tokenize everything once, so that a prompt that is too long stops the run before it starts."""
     loaded = []
     for name, sources in (("train", config.data.train), ("eval", config.data.eval)):
         prompts, dropped = check_golds(load_prompts(sources), config.reward)
-        encode_prompts(prompts, tokenizer, config.rollout.max_prompt_tokens)
+        encode_prompts(prompts, tokenizer, max_prompt_tokens)
         logger.info("data.%s: %d prompts, %d dropped because their ground truth does not verify against itself", name, len(prompts), len(dropped))
         loaded.append(prompts)
     return loaded[0], loaded[1]
@@ -155,6 +157,7 @@ def _build_engine(config: TrainConfig, policy: PreTrainedModel, tokenizer: PreTr
         max_new_tokens=config.rollout.max_new_tokens,
         sequences_per_batch=config.rollout.sequences_per_batch,
         max_prompt_tokens=config.rollout.max_prompt_tokens,
+        autocast=config.policy.autocast,
     )
 
 

@@ -85,9 +85,7 @@ class PromptSampler:
         self._warn_of_shortage(n, taken)
         return self._draws(taken, np.full(taken["prompts"].size, policy_version))
 
-    def observe(
-        self, draws: Sequence[Draw | int], rewards: ArrayLike, *, policy_version: int, logprobs: ArrayLike | None = None
-    ) -> list[Verdict]:
+    def observe(self, draws: Sequence[Draw | int], rewards: ArrayLike, *, policy_version: int, logprobs: ArrayLike | None = None) -> list[Verdict]:
         """Record the rewards of some draws, in any order, at any later time; each draw counts once.
 
         Args:
@@ -153,7 +151,7 @@ class PromptSampler:
         opened = self._core.in_flight()
         return self._draws(opened, opened["policy_versions"])
 
-    def beliefs(self, prompts: Sequence[int], *, policy_version: int) -> tuple[Float32Array, Float32Array, BoolArray]:
+    def beliefs(self, prompts: Sequence[int] | Int64Array, *, policy_version: int) -> tuple[Float32Array, Float32Array, BoolArray]:
         """Return what is believed of some prompts now, changing nothing: the measure of a selector that costs no rollout.
 
         Args:
@@ -222,14 +220,22 @@ class PromptSampler:
     def _calibration_add(self, seen: Mapping[str, Any]) -> None:
         """Keep what was predicted of the newly labelled; the warm-up is left out, because nothing was predicted to be rejected then."""
         judged = (seen["statuses"] == VERDICT_STATUSES.index(VerdictStatus.LABELLED)) & (seen["kinds"] != DRAW_KINDS.index(DrawKind.WARMUP))
-        columns = ("p_informative", "predicted_rewards", "admissions", "informative", "pass_rates")
         rejected = np.isin(seen["kinds"], [DRAW_KINDS.index(DrawKind.EXPLORE), DRAW_KINDS.index(DrawKind.FILL)])
-        self._calibration.add(*(seen[name][judged] for name in columns), rejected[judged])
+        self._calibration.add(
+            seen["p_informative"][judged],
+            seen["predicted_rewards"][judged],
+            seen["admissions"][judged],
+            seen["informative"][judged],
+            seen["pass_rates"][judged],
+            rejected[judged],
+        )
 
     def _warn_of_shortage(self, n: int, taken: Mapping[str, Any]) -> None:
         filled = int((taken["kinds"] == DRAW_KINDS.index(DrawKind.FILL)).sum())
         if filled:
-            self._warn_once("fill", f"{filled} of {n} draws are the nearest rejected prompts: too few were admitted within {self.config.scan_cap} candidates per draw")
+            self._warn_once(
+                "fill", f"{filled} of {n} draws are the nearest rejected prompts: too few were admitted within {self.config.scan_cap} candidates per draw"
+            )
         if len(taken["draw_ids"]) < n:
             self._warn_once("short", f"{len(taken['draw_ids'])} draws instead of {n}: the pool of {len(self.prompts)} has no more free prompts")
 

@@ -57,8 +57,13 @@ def warm_start_policy(sources: Sequence[SourceConfig], config: WarmStartConfig, 
         config: Sizes, steps and noise.
         threads: Torch threads, part of the cache key because float sums depend on it.
     """
-    settings = {"format": FORMAT_VERSION, "sources": [asdict(source) for source in sources], "config": asdict(config), "threads": threads, "torch": torch.__version__}
-    settings["config"].pop("cache")
+    settings = {
+        "format": FORMAT_VERSION,
+        "sources": [asdict(source) for source in sources],
+        "config": {name: value for name, value in asdict(config).items() if name != "cache"},
+        "threads": threads,
+        "torch": torch.__version__,
+    }
     digest = hashlib.blake2b(json.dumps(settings, sort_keys=True, default=str).encode(), digest_size=8).hexdigest()
     target = Path(config.cache) / f"policy-{digest}"
     if target.is_dir():
@@ -84,7 +89,7 @@ def build_tokenizer(prompts: Sequence[Prompt]) -> PreTrainedTokenizerFast:
     tokenizer.decoder = decoders.Fuse()
     tokenizer.add_special_tokens([AddedToken(token, special=True) for token in words[:3]])
     tokenizer.add_tokens([AddedToken(frame, normalized=False) for frame in frames])
-    return PreTrainedTokenizerFast(
+    return PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]
         tokenizer_object=tokenizer, pad_token="<pad>", unk_token="<unk>", eos_token="<eos>", padding_side="left", clean_up_tokenization_spaces=False
     )
 
@@ -133,15 +138,16 @@ def _train(demonstrations: Sequence[_Demonstration], tokenizer: PreTrainedTokeni
         optimizer.step()
         schedule.step()
         optimizer.zero_grad()
-    return model.eval()
+    return model
 
 
 def _shares(demonstrations: Sequence[_Demonstration], band_shares: Mapping[str, float]) -> NDArray[np.float64]:
     """Return how often each demonstration is drawn, so that bands occur as `band_shares` says; a band it does not name does not occur."""
     bands = [demonstration.band for demonstration in demonstrations]
     sizes = Counter(bands)
-    weights = np.array([band_shares.get(band, 0.0) / sizes[band] if band_shares else 1.0 for band in bands])
-    return weights / weights.sum()
+    weights: NDArray[np.float64] = np.array([band_shares.get(band, 0.0) / sizes[band] if band_shares else 1.0 for band in bands])
+    weights /= weights.sum()
+    return weights
 
 
 def _architecture(tokenizer: PreTrainedTokenizerFast, config: WarmStartConfig) -> LlamaConfig:
