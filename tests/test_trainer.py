@@ -1,0 +1,106 @@
+"""The training loop as a whole: every preset runs, its books balance, it learns, and it ends well where nothing can be learned."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("torch")
+
+from tiny import tiny_config
+
+from depo.config import load_config
+from depo.metrics import METRICS, TIMINGS, describe
+from depo.run_records import RunRecords
+from depo.trainer import Trainer
+
+
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a directory that holds the cached warm start."""
+    return tmp_path_factory.mktemp("trainer")
+
+
+def train(shared: Path, run_directory: Path, *overrides: str) -> RunRecords:
+    Trainer(tiny_config(shared, *overrides), run_directory).run()
+    return RunRecords.read(run_directory)
+
+
+@pytest.mark.parametrize("preset", ["uniform", "dapo", "depo_paper", "depo"])
+def test_books_balance(shared: Path, tmp_path: Path, preset: str) -> None:
+    records = train(shared, tmp_path, "--selection.preset", preset, "--selection.warmup_steps", "2")
+    assert [row["step"] for row in records.metrics] == [*range(7)]
+    for row in records.metrics[1:]:
+        groups = [group for group in records.journal if group["step"] == row["step"]]
+        assert row["rollout/groups"] == len(groups)
+        assert row["rollout/sequences"] == 4 * len(groups)
+        assert row["rollout/tokens"] == sum(group["tokens"] for group in groups)
+        assert row["rollout/informative_share"] == pytest.approx(sum(group["informative"] for group in groups) / len(groups))
+        assert row["train/groups"] <= 4
+        assert row["policy/updated"] in (0.0, 1.0)
+    draw_ids = [group["draw_id"] for group in records.journal]
+    assert draw_ids == [*range(len(draw_ids))]
+    assert records.metrics[-1]["rollout/sequences_total"] == 4 * len(draw_ids)
+    rounds = [row["rollout/rounds"] for row in records.metrics[1:]]
+    assert max(rounds) <= (2 if preset in ("dapo", "depo") else 1)
+    assert any("eval/accuracy/frontier" in row for row in records.metrics)
+
+
+def test_every_metric_that_a_run_writes_is_documented(shared: Path, tmp_path: Path) -> None:
+    records = train(shared, tmp_path)
+    names = {name for row in records.metrics for name in row} - {"step"}
+    assert all(describe(name).meaning for name in names)
+    assert {name for row in records.timings for name in row} - {"step"} <= set(TIMINGS)
+    assert len(METRICS) > len(names) / 2
+
+
+def test_loss_variants_run(shared: Path, tmp_path: Path) -> None:
+    for name, overrides in {
+        "kl": ("--loss.kl_weight", "0.05"),
+        "dr_grpo": ("--loss.preset", "dr_grpo"),
+        "minibatches": ("--optimizer.minibatches", "2", "--optimizer.tokens_per_microbatch", "64"),
+        "overlong": ("--loss.overlong_buffer", "3"),
+    }.items():
+        records = train(shared, tmp_path / name, "--run.steps", "2", *overrides)
+        assert all(math.isfinite(row["policy/loss"]) for row in records.metrics[1:] if row["policy/updated"])
+
+
+@pytest.mark.parametrize("preset", ["uniform", "depo_paper", "depo"])
+def test_pool_without_anything_to_learn_ends_the_run(shared: Path, tmp_path: Path, preset: str) -> None:
+    """Five-digit products are beyond a policy of one layer that was never shown any: every group is all wrong."""
+    overrides = ["--selection.preset", preset, "--selection.warmup_steps", "1", "--selection.scan_cap", "5", "--run.steps", "50", "--run.stop_after_empty_steps", "4"]
+    config = tiny_config(shared, *overrides)
+    hopeless = tmp_path / "hopeless.jsonl"
+    hopeless.write_text("".join(f'{{"prompt": "{10000 + i} * {20000 + i} =", "answer": "never {i}"}}\n' for i in range(80)))
+    from dataclasses import replace
+
+    from depo.config import DataConfig, RewardConfig, SourceConfig
+    from depo.warm_start import warm_start_policy
+
+    policy = warm_start_policy(config.data.train, config.warm_start, config.run.threads)
+    data = DataConfig(train=(SourceConfig(path=str(hopeless)),))
+    config = replace(config, data=data, reward=RewardConfig(function="exact"), policy=replace(config.policy, model=str(policy)))
+    result = Trainer(config, tmp_path / "run").run()
+    assert result.status == "exhausted"
+    assert "nothing to teach" in result.message
+    rows = RunRecords.read(tmp_path / "run").metrics[1:]
+    assert len(rows) == 4
+    assert all(row["selection/scanned"] <= 5 * config.run.prompts_per_step for row in rows)
+    assert all(row["policy/updated"] == 0.0 for row in rows)
+
+
+@pytest.mark.slow
+def test_quickstart_learns_and_rejects(tmp_path: Path) -> None:
+    """Forty steps of the real quickstart. Bounds are about half of what was measured, so that other CPUs' rounding does not decide."""
+    overrides = ["--run.steps", "40", "--evaluation.probe_prompts", "64", "--warm_start.cache", str(tmp_path / "cache")]
+    config = load_config(Path(__file__).parent.parent / "configs" / "quickstart.toml", overrides)
+    assert Trainer(config, tmp_path / "run").run().status == "finished"
+    records = RunRecords.read(tmp_path / "run")
+    _, accuracies = records.series("eval/accuracy/frontier")
+    assert accuracies[-1] >= accuracies[0] + 0.08
+    steps, zero_variance = records.series("rollout/zero_variance_share")
+    assert zero_variance[steps > 20].mean() <= 0.4
+    assert records.series("selection/reject_share")[1][20:].mean() >= 0.3
+    assert records.series("selection/sequences_saved_total")[1][-1] > 0
