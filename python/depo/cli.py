@@ -1,0 +1,231 @@
+"""Command line: `depo-train CONFIG`, and `depo train | report | compare`. What users get wrong ends in one clear line and exit status 2."""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import json
+import os
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import fields
+from pathlib import Path
+from textwrap import fill
+from typing import Any, Literal, NoReturn, get_args, get_origin, get_type_hints
+
+from depo.config import SourceConfig, TrainConfig
+from depo.errors import ConfigError, DataError, StateError
+
+EXIT_STATUS: Mapping[str, int] = {"finished": 0, "exhausted": 1, "stopped": 130}
+"""Exit status for each way a run ends."""
+
+_USER_ERROR = 2
+_WIDTH = 100
+_METAVARS: Mapping[Any, str] = {int: "INT", float: "FLOAT", bool: "BOOL", str: "TEXT"}
+_CONFIG_FILE = "config.toml"
+
+
+def train_main(arguments: Sequence[str] | None = None) -> NoReturn:
+    """Entry point `depo-train`."""
+    _run(_train_parser("depo-train"), _train, arguments)
+
+
+def main(arguments: Sequence[str] | None = None) -> NoReturn:
+    """Entry point `depo`: the first argument names a command, the rest is the command's."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    commands: Mapping[str, tuple[Callable[[str], _Parser], Callable[[argparse.Namespace], int]]] = {
+        "train": (_train_parser, _train),
+        "report": (_report_parser, _report),
+        "compare": (_compare_parser, _compare),
+    }
+    parser = _Parser(prog="depo", description="Find the prompts that teach, and train on them. `depo COMMAND --help` explains each command.")
+    parser.add_argument("command", choices=commands, metavar="COMMAND", help="train (the same as depo-train), report or compare")
+    make_parser, action = commands[parser.parse_args(arguments[:1]).command]
+    _run(make_parser(f"depo {arguments[0]}"), action, arguments[1:])
+
+
+class _Parser(argparse.ArgumentParser):
+    """A parser whose errors take one line and suggest the nearest option."""
+
+    def __init__(self, prog: str, description: str, usage: str | None = None) -> None:
+        super().__init__(prog, usage, description, formatter_class=_formatter, allow_abbrev=False)
+
+    def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
+        parsed, unknown = self.parse_known_args(args, namespace)
+        if unknown:
+            option = next((text for text in unknown if text.startswith("-")), unknown[0]).partition("=")[0]
+            near = difflib.get_close_matches(option, self._option_string_actions, n=1)
+            self.error(f"unknown argument {option}" + (f"; did you mean {near[0]}?" if near else ""))
+        return parsed
+
+    def error(self, message: str) -> NoReturn:
+        self.fail(f"{message} (see {self.prog} --help)")
+
+    def fail(self, message: str) -> NoReturn:
+        """Exit over something that the user can mend."""
+        self.exit(_USER_ERROR, f"{self.prog}: error: {message}\n")
+
+
+def _formatter(prog: str) -> argparse.HelpFormatter:
+    return argparse.RawDescriptionHelpFormatter(prog, width=_WIDTH, max_help_position=40)
+
+
+def _train_parser(prog: str) -> _Parser:
+    usage = f"{prog} CONFIG [--section.key VALUE ...]\n       {prog} --resume RUN_DIR [--section.key VALUE ...]"
+    parser = _Parser(prog, "Train a policy with GRPO on the prompts that will teach it something.", usage)
+    parser.add_argument("config", nargs="?", metavar="CONFIG", type=Path, help="TOML file; a run of it that has checkpoints is continued")
+    parser.add_argument("--resume", metavar="RUN_DIR", type=Path, help="continue the run in this directory, with the configuration stored there")
+    _add_config_keys(parser)
+    return parser
+
+
+def _report_parser(prog: str) -> _Parser:
+    parser = _Parser(prog, "Write the report of a run: one HTML page with its plots.")
+    parser.add_argument("run_directory", metavar="RUN_DIR", type=Path, help="directory of a depo-train run")
+    return parser
+
+
+def _compare_parser(prog: str) -> _Parser:
+    usage = f"{prog} CONFIG [--methods NAME ...] [--seeds INT ...] [--jobs INT] [--output DIR] [--section.key VALUE ...]"
+    parser = _Parser(prog, "Train the same start, data and seeds under several selection methods, and put the results side by side.", usage)
+    parser.add_argument("config", metavar="CONFIG", type=Path, help="TOML file")
+    parser.add_argument("--methods", nargs="+", metavar="NAME", help="some of GRPO, DAPO, DEPO, depo (default: all)")
+    parser.add_argument("--seeds", nargs="+", metavar="INT", type=int, default=[0], help="one run of each method per seed (default: 0)")
+    parser.add_argument("--jobs", metavar="INT", type=int, default=1, help="runs at a time (default: 1)")
+    text = "where runs, comparison.json and the report go (default: runs/compare)"
+    parser.add_argument("--output", metavar="DIR", type=Path, default=Path("runs/compare"), help=text)
+    _add_config_keys(parser)
+    return parser
+
+
+def _add_config_keys(parser: _Parser) -> None:
+    """Add one option per key. Values stay texts: the loader reads and checks them together with the file."""
+    default = TrainConfig()
+    for section in fields(default):
+        settings = getattr(default, section.name)
+        group = parser.add_argument_group(f"[{section.name}]", fill(_first_line(settings), _WIDTH - 4))
+        for name, metavar, text in _keys(settings):
+            group.add_argument(f"--{section.name}.{name}", metavar=metavar, default=argparse.SUPPRESS, help=text.replace("%", "%%"))
+    lines = [fill(f"{name} {metavar}: {text}", _WIDTH, initial_indent="  ", subsequent_indent="      ") for name, metavar, text in _keys(SourceConfig())]
+    parser.epilog = "\n".join([fill(f"[[data.train]] and [[data.eval]]: {_first_line(SourceConfig())}", _WIDTH), *lines])
+
+
+def _keys(settings: Any) -> Iterator[tuple[str, str, str]]:
+    """Yield name, kind and explanation of every key of a section."""
+    hints = get_type_hints(type(settings))
+    for item in fields(settings):
+        default = getattr(settings, item.name)
+        shown = "" if default in ("", (), {}) else f" (default: {str(default).lower() if isinstance(default, bool) else default})"
+        yield item.name, _metavar(hints[item.name]), item.metadata["help"] + shown
+
+
+def _metavar(hint: Any) -> str:
+    if get_origin(hint) is Literal:
+        return "{" + ",".join(get_args(hint)) + "}"
+    if get_origin(hint) is tuple:
+        return "TABLES" if SourceConfig in get_args(hint) else "[" + ",".join(_METAVARS[each] for each in get_args(hint)) + "]"
+    return _METAVARS.get(hint, "TABLE")
+
+
+def _first_line(settings: Any) -> str:
+    return str(type(settings).__doc__).partition("\n")[0]
+
+
+def _run(parser: _Parser, action: Callable[[argparse.Namespace], int], arguments: Sequence[str] | None) -> NoReturn:
+    """Parse, act, and exit; errors that the user can mend become one line."""
+    options = parser.parse_args(arguments)
+    try:
+        sys.exit(action(options))
+    except (ConfigError, DataError, StateError) as error:
+        parser.fail(str(error))
+    except FileNotFoundError as error:
+        parser.fail(f"{error.filename}: no such file or directory" if error.filename else str(error))
+    except ModuleNotFoundError as error:
+        if error.name is None or error.name.partition(".")[0] == "depo":
+            raise
+        parser.fail(f"the package {error.name} is missing: pip install 'depo[train]'")
+    except KeyboardInterrupt:
+        parser.exit(EXIT_STATUS["stopped"], f"{parser.prog}: interrupted\n")
+
+
+def _overrides(options: argparse.Namespace) -> list[str]:
+    return [f"--{name}={text}" for name, text in vars(options).items() if "." in name]
+
+
+def _train(options: argparse.Namespace) -> int:
+    config, run_directory = _resumed(options) if options.resume else _started(options)
+    from depo.trainer import Trainer
+
+    trainer = Trainer(config, run_directory)
+    _store(config, run_directory)
+    result = trainer.run()
+    print(result.message)
+    return EXIT_STATUS[result.status]
+
+
+def _started(options: argparse.Namespace) -> tuple[TrainConfig, Path]:
+    """Return configuration and directory of a run that is new, or continues under an unchanged configuration."""
+    from depo.checkpoint import latest_checkpoint
+    from depo.config.load import differences, load_config
+
+    if options.config is None:
+        raise ConfigError("got neither CONFIG nor --resume RUN_DIR, expected one of them")
+    config = load_config(options.config, _overrides(options))
+    run_directory = Path(config.run.directory) / config.run.name
+    newest = latest_checkpoint(run_directory / "checkpoints")
+    if newest is None:
+        return config, run_directory
+    changed = [f"{name} was {old!r}, is {new!r}" for name, (new, old) in differences(config, load_config(run_directory / _CONFIG_FILE)).items()]
+    if changed:
+        more = f" and {len(changed) - 3} more" if len(changed) > 3 else ""
+        ways = f"choose another --run.name, or continue it with --resume {run_directory}"
+        raise ConfigError(f"{run_directory} holds a run of another configuration ({'; '.join(changed[:3])}{more}): {ways}")
+    print(f"continuing {run_directory} from {newest.name}")
+    return config, run_directory
+
+
+def _resumed(options: argparse.Namespace) -> tuple[TrainConfig, Path]:
+    """Return the stored configuration of a run, with the overrides of the command line on top."""
+    from depo.checkpoint import latest_checkpoint
+    from depo.config.load import load_config
+
+    if options.config is not None:
+        raise ConfigError(f"got CONFIG {options.config} and --resume, expected one of them: --resume reads {options.resume / _CONFIG_FILE}")
+    config = load_config(options.resume / _CONFIG_FILE, _overrides(options))
+    newest = latest_checkpoint(options.resume / "checkpoints")
+    print(f"continuing {options.resume} from {newest.name}" if newest else f"{options.resume} has no checkpoint yet: starting at step 0")
+    return config, options.resume
+
+
+def _store(config: TrainConfig, run_directory: Path) -> None:
+    from depo.config.load import dump_config
+
+    run_directory.mkdir(parents=True, exist_ok=True)
+    draft = run_directory / f".{_CONFIG_FILE}"
+    draft.write_text(dump_config(config), encoding="utf-8")
+    os.replace(draft, run_directory / _CONFIG_FILE)
+
+
+def _report(options: argparse.Namespace) -> int:
+    from depo.report import write_report
+
+    print(write_report(options.run_directory))
+    return 0
+
+
+def _compare(options: argparse.Namespace) -> int:
+    from depo.compare import METHODS, Comparison, summarize
+    from depo.report import comparison_table, write_comparison
+
+    chosen = options.methods or list(METHODS)
+    if unknown := [method for method in chosen if method not in METHODS]:
+        raise ConfigError(f"--methods: got {', '.join(unknown)}, expected some of {', '.join(METHODS)}")
+    methods = {method: METHODS[method] for method in chosen}
+    comparison = Comparison(config=options.config, overrides=_overrides(options), methods=methods, seeds=options.seeds, directory=options.output)
+    comparison.train(options.jobs)
+    records = comparison.records()
+    results = summarize(records, options.seeds)
+    (options.output / "comparison.json").write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+    print(comparison_table(results))
+    print(write_comparison(records, results, options.output))
+    return 0

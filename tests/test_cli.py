@@ -1,0 +1,162 @@
+"""The command line, driven as users drive it: real runs of a tiny policy, and every mistake they make."""
+
+from __future__ import annotations
+
+import json
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from depo.cli import main, train_main
+from depo.config import SourceConfig, load_config
+from depo.config.load import KEYS
+
+CONFIG = """
+[run]
+steps = 2
+prompts_per_step = 4
+eval_every = 0
+save_every = 1
+[[data.train]]
+path = "words.jsonl"
+template = "{prompt}\\n"
+[reward]
+function = "exact"
+[rollout]
+group_size = 4
+max_new_tokens = 8
+[selection]
+preset = "uniform"
+[estimator]
+enabled = false
+[warm_start]
+steps = 2
+hidden_size = 32
+heads = 2
+feed_forward = 32
+batch_size = 8
+"""
+
+
+@pytest.fixture
+def directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A working directory with a tiny configuration: turn two letters round."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "tiny.toml").write_text(CONFIG)
+    rows = [{"prompt": f"{left}{right}", "answer": f"{right}{left}"} for left in "abcdefg" for right in "hijkl"]
+    (tmp_path / "words.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return tmp_path
+
+
+def status_of(entry: Callable[[list[str]], object], *arguments: str) -> int:
+    with pytest.raises(SystemExit) as exit_:
+        entry(list(arguments))
+    assert isinstance(exit_.value.code, int)
+    return exit_.value.code
+
+
+def steps_of(run_directory: Path) -> list[int]:
+    return [json.loads(line)["step"] for line in (run_directory / "metrics.jsonl").read_text().splitlines()]
+
+
+def test_a_run_is_made_continued_protected_and_extended(directory: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert status_of(train_main, "tiny.toml") == 0
+    assert "step 2/2" in capsys.readouterr().out
+    run_directory = directory / "runs" / "run"
+    assert steps_of(run_directory) == [0, 1, 2]
+    assert load_config(run_directory / "config.toml") == load_config(directory / "tiny.toml")
+
+    assert status_of(train_main, "tiny.toml") == 0, "the same configuration continues"
+    assert "continuing runs/run from step_000002" in capsys.readouterr().out
+
+    before = {path: path.read_bytes() for path in run_directory.rglob("*.jsonl")}
+    assert status_of(train_main, "tiny.toml", "--run.steps", "3", "--loss.clip_high=0.3") == 2
+    error = capsys.readouterr().err
+    assert re.search(r"runs/run holds a run of another configuration \(run.steps was 2, is 3; loss.clip_high was 0.28, is 0.3\)", error)
+    assert "--run.name" in error and "--resume runs/run" in error and error.count("\n") == 1
+    assert {path: path.read_bytes() for path in run_directory.rglob("*.jsonl")} == before
+
+    assert status_of(main, "train", "--resume", "runs/run", "--run.steps", "3") == 0
+    assert steps_of(run_directory) == [0, 1, 2, 3]
+    assert load_config(run_directory / "config.toml") == load_config(directory / "tiny.toml", ["--run.steps=3"])
+
+
+def test_ctrl_c_saves_and_says_how_to_go_on(directory: Path) -> None:
+    command = [sys.executable, "-c", "from depo.cli import train_main; train_main()", "tiny.toml", "--run.steps", "100000", "--run.save_every", "0"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    metrics = directory / "runs" / "run" / "metrics.jsonl"
+    while process.poll() is None and not (metrics.exists() and metrics.read_text().count("\n") >= 3):
+        time.sleep(0.1)
+    process.send_signal(signal.SIGINT)
+    out, _ = process.communicate(timeout=120)
+    assert process.returncode == 130
+    assert "depo-train --resume runs/run" in out
+    done = steps_of(directory / "runs" / "run")[-1]
+    assert (directory / "runs" / "run" / "checkpoints" / f"step_{done:06d}").is_dir()
+    assert status_of(train_main, "--resume", "runs/run", "--run.steps", str(done + 1)) == 0
+    assert steps_of(directory / "runs" / "run") == list(range(done + 2))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["absent.toml"], r"absent.toml: no such file or directory"),
+        (["tiny.toml", "--loss.clip_hihg", "1"], r"unknown argument --loss.clip_hihg; did you mean --loss.clip_high\?"),
+        (["tiny.toml", "--run.steps", "0"], r"run.steps: got 0, expected a value \[>= 1\]"),
+        (["tiny.toml", "--run.steps", "many"], r"--run.steps: got 'many', expected an integer"),
+        (["tiny.toml", "--run.steps"], r"argument --run.steps: expected one argument"),
+        (["tiny.toml", "--reward.truncated", "no"], r"--reward.truncated: got 'no', expected one of zero, score, unknown"),
+        ([], r"got neither CONFIG nor --resume RUN_DIR"),
+        (["--resume", "nowhere"], r"nowhere/config.toml: no such file or directory"),
+        (["tiny.toml", "--resume", "."], r"got CONFIG tiny.toml and --resume"),
+        (["tiny.toml", "--data.train=[{task = 'no_such_task', count = 1}]"], r"no_such_task"),
+        (["tiny.toml", "--data.train=[{path = 'absent.jsonl'}]"], r"absent.jsonl"),
+    ],
+)
+def test_a_mistake_is_one_clear_line(directory: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], message: str) -> None:
+    assert status_of(train_main, *arguments) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("depo-train: error: ") and error.count("\n") == 1
+    assert re.search(message, error)
+
+
+@pytest.mark.parametrize("package", ["torch", "pydantic", "safetensors"])
+def test_a_missing_package_is_named_with_its_remedy(directory: Path, package: str) -> None:
+    code = f"import sys; sys.modules[{package!r}] = None; from depo.cli import train_main; train_main(['tiny.toml'])"
+    finished = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    assert finished.returncode == 2
+    assert finished.stderr == f"depo-train: error: the package {package} is missing: pip install 'depo[train]'\n"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "the following arguments are required: COMMAND"),
+        (["trian"], "invalid choice: 'trian'"),
+        (["report"], "the following arguments are required: RUN_DIR"),
+        (["compare", "tiny.toml", "--methods", "PPO"], "--methods: got PPO, expected some of GRPO"),
+    ],
+)
+def test_mistakes_of_depo(directory: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], message: str) -> None:
+    assert status_of(main, *arguments) == 2
+    error = capsys.readouterr().err
+    assert message in error and error.startswith("depo") and error.count("\n") == 1
+
+
+def test_help_explains_every_key_within_100_columns(capsys: pytest.CaptureFixture[str]) -> None:
+    assert status_of(train_main, "--help") == 0
+    text = capsys.readouterr().out
+    assert max(len(line) for line in text.splitlines()) <= 100
+    flat = " ".join(text.split())
+    for name in KEYS:
+        assert f"--{name} " in flat
+    for name in SourceConfig.__dataclass_fields__:
+        assert re.search(rf"^  {name} ", text, re.MULTILINE)
+    assert "--optimizer.learning_rate FLOAT peak learning rate [> 0] (default: 1e-06)" in flat
+    assert "--loss.clip_high FLOAT upper clip of the importance ratio: 1 + clip_high [>= 0] (default: 0.28)" in flat
