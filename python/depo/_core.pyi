@@ -1,4 +1,7 @@
-"""Typed face of the Rust core (crates/depo_sampler). Prompt indices are int64 positions in the pool; every array is C-contiguous and one-dimensional unless said otherwise."""
+"""Typed face of the Rust core (crates/depo_sampler).
+
+Prompt indices are int64 positions in the pool; every array is C-contiguous and one-dimensional unless said otherwise.
+"""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, final
@@ -68,15 +71,26 @@ class Sampler:
         """ids: uint64 [N], distinct; sources: uint32 [N], index into source_floors (float32 [S])."""
 
     def propose(self, n: int, policy_version: int) -> NDArray[np.int64]:
-        """Candidates to be scored next for a batch of n; empty when enough are admitted or the scan cap or the pool is exhausted."""
+        """Candidates to be scored next for a batch of n; empty when enough are admitted or the scan cap or the pool is exhausted.
+
+        First come those admitted for the last batch beyond what was taken, to be judged anew, and those due for a re-probe. Candidates that were
+        proposed but not offered before a `take` or a `load_state_dict` are proposed again.
+
+        Raises:
+            ValueError: The candidates of the last call have not been offered.
+        """
 
     def offer(self, candidates: ArrayLike, predicted_rewards: ArrayLike, policy_version: int) -> None:
-        """Judge the candidates of the last `propose`. predicted_rewards: float32 [C], NaN = no estimator."""
+        """Judge the candidates of the last `propose`. predicted_rewards: float32 [C] in 0..1, NaN = no estimator.
+
+        Raises:
+            ValueError: Other candidates than proposed, or a prediction outside of 0..1; nothing has changed then.
+        """
 
     def take(self, n: int, policy_version: int) -> dict[str, NDArray[Any]]:
         """Hand out up to n draws and mark them in flight.
 
-        Fewer than n only if the pool has no more free prompts.
+        Fewer than n only if the pool has no more free prompts, or if `propose` was not asked until it had no more candidates.
 
         Returns:
             draw_ids int64, prompts int64, predicted_rewards float32, p_informative float32, admissions float32, kinds uint8
@@ -88,7 +102,8 @@ class Sampler:
 
         Returns:
             statuses uint8 (0 labelled, 1 unknown, 2 closed, 3 never issued), informative bool, mean_rewards float32, pass_rates float32,
-            prompts int64 (-1 unless status is 0 or 1), predicted_rewards, p_informative, admissions float32 (as drawn; NaN likewise).
+            prompts int64 (-1 unless status is 0 or 1), predicted_rewards, p_informative, admissions float32 (as drawn; NaN likewise),
+            kinds uint8 (as drawn; 0 likewise).
         """
 
     def release(self, draw_ids: ArrayLike) -> int:
@@ -101,8 +116,10 @@ class Sampler:
         """What is believed now, without changing anything: pass_rates [C], p_informative [C]. predicted_rewards NaN: the stored one."""
 
     def wanted(self, prompts: ArrayLike, predicted_rewards: ArrayLike, policy_version: int) -> NDArray[np.bool_]:
-        """Whether the policy alone (no exploration, no warm-up) would admit each prompt now: window: inside it; budget: p_informative at or above the
-        running admission threshold; uniform: always. Changes nothing."""
+        """Whether the policy alone (no exploration, no warm-up) would admit each prompt now; changes nothing.
+
+        window: inside it; budget: p_informative at or above the running admission threshold; uniform: always.
+        """
 
     def fresh_targets(self) -> dict[str, NDArray[Any]]:
         """Targets recorded since the last call (at most replay_capacity): prompts int64, reward_targets, logprob_targets, counts, weights float32."""
@@ -111,8 +128,11 @@ class Sampler:
         """min(m, remembered) targets drawn without replacement from the replay; same keys."""
 
     def counters(self) -> dict[str, int]:
-        """Totals since construction: scanned, rejected, drawn_selected, drawn_warmup, drawn_explore, drawn_reprobe, drawn_fill, starved_calls,
-        short_calls, labelled, unknown, closed, never_issued, released, late, informative, epochs."""
+        """Totals since construction.
+
+        scanned, rejected, drawn_selected, drawn_warmup, drawn_explore, drawn_reprobe, drawn_fill, starved_calls,
+        short_calls, labelled, unknown, closed, never_issued, released, late (older than the newest label of the prompt), informative, epochs.
+        """
 
     def concentration(self) -> float:
         """Rollouts that the text prediction counts for at present."""
@@ -121,8 +141,10 @@ class Sampler:
         """Everything that `load_state_dict` needs."""
 
     def load_state_dict(self, state: Mapping[str, Any], *, strict: bool = True) -> dict[str, int]:
-        """Restore. strict: same ids in the same order, else StateError (ValueError). Not strict: what is known of each prompt is carried over by id;
-        open draws of missing prompts are dropped.
+        """Restore what `state_dict` returned, or raise StateError (a ValueError) and change nothing.
+
+        strict: same ids in the same order, else StateError. Not strict: what is known of each prompt is carried over by id; open draws of missing
+        prompts are dropped. group_size and seed must be those of the state; other settings may differ.
 
         Returns:
             matched, missing (in the state, not in this pool), added (in this pool, not in the state).

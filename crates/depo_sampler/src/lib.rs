@@ -1,0 +1,26 @@
+//! Prompt sampler for reinforcement learning with verifiable rewards: knows, before a rollout, how likely each prompt is to teach the
+//! policy anything. The crate knows nothing of Python; the feature `python` adds the bindings `depo._core`.
+
+pub mod advantage;
+pub mod age;
+pub mod allotment;
+pub mod belief;
+pub mod buffer;
+mod concentration;
+pub mod counters;
+pub mod draws;
+pub mod error;
+pub mod pool;
+pub mod replay;
+pub mod rng;
+pub mod sampler;
+pub mod selection;
+pub mod settings;
+pub mod state;
+
+#[cfg(feature = "python")]
+mod python;
+
+pub use error::{Error, Result};
+pub use sampler::Sampler;
+pub use settings::Settings;

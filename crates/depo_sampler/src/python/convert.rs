@@ -1,0 +1,130 @@
+//! From Python values to Rust values and back, with errors that name the argument.
+
+use numpy::prelude::*;
+use numpy::{Element, IntoPyArray, PyArrayDyn, PyUntypedArray};
+use pyo3::exceptions::PyValueError;
+use pyo3::prelude::*;
+use pyo3::types::{PyDict, PyFloat, PyMapping, PyString};
+
+use crate::error::{Error, Result};
+use crate::state::{StateMap, StateValue};
+
+fn unfit(name: &str, got: &str, expected: &str) -> PyErr {
+    PyValueError::new_err(format!("{name}: got {got}, expected {expected}"))
+}
+
+/// A whole number that fits `T`.
+pub(super) fn unsigned<T: TryFrom<u64>>(name: &str, value: &Bound<'_, PyAny>) -> PyResult<T> {
+    let number = value.extract::<u64>().ok().and_then(|number| T::try_from(number).ok());
+    let limit = 8 * size_of::<T>();
+    number.ok_or_else(|| unfit(name, &value.to_string(), &format!("an integer of at least 0 and below 2^{limit}")))
+}
+
+/// The value as an array of `dimensions` dimensions whose kind is one of `kinds`; an empty list or array is of every kind.
+fn array<'py>(
+    name: &str,
+    value: &Bound<'py, PyAny>,
+    dimensions: usize,
+    kinds: &str,
+    expected: &str,
+) -> PyResult<Bound<'py, PyUntypedArray>> {
+    let expected = format!("a {dimensions}-dimensional array of {expected}");
+    let array = value.py().import("numpy")?.call_method1("asarray", (value,));
+    let array = array.map_err(|error| unfit(name, &error.to_string(), &expected))?.cast_into::<PyUntypedArray>()?;
+    let fits = array.ndim() == dimensions && (array.is_empty() || kinds.contains(char::from(array.dtype().kind())));
+    if fits {
+        return Ok(array);
+    }
+    Err(unfit(name, &format!("a {} array of shape {:?}", array.dtype(), array.shape()), &expected))
+}
+
+/// Its elements as `T`, row by row.
+fn elements<T: Element + Clone>(array: &Bound<'_, PyUntypedArray>) -> PyResult<Vec<T>> {
+    let cast = array.call_method1("astype", (T::get_dtype(array.py()),))?;
+    let cast = cast.cast_into::<PyArrayDyn<T>>()?.readonly();
+    Ok(cast.as_array().iter().cloned().collect())
+}
+
+/// Real numbers, row by row, and the shape.
+pub(super) fn floats<const D: usize>(name: &str, value: &Bound<'_, PyAny>) -> PyResult<(Vec<f32>, [usize; D])> {
+    let array = array(name, value, D, "fiub", "numbers")?;
+    let mut shape = [0; D];
+    shape.copy_from_slice(array.shape());
+    Ok((elements(&array)?, shape))
+}
+
+/// Whole numbers of one dimension that fit `T`.
+pub(super) fn integers<T: TryFrom<i128>>(name: &str, value: &Bound<'_, PyAny>) -> PyResult<Vec<T>> {
+    let numbers = whole_numbers(name, value)?;
+    let fit = |(position, number): (usize, i128)| {
+        let misfit = |_| unfit(name, &format!("{number} at position {position}"), "integers within the element type");
+        T::try_from(number).map_err(misfit)
+    };
+    numbers.into_iter().enumerate().map(fit).collect()
+}
+
+fn whole_numbers(name: &str, value: &Bound<'_, PyAny>) -> PyResult<Vec<i128>> {
+    // A list goes around NumPy, which would make floats of integers on both sides of 2^63.
+    if !value.hasattr("dtype")?
+        && let Ok(numbers) = value.extract()
+    {
+        return Ok(numbers);
+    }
+    let array = array(name, value, 1, "iu", "integers")?;
+    if array.dtype().kind() == b'u' {
+        return Ok(elements::<u64>(&array)?.into_iter().map(i128::from).collect());
+    }
+    Ok(elements::<i64>(&array)?.into_iter().map(i128::from).collect())
+}
+
+/// A saved state as a dict of scalars and arrays.
+pub(super) fn state_to_py(py: Python<'_>, state: StateMap) -> PyResult<Bound<'_, PyDict>> {
+    let dict = PyDict::new(py);
+    for (name, value) in state {
+        match value {
+            StateValue::Int(number) => dict.set_item(name, number)?,
+            StateValue::Float(number) => dict.set_item(name, number)?,
+            StateValue::Text(text) => dict.set_item(name, text)?,
+            StateValue::U8(array) => dict.set_item(name, array.into_pyarray(py))?,
+            StateValue::U32(array) => dict.set_item(name, array.into_pyarray(py))?,
+            StateValue::U64(array) => dict.set_item(name, array.into_pyarray(py))?,
+            StateValue::F32(array) => dict.set_item(name, array.into_pyarray(py))?,
+            StateValue::F64(array) => dict.set_item(name, array.into_pyarray(py))?,
+        }
+    }
+    Ok(dict)
+}
+
+/// The inverse of `state_to_py`. The inner error is an entry of a type that no state has.
+pub(super) fn state_from_py(state: &Bound<'_, PyAny>) -> PyResult<Result<StateMap>> {
+    let mut entries = StateMap::new();
+    for item in state.cast::<PyMapping>()?.items()?.try_iter()? {
+        let (name, value): (String, Bound<'_, PyAny>) = item?.extract()?;
+        let Some(entry) = state_value(&value)? else {
+            let got = value.get_type().to_string();
+            return Ok(Err(Error::state_entry(&name, got, "a whole number, a float, a string or an array")));
+        };
+        entries.insert(name, entry);
+    }
+    Ok(Ok(entries))
+}
+
+fn state_value(value: &Bound<'_, PyAny>) -> PyResult<Option<StateValue>> {
+    if let Ok(array) = value.cast::<PyUntypedArray>() {
+        return match (array.dtype().kind(), array.dtype().itemsize()) {
+            (b'u', 1) => elements::<u8>(array).map(|array| Some(array.into())),
+            (b'u', 4) => elements::<u32>(array).map(|array| Some(array.into())),
+            (b'u', 8) => elements::<u64>(array).map(|array| Some(array.into())),
+            (b'f', 4) => elements::<f32>(array).map(|array| Some(array.into())),
+            (b'f', 8) => elements::<f64>(array).map(|array| Some(array.into())),
+            _ => Ok(None),
+        };
+    }
+    if let Ok(text) = value.cast::<PyString>() {
+        return Ok(Some(text.to_str()?.to_owned().into()));
+    }
+    if let Ok(number) = value.cast::<PyFloat>() {
+        return Ok(Some(number.value().into()));
+    }
+    Ok(value.extract::<u64>().ok().map(StateValue::from))
+}

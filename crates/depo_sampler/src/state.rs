@@ -1,0 +1,181 @@
+//! Saved state as named scalars and arrays, and how per-prompt values follow their prompts into another pool.
+
+use std::collections::{BTreeMap, HashMap};
+
+use crate::error::{Error, Result};
+
+/// A complete saved state.
+pub type StateMap = BTreeMap<String, StateValue>;
+
+const ABSENT: u32 = u32::MAX;
+
+macro_rules! state_values {
+    ($($(#[$doc:meta])* $variant:ident($type:ty), $name:literal;)*) => {
+        /// One entry of a saved state.
+        #[derive(Debug, Clone, PartialEq)]
+        pub enum StateValue {
+            $($(#[$doc])* $variant($type),)*
+        }
+
+        impl StateValue {
+            fn kind(&self) -> &'static str {
+                match self { $(Self::$variant(_) => $name,)* }
+            }
+        }
+
+        $(
+            impl From<$type> for StateValue {
+                fn from(value: $type) -> Self { Self::$variant(value) }
+            }
+
+            impl StateEntry for $type {
+                const KIND: &'static str = $name;
+
+                fn from_value(value: StateValue) -> std::result::Result<Self, StateValue> {
+                    match value { StateValue::$variant(inner) => Ok(inner), other => Err(other) }
+                }
+            }
+        )*
+    };
+}
+
+/// A type that an entry may have.
+pub trait StateEntry: Sized {
+    /// Name of the type in messages.
+    const KIND: &'static str;
+
+    /// Takes the entry apart, or gives it back if it is of another type.
+    ///
+    /// # Errors
+    /// The value itself, if it is of another type.
+    fn from_value(value: StateValue) -> std::result::Result<Self, StateValue>;
+}
+
+state_values! {
+    /// A count, version or seed.
+    Int(u64), "an integer";
+    /// A real number.
+    Float(f64), "a float";
+    /// A name.
+    Text(String), "a string";
+    /// Small codes.
+    U8(Vec<u8>), "a uint8 array";
+    /// Prompt indices and policy versions.
+    U32(Vec<u32>), "a uint32 array";
+    /// Ids and totals.
+    U64(Vec<u64>), "a uint64 array";
+    /// Probabilities and rewards.
+    F32(Vec<f32>), "a float32 array";
+    /// Accumulated sums.
+    F64(Vec<f64>), "a float64 array";
+}
+
+/// Reads a saved state entry by entry; whatever is left over at the end is an error.
+#[derive(Debug)]
+pub struct StateReader {
+    entries: StateMap,
+}
+
+impl StateReader {
+    /// Starts reading.
+    pub fn new(entries: StateMap) -> Self {
+        Self { entries }
+    }
+
+    /// Takes out one entry.
+    ///
+    /// # Errors
+    /// It is missing or of another type.
+    pub fn take<T: StateEntry>(&mut self, name: &str) -> Result<T> {
+        let value = self.entries.remove(name).ok_or_else(|| Error::StateMissing { name: name.to_owned() })?;
+        T::from_value(value).map_err(|other| Error::state_entry(name, other.kind(), T::KIND))
+    }
+
+    /// Takes out an array of a known length.
+    ///
+    /// # Errors
+    /// It is missing, of another type or of another length.
+    pub fn array<T>(&mut self, name: &str, len: usize) -> Result<Vec<T>>
+    where
+        Vec<T>: StateEntry,
+    {
+        let array: Vec<T> = self.take(name)?;
+        if array.len() == len {
+            return Ok(array);
+        }
+        Err(Error::state_entry(name, format!("length {}", array.len()), format!("length {len}")))
+    }
+
+    /// Ends reading.
+    ///
+    /// # Errors
+    /// An entry was not read.
+    pub fn finish(self) -> Result<()> {
+        match self.entries.into_keys().next() {
+            Some(name) => Err(Error::StateSuperfluous { name }),
+            None => Ok(()),
+        }
+    }
+}
+
+/// Where the prompts of a saved state are in the present pool.
+#[derive(Debug)]
+pub struct Carry {
+    old_of_new: Vec<u32>,
+    new_of_old: Vec<u32>,
+    identical: bool,
+}
+
+impl Carry {
+    /// Matches saved ids with the present ones.
+    ///
+    /// # Errors
+    /// `strict`, and the ids or their order differ.
+    pub fn new(saved: &[u64], ids: &[u64], strict: bool) -> Result<Self> {
+        let identical = saved == ids;
+        if strict && !identical {
+            let position = saved.iter().zip(ids).take_while(|(old, new)| old == new).count();
+            return Err(Error::StateOtherPool { saved: saved.len(), len: ids.len(), position });
+        }
+        let positions: HashMap<u64, u32> = saved.iter().zip(0..).map(|(&id, position)| (id, position)).collect();
+        let old_of_new: Vec<u32> = ids.iter().map(|id| positions.get(id).copied().unwrap_or(ABSENT)).collect();
+        let mut new_of_old = vec![ABSENT; saved.len()];
+        for (new, &old) in (0..).zip(&old_of_new) {
+            if old != ABSENT {
+                new_of_old[old as usize] = new;
+            }
+        }
+        Ok(Self { old_of_new, new_of_old, identical })
+    }
+
+    /// Whether both pools hold the same prompts in the same order.
+    pub fn is_identical(&self) -> bool {
+        self.identical
+    }
+
+    /// Number of prompts in the saved state.
+    pub fn saved_len(&self) -> usize {
+        self.new_of_old.len()
+    }
+
+    /// Number of prompts in both pools.
+    pub fn matched(&self) -> usize {
+        self.old_of_new.iter().filter(|&&old| old != ABSENT).count()
+    }
+
+    /// Present index of a saved prompt; none if the present pool lacks it.
+    ///
+    /// # Errors
+    /// `old` is not an index of the saved pool.
+    pub fn prompt(&self, name: &str, old: u32) -> Result<Option<u32>> {
+        match self.new_of_old.get(old as usize) {
+            Some(&new) => Ok((new != ABSENT).then_some(new)),
+            None => Err(Error::state_entry(name, old, format!("a prompt index below {}", self.saved_len()))),
+        }
+    }
+
+    /// Per-prompt values in the present order; `default` for prompts that the state does not know.
+    pub fn gather<T: Copy>(&self, saved: &[T], default: T) -> Vec<T> {
+        self.old_of_new.iter().map(|&old| saved.get(old as usize).copied().unwrap_or(default)).collect()
+    }
+}
