@@ -1,0 +1,61 @@
+"""Reward functions: how a response becomes a number, or NaN where nobody can tell."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from depo.config import RewardConfig
+from depo.errors import ConfigError
+from depo.records import Prompt
+from depo.rewards.scorer import Reward, Scorer
+
+__all__ = ["Reward", "Scorer", "check_golds", "load_reward"]
+
+
+def load_reward(config: RewardConfig) -> Reward:
+    """Return the reward function that `config` names.
+
+    Raises:
+        ConfigError: Unknown function, a user function that cannot be imported or has neither TRL's nor verl's signature.
+        ImportError: The package behind the function is not installed.
+    """
+    return Reward(_load_scorer(config), config.truncated)
+
+
+def check_golds(prompts: Sequence[Prompt], config: RewardConfig) -> tuple[list[Prompt], list[Prompt]]:
+    """Split prompts into those whose ground truth the reward function can verify and the rest, which would fail every response.
+
+    Only function `math` with `check_golds` on drops any; the rest is logged as a warning.
+
+    Returns:
+        Kept prompts and dropped prompts, each in order.
+    """
+    if config.function != "math" or not config.check_golds:
+        return list(prompts), []
+    from depo.rewards.math import MathScorer
+
+    scorer = MathScorer(config.timeout_seconds, config.workers)
+    try:
+        return scorer.check_golds(prompts)
+    finally:
+        scorer.close()
+
+
+def _load_scorer(config: RewardConfig) -> Scorer:
+    if config.function == "exact":
+        from depo.rewards.exact import ExactScorer
+
+        return ExactScorer()
+    if config.function == "reasoning_gym":
+        from depo.rewards.reasoning_gym import ReasoningGymScorer
+
+        return ReasoningGymScorer()
+    if config.function == "math":
+        from depo.rewards.math import MathScorer
+
+        return MathScorer(config.timeout_seconds, config.workers)
+    if ":" in config.function:
+        from depo.rewards.user import load_user_scorer
+
+        return load_user_scorer(config.function)
+    raise ConfigError(f"reward.function: got {config.function!r}, expected exact, reasoning_gym, math, module:function or path/file.py:function")

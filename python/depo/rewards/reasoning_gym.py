@@ -1,0 +1,89 @@
+"""reasoning-gym's own scorers, made binary."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from functools import cache
+from typing import Any
+
+import numpy as np
+import reasoning_gym
+from reasoning_gym.utils import extract_answer
+
+from depo.errors import DataError
+from depo.records import Float32Array, Prompt
+
+logger = logging.getLogger(__name__)
+
+_BOARD = re.compile(r"[A-Z0-9_\s]*")
+ACCEPTED_RESPONSES: Mapping[str, re.Pattern[str]] = {
+    "countdown": re.compile(r"(?!.*(?:\*\*|//))[0-9+\-*/(). ]{1,200}"),
+    "binary_matrix": _BOARD,
+    "n_queens": _BOARD,
+    "spiral_matrix": _BOARD,
+    "string_insertion": _BOARD,
+}
+"""Families whose scorers evaluate the response as Python code (reasoning-gym 0.1.25) see only responses of this form; others cannot be fully right anyway:
+an answer of countdown is arithmetic without powers, and in the board families a Python list earns partial credit at most."""
+
+
+class ReasoningGymScorer:
+    """1.0 where the task's scorer gives full marks, else 0.0: its partial credit can be had without solving anything.
+
+    What stands in the last `<answer>..</answer>` is judged if there is one, else the whole response without surrounding white space.
+    """
+
+    def __init__(self) -> None:
+        """Start with zeroed counters."""
+        self._counters: Counter[str] = Counter()
+
+    def score(self, prompts: Sequence[Prompt], responses: Sequence[str]) -> Float32Array:
+        """Return float32 [N] of 0.0 and 1.0; NaN where the scorer fails on its own reference answer.
+
+        Raises:
+            DataError: A prompt's columns hold no task and entry.
+        """
+        with contextlib.redirect_stdout(io.StringIO()):  # some scorers print
+            return np.array([self._score(prompt, response) for prompt, response in zip(prompts, responses, strict=True)], dtype=np.float32)
+
+    def counters(self) -> dict[str, int]:
+        """Return {"errors": number of scorer failures} since the start."""
+        return {"errors": self._counters["errors"]}
+
+    def close(self) -> None:
+        """Do nothing: there are no workers."""
+
+    def _score(self, prompt: Prompt, response: str) -> float:
+        task, entry = prompt.columns.get("task"), prompt.columns.get("entry")
+        if not isinstance(task, str) or not isinstance(entry, Mapping):
+            raise DataError(f"columns of prompt {prompt.text!r:.80}: got {', '.join(prompt.columns)}, expected task and entry of a reasoning-gym source")
+        answer = extract_answer(response)
+        answer = response.strip() if answer is None else answer
+        if task in ACCEPTED_RESPONSES and not ACCEPTED_RESPONSES[task].fullmatch(answer):
+            return 0.0
+        score_answer = _scorer(task)
+        try:
+            return float(score_answer(answer, entry) >= 1.0)
+        except Exception as error:  # each family chokes on malformed responses in its own way; they are wrong
+            if entry["answer"] is None or _accepts_reference(score_answer, entry):
+                return 0.0
+            self._counters["errors"] += 1
+            logger.warning("reasoning-gym scorer of %s failed on its own answer %.80r: %r", task, entry["answer"], error)
+            return float("nan")
+
+
+@cache
+def _scorer(task: str) -> Any:
+    return reasoning_gym.get_score_answer_fn(task)
+
+
+def _accepts_reference(score_answer: Any, entry: Mapping[str, Any]) -> bool:
+    try:
+        return bool(score_answer(entry["answer"], entry) >= 1.0)
+    except Exception:  # whatever it raises
+        return False
