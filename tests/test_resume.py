@@ -11,11 +11,10 @@ import pytest
 
 pytest.importorskip("torch")
 
-from tiny import tiny_config
-
 import depo.checkpoint
 from depo.checkpoint import latest_checkpoint
 from depo.trainer import RunResult, Trainer
+from tiny import tiny_config
 
 DETERMINISTIC_FILES = ("metrics.jsonl", "journal.jsonl", "probes.jsonl")
 

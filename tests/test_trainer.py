@@ -9,12 +9,11 @@ import pytest
 
 pytest.importorskip("torch")
 
-from tiny import tiny_config
-
 from depo.config import load_config
 from depo.metrics import METRICS, TIMINGS, describe
 from depo.run_records import RunRecords
 from depo.trainer import Trainer
+from tiny import tiny_config
 
 
 @pytest.fixture(scope="module")
@@ -70,7 +69,18 @@ def test_loss_variants_run(shared: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize("preset", ["uniform", "depo_paper", "depo"])
 def test_pool_without_anything_to_learn_ends_the_run(shared: Path, tmp_path: Path, preset: str) -> None:
     """Five-digit products are beyond a policy of one layer that was never shown any: every group is all wrong."""
-    overrides = ["--selection.preset", preset, "--selection.warmup_steps", "1", "--selection.scan_cap", "5", "--run.steps", "50", "--run.stop_after_empty_steps", "4"]
+    overrides = [
+        "--selection.preset",
+        preset,
+        "--selection.warmup_steps",
+        "1",
+        "--selection.scan_cap",
+        "5",
+        "--run.steps",
+        "50",
+        "--run.stop_after_empty_steps",
+        "4",
+    ]
     config = tiny_config(shared, *overrides)
     hopeless = tmp_path / "hopeless.jsonl"
     hopeless.write_text("".join(f'{{"prompt": "{10000 + i} * {20000 + i} =", "answer": "never {i}"}}\n' for i in range(80)))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import multiprocessing
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -32,6 +33,7 @@ SETTLED_STEP = 20
 """Steps up to this one are warm-up: zero-variance shares and probes count from here on."""
 
 LAST_EVALUATIONS = 3
+PROBE_NAMES = ("auroc", "false_reject_rate", "reject_share", "lost_share", "informative_share")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -90,38 +92,47 @@ class Comparison:
 
 
 def summarize(records: Mapping[str, Sequence[RunRecords]], seeds: Sequence[int]) -> dict[str, Any]:
-    """Return the content of comparison.json.
+    """Return the content of comparison.json; what is not defined is None.
 
     Returns:
-        `methods`: per method the means over seeds of frontier_accuracy (mean of the last evaluations), start_accuracy, sequences, tokens, zero_variance_share,
-        cpu_seconds (of training steps), the standard deviation of frontier_accuracy over seeds, and the seeds. `estimator`: auroc, false_reject_rate,
-        reject_share, lost_share and informative_share over unfiltered probes after the warm-up.
+        `methods`: per method the means over seeds of frontier_accuracy (mean of the last evaluations; of all held-out prompts where no band is called
+        frontier), start_accuracy, sequences, tokens, zero_variance_share, cpu_seconds (of training steps), the standard deviation of frontier_accuracy over
+        seeds, and the seeds. `estimator`: auroc, false_reject_rate, reject_share, lost_share and informative_share over unfiltered probes.
+        `settled_step`: shares and probes count the steps after this one. `last_evaluations`: how many evaluations make an accuracy.
     """
-    summary: dict[str, Any] = {"methods": {method: {**_means(runs), "seeds": list(seeds)} for method, runs in records.items()}}
-    probes = [row for run in records.get(ESTIMATOR_METHOD, ()) for row in run.probes if row["step"] > SETTLED_STEP]
+    last_step = min(run.metrics[-1]["step"] for runs in records.values() for run in runs)
+    settled_step = SETTLED_STEP if last_step > SETTLED_STEP else 0
+    summary: dict[str, Any] = {
+        "methods": {method: {**_means([_one_run(run, settled_step) for run in runs]), "seeds": list(seeds)} for method, runs in records.items()},
+        "settled_step": settled_step,
+        "last_evaluations": LAST_EVALUATIONS,
+    }
+    probes = [dict(row) for run in records.get(ESTIMATOR_METHOD, ()) for row in run.probes if row["step"] > settled_step]
     if probes:
-        measured = probe_metrics([dict(row) for row in probes])
-        summary["estimator"] = {name: measured[f"probe/{name}"] for name in ("auroc", "false_reject_rate", "reject_share", "lost_share", "informative_share")}
+        measured = probe_metrics(probes)
+        summary["estimator"] = {name: _defined(measured[f"probe/{name}"]) for name in PROBE_NAMES}
     return summary
 
 
-def _means(runs: Sequence[RunRecords]) -> dict[str, float]:
-    each = [_one_run(run) for run in runs]
-    means = {name: float(np.mean([values[name] for values in each])) for name in each[0]}
-    spread = float(np.std([values["frontier_accuracy"] for values in each], ddof=1)) if len(each) > 1 else 0.0
-    return {**means, "frontier_accuracy_sd": spread}
+def _means(each: Sequence[Mapping[str, float]]) -> dict[str, float | None]:
+    means = {name: _defined(float(np.mean([values[name] for values in each]))) for name in each[0]}
+    return {**means, "frontier_accuracy_sd": float(np.std([values["frontier_accuracy"] for values in each], ddof=1)) if len(each) > 1 else None}
 
 
-def _one_run(run: RunRecords) -> dict[str, float]:
-    _, accuracies = run.series("eval/accuracy/frontier")
+def _one_run(run: RunRecords, settled_step: int) -> dict[str, float]:
+    accuracies = next(values for name in ("eval/accuracy/frontier", "eval/accuracy") if (values := run.series(name)[1]).size or name == "eval/accuracy")
     steps, zero_variance = run.series("rollout/zero_variance_share")
-    _, groups = run.series("rollout/groups")
-    settled = steps > SETTLED_STEP
+    groups = run.series("rollout/groups")[1]
+    settled = steps > settled_step
     return {
-        "frontier_accuracy": float(accuracies[-LAST_EVALUATIONS:].mean()),
-        "start_accuracy": float(accuracies[0]),
+        "frontier_accuracy": float(accuracies[-LAST_EVALUATIONS:].mean()) if accuracies.size else math.nan,
+        "start_accuracy": float(accuracies[0]) if accuracies.size else math.nan,
         "sequences": float(run.series("rollout/sequences_total")[1][-1]),
         "tokens": float(run.series("rollout/tokens_total")[1][-1]),
         "zero_variance_share": float(np.average(zero_variance[settled], weights=groups[settled])),
         "cpu_seconds": run.total_cpu_seconds("time/step"),
     }
+
+
+def _defined(value: float) -> float | None:
+    return None if math.isnan(value) else value

@@ -32,13 +32,14 @@ def evaluate(prompts: Sequence[Prompt], engine: RolloutEngine, reward: RewardFun
 
 
 def probe(sampler: PromptSampler, engine: RolloutEngine, reward: RewardFunction, config: TrainConfig, step: int) -> list[dict[str, Any]]:
-    """Roll out random prompts of the whole pool, whatever the sampler thinks of them, and compare; nothing is trained on these and nothing is remembered.
+    """Roll out random prompts of the whole pool, whatever the sampler thinks of them, and compare it with what the estimator's prediction makes the sampler
+    believe. Nothing is trained on these, and nothing is remembered. Without an estimator there is nothing to measure.
 
     Returns:
         One row per prompt whose rewards are known: step, prompt_id, predicted_reward, p_informative, wanted, informative, pass_rate.
     """
     size = min(config.evaluation.probe_prompts, len(sampler.prompts))
-    if size == 0:
+    if size == 0 or sampler.estimator is None:
         return []
     chosen = np.argsort(uniforms([derive_key(config.run.seed, "probe", step)], 0, len(sampler.prompts))[0], kind="stable")[:size]
     predicted_C, p_informative_C, wanted_C = sampler.beliefs(chosen, policy_version=step)

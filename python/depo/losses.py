@@ -48,7 +48,7 @@ class _TokenLogprobs(torch.autograd.Function):
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, grad_L: Tensor) -> tuple[Tensor, None, None]:
-        """d logprob / d logits = (one-hot of the token - softmax) / temperature."""
+        """D logprob / d logits = (one-hot of the token - softmax) / temperature."""
         logits_LV, tokens_L, normalizers_L = ctx.saved_tensors
         scale_L = (grad_L / ctx.temperature)[:, None]
         grad_LV = torch.empty_like(logits_LV)

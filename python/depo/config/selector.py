@@ -45,7 +45,7 @@ class SelectorConfig:
     learn_concentration: bool = key(True, "fit prior_concentration online by the likelihood of the incoming results")
     success_threshold: float = key(0.5, "a reward at or above this is a success")
     tolerance: float = key(1e-6, "rewards of a group closer than this carry no signal [>= 0]")
-    replay_capacity: int = key(512, "reward targets remembered for the estimator [>= 1]")
+    replay_capacity: int = key(2048, "reward targets remembered for the estimator [>= 1]")
     max_target_weight: float = key(10.0, "cap of a target's weight 1/admission [>= 1]")
     backfill: bool = key(False, "trainers: keep drawing until every place of the batch has an informative group (dynamic sampling)")
     backfill_draws: Literal["missing", "batch"] = key(
