@@ -55,7 +55,7 @@ bench: setup ## Time every operation of the core, and rollouts against model.gen
 
 wheel: setup ## Build the portable wheel (manylinux2014, abi3) and import it in an environment that has numpy alone
 	rm -rf dist && $(VENV)/bin/maturin build --quiet --release --zig --compatibility manylinux2014 --out dist
-	tests/check_wheel.sh dist/*.whl
+	PYTHON=$(PYTHON) tests/check_wheel.sh dist/*.whl
 
 clean: ## Remove what was built, but not runs/
 	rm -rf target dist $(VENV) .pytest_cache .mypy_cache .ruff_cache

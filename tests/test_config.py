@@ -151,12 +151,19 @@ def test_shipped_configurations_load(path: Path) -> None:
     assert config.data.train and config.run.name
 
 
+@pytest.mark.parametrize("preset", ["uniform", "dapo", "depo_paper", "depo"])
+def test_a_preset_on_the_command_line_changes_a_resolved_configuration(preset: str) -> None:
+    resolved = dump_config(load('[selection]\npreset = "depo_paper"\nscan_cap = 30'))
+    assert load(resolved, "--selection.preset", preset).selection == SelectorConfig.from_preset(preset, scan_cap=30)
+
+
 def test_later_layers_win() -> None:
-    assert load("").loss.clip_high == LOSS_PRESETS["dapo"]["clip_high"] != LossConfig().clip_high
-    assert load('[loss]\npreset = "grpo"').loss.clip_high == LossConfig().clip_high
+    assert load("").loss == LossConfig() == LossConfig.from_preset("dapo")
+    assert load('[loss]\npreset = "grpo"').loss.clip_high == LOSS_PRESETS["grpo"]["clip_high"] != LossConfig().clip_high
     assert load('[loss]\npreset = "grpo"\nclip_high = 0.3').loss.clip_high == 0.3
     assert load('[loss]\npreset = "grpo"\nclip_high = 0.3', "--loss.clip_high", "0.4").loss.clip_high == 0.4
-    assert load('[loss]\npreset = "grpo"\nclip_high = 0.3', "--loss.preset=dr_grpo").loss == LossConfig.from_preset("dr_grpo", clip_high=0.3)
+    assert load('[loss]\npreset = "grpo"\nclip_high = 0.3', "--loss.preset=dr_grpo").loss == LossConfig.from_preset("dr_grpo")
+    assert load('[loss]\npreset = "grpo"\nclip_low = 0.3', "--loss.preset=dr_grpo").loss == LossConfig.from_preset("dr_grpo", clip_low=0.3)
     assert load('[selection]\npreset = "uniform"', "--selection.preset", "depo_paper").selection == SelectorConfig.from_preset("depo_paper")
 
 
@@ -180,7 +187,7 @@ def test_a_misspelt_key_is_named_with_the_right_one(name: str) -> None:
         ("[run]\nsteps = 3.0", "run.steps .*got 3.0, expected an integer"),
         ("[run]\nname = 3", "run.name .*got 3, expected a text"),
         ('[optimizer]\nlearning_rate = "1e-4"', "optimizer.learning_rate .*got '1e-4', expected a number"),
-        ("[optimizer]\nweight_decay = nan", "optimizer.weight_decay: got nan, expected a number"),
+        ("[optimizer]\nweight_decay = nan", "optimizer.weight_decay: got nan, expected a finite number"),
         ("[estimator]\nenabled = 1", "estimator.enabled .*got 1, expected true or false"),
         ('[reward]\ntruncated = "no"', "reward.truncated .*got 'no', expected one of zero, score, unknown"),
         ("[selection]\nwindow = [0.1]", r"selection.window .*got \[0.1\], expected a list of 2 numbers"),
@@ -249,7 +256,7 @@ def test_stated_ranges_are_held(cls: Any, name: str, stated: str) -> None:
         ("max_age", 0, -1),
         ("reprobe_share", 1.0, 1.1),
         ("source_floors", {"a": 0.5, "b": 0.5}, {"a": 0.6, "b": 0.6}),
-        ("scan_cap", 1, 0),
+        ("scan_cap", 6, 0),
         ("discount", 1.0, 0.0),
         ("prior_concentration", 0.1, 0.0),
         ("tolerance", 0.0, -1e-9),

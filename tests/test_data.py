@@ -187,7 +187,7 @@ def test_bad_parquet_rows_are_named(tmp_path: Path) -> None:
 def test_columns_by_configuration(tmp_path: Path) -> None:
     path = write_jsonl(tmp_path / "pool.jsonl", [{"prompt": "no", "solution": "worked", "q": "yes", "meta": {"gold": 7}}])
     (prompt,) = load(path, prompt_column="q", answer_column="meta.gold", name="mine", band="frontier")
-    assert (prompt.text, prompt.answer, prompt.source, prompt.columns["band"]) == ("yes", 7, "mine", "frontier")
+    assert (prompt.text, prompt.answer, prompt.source, prompt.band) == ("yes", 7, "mine", "frontier")
     assert "band" not in load(path)[0].columns
     with pytest.raises(DataError, match=r"line 1: meta.silver: no such column; got columns prompt, solution, q, meta"):
         load(path, answer_column="meta.silver")

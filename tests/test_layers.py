@@ -23,7 +23,8 @@ LAYERS = [
     {"collect", "parts"},
     {"evaluate"},
     {"trainer"},
-    {"compare", "report"},
+    {"report", "run_directory"},
+    {"compare"},
     {"cli"},
 ]
 """Modules of depo, lowest first: each may import from the layers below it; the lowest knows itself alone, and a package also its own modules."""

@@ -225,3 +225,52 @@ def test_source_floors_are_kept() -> None:
         if version >= 1:
             assert sum(draw.prompt.source == "b" for draw in draws) >= 4
         sampler.observe(draws, answer(draws), policy_version=version)
+
+
+def test_empty_pool_and_bare_text_are_errors() -> None:
+    for nothing in ([], "some text"):
+        with pytest.raises(ValueError, match="prompts: got"):
+            PromptSampler(nothing, G)
+
+
+def test_positive_logprobs_are_refused_under_their_own_name() -> None:
+    sampler = make()
+    draws = sampler.sample(1, policy_version=0)
+    with pytest.raises(ValueError, match=r"logprobs: got 0\.5"):
+        sampler.observe(draws, [[0.0, 1.0, 0.0, 1.0]], policy_version=0, logprobs=[0.5])
+    assert len(sampler.in_flight()) == 1
+
+
+def test_threshold_is_met_by_a_reward_of_equal_value() -> None:
+    sampler = make(success_threshold=0.9)
+    draws = sampler.sample(1, policy_version=0)
+    assert sampler.observe(draws, [[0.9] * G], policy_version=0)[0].pass_rate == 1.0
+
+
+def test_damaged_state_changes_nothing() -> None:
+    sampler, other = make(), make()
+    draws = sampler.sample(4, policy_version=0)
+    sampler.observe(draws, answer(draws), policy_version=0)
+    state = sampler.state_dict()
+    for damaged in ({**state, "calibration": {"format": 99}}, {"version": state["version"], "core": state["core"]}):
+        with pytest.raises(StateError):
+            other.load_state_dict(damaged)
+        assert other.metrics()["sampler/labelled"] == 0
+
+
+def test_what_a_window_never_sees_is_not_estimated() -> None:
+    sampler = make(size=200, preset="depo_paper", warmup_steps=0)
+    for version in range(4):
+        draws = sampler.sample(6, policy_version=version)
+        sampler.observe(draws, answer(draws), policy_version=version)
+    assert sampler.metrics()["sampler/rejected"] > 0
+    assert math.isnan(sampler.metrics()["calibration/unfiltered_informative_share"])
+
+
+def test_window_that_rejects_nothing_warns(caplog: pytest.LogCaptureFixture) -> None:
+    prompts = [Prompt(text=f"{index:06d}") for index in range(300)]
+    sampler = PromptSampler(prompts, G, SelectorConfig.from_preset("depo_paper", warmup_steps=0), LengthEstimator(), 0)
+    for version in range(25):
+        draws = sampler.sample(4, policy_version=version)
+        sampler.observe(draws, [[0.0, 1.0, 0.0, 1.0]] * 4, policy_version=version)
+    assert "nothing was rejected in the last 20 batches" in caplog.text

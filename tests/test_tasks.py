@@ -26,7 +26,7 @@ def test_what_the_reward_needs_is_in_the_columns() -> None:
     knobs = {"min_terms": 2, "max_terms": 2}
     (prompt,) = load_prompts([SourceConfig(task="chain_sum", knobs=knobs, seed=3, count=1, band="trivial")])
     assert json.loads(json.dumps(prompt.columns))["entry"]["question"] == prompt.text
-    assert (prompt.columns["task"], prompt.columns["knobs"], prompt.columns["band"], prompt.source) == ("chain_sum", knobs, "trivial", "chain_sum")
+    assert (prompt.columns["task"], prompt.columns["knobs"], prompt.band, prompt.source) == ("chain_sum", knobs, "trivial", "chain_sum")
 
 
 def test_a_template_can_strip_the_frame_by_metadata() -> None:

@@ -89,7 +89,7 @@ def test_pool_without_anything_to_learn_ends_the_run(shared: Path, tmp_path: Pat
     from depo.config import DataConfig, RewardConfig, SourceConfig
     from depo.warm_start import warm_start_policy
 
-    policy = warm_start_policy(config.data.train, config.warm_start, config.run.threads)
+    policy = warm_start_policy(config.data.train, config.data.eval, config.warm_start, config.run.threads)
     data = DataConfig(train=(SourceConfig(path=str(hopeless)),))
     config = replace(config, data=data, reward=RewardConfig(function="exact"), policy=replace(config.policy, model=str(policy)))
     result = Trainer(config, tmp_path / "run").run()

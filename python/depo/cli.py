@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import difflib
 import json
-import os
+import logging
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import fields
@@ -16,13 +16,12 @@ from typing import Any, Literal, NoReturn, get_args, get_origin, get_type_hints
 from depo.config import SourceConfig, TrainConfig
 from depo.errors import ConfigError, DataError, StateError
 
-EXIT_STATUS: Mapping[str, int] = {"finished": 0, "exhausted": 1, "stopped": 130}
+EXIT_STATUS: Mapping[str, int] = {"finished": 0, "exhausted": 0, "stopped": 130}
 """Exit status for each way a run ends."""
 
 _USER_ERROR = 2
 _WIDTH = 100
 _METAVARS: Mapping[Any, str] = {int: "INT", float: "FLOAT", bool: "BOOL", str: "TEXT"}
-_CONFIG_FILE = "config.toml"
 
 
 def train_main(arguments: Sequence[str] | None = None) -> NoReturn:
@@ -134,16 +133,18 @@ def _first_line(settings: Any) -> str:
 def _run(parser: _Parser, action: Callable[[argparse.Namespace], int], arguments: Sequence[str] | None) -> NoReturn:
     """Parse, act, and exit; errors that the user can mend become one line."""
     options = parser.parse_args(arguments)
+    logging.basicConfig(format="%(message)s")
+    logging.getLogger("depo").setLevel(logging.INFO)
     try:
         sys.exit(action(options))
     except (ConfigError, DataError, StateError) as error:
         parser.fail(str(error))
-    except FileNotFoundError as error:
-        parser.fail(f"{error.filename}: no such file or directory" if error.filename else str(error))
     except ModuleNotFoundError as error:
         if error.name is None or error.name.partition(".")[0] == "depo":
             raise
         parser.fail(f"the package {error.name} is missing: pip install 'depo[train]'")
+    except (OSError, ImportError) as error:
+        parser.fail(f"{error.filename}: {error.strerror}" if isinstance(error, OSError) and error.filename else str(error))
     except KeyboardInterrupt:
         parser.exit(EXIT_STATUS["stopped"], f"{parser.prog}: interrupted\n")
 
@@ -154,56 +155,58 @@ def _overrides(options: argparse.Namespace) -> list[str]:
 
 def _train(options: argparse.Namespace) -> int:
     config, run_directory = _resumed(options) if options.resume else _started(options)
+    from depo.report import write_report
+    from depo.run_directory import store_config
     from depo.trainer import Trainer
 
-    trainer = Trainer(config, run_directory)
-    _store(config, run_directory)
+    _hide_bars()
+    try:
+        trainer = Trainer(config, run_directory)
+    except ValueError as error:  # what a part refuses at construction is the configuration's or the data's doing
+        raise ConfigError(str(error)) from error
+    store_config(config, run_directory)
     result = trainer.run()
     print(result.message)
+    print(f"report: {write_report(run_directory)}")
     return EXIT_STATUS[result.status]
+
+
+def _hide_bars() -> None:
+    """Silence transformers' own progress bars: one per saved checkpoint would break ours."""
+    from transformers.utils.logging import disable_progress_bar
+
+    disable_progress_bar()  # type: ignore[no-untyped-call]
 
 
 def _started(options: argparse.Namespace) -> tuple[TrainConfig, Path]:
     """Return configuration and directory of a run that is new, or continues under an unchanged configuration."""
-    from depo.checkpoint import latest_checkpoint
-    from depo.config.load import differences, load_config
+    from depo.config import load_config
+    from depo.run_directory import require_same_run
 
     if options.config is None:
         raise ConfigError("got neither CONFIG nor --resume RUN_DIR, expected one of them")
     config = load_config(options.config, _overrides(options))
     run_directory = Path(config.run.directory) / config.run.name
-    newest = latest_checkpoint(run_directory / "checkpoints")
-    if newest is None:
-        return config, run_directory
-    changed = [f"{name} was {old!r}, is {new!r}" for name, (new, old) in differences(config, load_config(run_directory / _CONFIG_FILE)).items()]
-    if changed:
-        more = f" and {len(changed) - 3} more" if len(changed) > 3 else ""
-        ways = f"choose another --run.name, or continue it with --resume {run_directory}"
-        raise ConfigError(f"{run_directory} holds a run of another configuration ({'; '.join(changed[:3])}{more}): {ways}")
-    print(f"continuing {run_directory} from {newest.name}")
+    newest = require_same_run(config, run_directory)
+    if newest:
+        print(f"continuing {run_directory} from {newest.name}")
+    elif (run_directory / "metrics.jsonl").exists():
+        print(f"{run_directory} has no checkpoint yet: starting over")
     return config, run_directory
 
 
 def _resumed(options: argparse.Namespace) -> tuple[TrainConfig, Path]:
     """Return the stored configuration of a run, with the overrides of the command line on top."""
     from depo.checkpoint import latest_checkpoint
-    from depo.config.load import load_config
+    from depo.config import load_config
+    from depo.run_directory import CONFIG_FILE
 
     if options.config is not None:
-        raise ConfigError(f"got CONFIG {options.config} and --resume, expected one of them: --resume reads {options.resume / _CONFIG_FILE}")
-    config = load_config(options.resume / _CONFIG_FILE, _overrides(options))
+        raise ConfigError(f"got CONFIG {options.config} and --resume, expected one of them: --resume reads {options.resume / CONFIG_FILE}")
+    config = load_config(options.resume / CONFIG_FILE, _overrides(options))
     newest = latest_checkpoint(options.resume / "checkpoints")
     print(f"continuing {options.resume} from {newest.name}" if newest else f"{options.resume} has no checkpoint yet: starting at step 0")
     return config, options.resume
-
-
-def _store(config: TrainConfig, run_directory: Path) -> None:
-    from depo.config.load import dump_config
-
-    run_directory.mkdir(parents=True, exist_ok=True)
-    draft = run_directory / f".{_CONFIG_FILE}"
-    draft.write_text(dump_config(config), encoding="utf-8")
-    os.replace(draft, run_directory / _CONFIG_FILE)
 
 
 def _report(options: argparse.Namespace) -> int:
@@ -222,10 +225,11 @@ def _compare(options: argparse.Namespace) -> int:
         raise ConfigError(f"--methods: got {', '.join(unknown)}, expected some of {', '.join(METHODS)}")
     methods = {method: METHODS[method] for method in chosen}
     comparison = Comparison(config=options.config, overrides=_overrides(options), methods=methods, seeds=options.seeds, directory=options.output)
+    _hide_bars()
     comparison.train(options.jobs)
     records = comparison.records()
     results = summarize(records, options.seeds)
-    (options.output / "comparison.json").write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+    (options.output / "comparison.json").write_text(json.dumps(results, indent=1, allow_nan=False) + "\n", encoding="utf-8")
     print(comparison_table(results))
     print(write_comparison(records, results, options.output))
     return 0

@@ -38,10 +38,11 @@ class Collector:
         """Return every group that was rolled out at this step, one list per round of draws.
 
         Without backfill there is one round. With it, rounds follow until `prompts_per_step` groups are informative, `backfill_rounds` is reached,
-        the next round might look at more candidates than `scan_cap` allows for the step, or the pool has no free prompt left.
+        `scan_cap` candidates per place of the batch have been looked at, or the pool has no free prompt left.
         """
         rounds: list[list[JudgedGroup]] = []
-        while wanted := self._wanted(rounds, step):
+        scanned_before = self.sampler.totals()["sampler/scanned"]
+        while wanted := self._wanted(rounds, int(self.sampler.totals()["sampler/scanned"] - scanned_before), step):
             with self.stopwatch("time/select"):
                 draws = self.sampler.sample(wanted, policy_version=step)
             if not draws:
@@ -56,20 +57,19 @@ class Collector:
             return groups
         return list(islice((group for group in groups if group.verdict.informative), self.config.run.prompts_per_step))
 
-    def _wanted(self, rounds: list[list[JudgedGroup]], step: int) -> int:
+    def _wanted(self, rounds: list[list[JudgedGroup]], scanned: int, step: int) -> int:
+        """Return how many prompts the next round draws, so that even if it looks at as many candidates as it may, the step stays within the scan cap."""
         batch, selection = self.config.run.prompts_per_step, self.config.selection
         if not rounds:
             return batch
         if not selection.backfill or len(rounds) >= selection.backfill_rounds:
             return 0
         missing = batch - sum(group.verdict.informative for judged in rounds for group in judged)
-        if missing <= 0:
-            return 0
-        wanted = batch if selection.backfill_draws == "batch" else missing
-        looked_at = sum(len(judged) for judged in rounds) * self._candidates_per_draw(step)
-        return wanted if looked_at + wanted * self._candidates_per_draw(step) <= selection.scan_cap * batch else 0
+        affordable = (selection.scan_cap * batch - scanned) // self._candidates_per_draw(step)
+        return max(min(batch if selection.backfill_draws == "batch" else missing, affordable), 0) if missing > 0 else 0
 
     def _candidates_per_draw(self, step: int) -> int:
+        """Return how many candidates a draw may look at."""
         selection = self.config.selection
         if selection.policy == "uniform" or step < selection.warmup_steps:
             return 1

@@ -12,8 +12,10 @@ from typing import Any
 
 import numpy as np
 
-from depo.config import TrainConfig, dump_config, load_config
+from depo.config import TrainConfig, load_config
 from depo.evaluate import probe_metrics
+from depo.report import write_report
+from depo.run_directory import require_same_run, store_config
 from depo.run_records import RunRecords
 from depo.trainer import Trainer
 
@@ -73,8 +75,11 @@ class Comparison:
             return
         self._train_one(*runs[0])  # fills the cache of the warm start, which the others share
         with ProcessPoolExecutor(jobs, mp_context=multiprocessing.get_context("spawn")) as pool:
-            for finished in [pool.submit(self._train_one, method, seed) for method, seed in runs[1:]]:
-                finished.result()
+            try:
+                for finished in [pool.submit(self._train_one, method, seed) for method, seed in runs[1:]]:
+                    finished.result()
+            finally:
+                pool.shutdown(cancel_futures=True)
 
     def records(self) -> dict[str, list[RunRecords]]:
         """Return the runs' records by method, in the order of seeds."""
@@ -82,11 +87,13 @@ class Comparison:
 
     def _train_one(self, method: str, seed: int) -> None:
         directory = self.run_directory(method, seed)
-        directory.mkdir(parents=True, exist_ok=True)
         config = self.run_config(method, seed)
-        (directory / "config.toml").write_text(dump_config(config), encoding="utf-8")
+        require_same_run(config, directory)
         print(f"{method}, seed {seed}: {directory}", flush=True)
-        result = Trainer(config, directory).run()
+        trainer = Trainer(config, directory)
+        store_config(config, directory)
+        result = trainer.run()
+        write_report(directory)
         if result.status == "stopped":
             raise KeyboardInterrupt(result.message)
 
@@ -95,10 +102,10 @@ def summarize(records: Mapping[str, Sequence[RunRecords]], seeds: Sequence[int])
     """Return the content of comparison.json; what is not defined is None.
 
     Returns:
-        `methods`: per method the means over seeds of frontier_accuracy (mean of the last evaluations; of all held-out prompts where no band is called
-        frontier), start_accuracy, sequences, tokens, zero_variance_share, cpu_seconds (of training steps), the standard deviation of frontier_accuracy over
-        seeds, and the seeds. `estimator`: auroc, false_reject_rate, reject_share, lost_share and informative_share over unfiltered probes.
-        `settled_step`: shares and probes count the steps after this one. `last_evaluations`: how many evaluations make an accuracy.
+        `methods`: per method the means over seeds of frontier_accuracy (mean of the last evaluations, of all held-out prompts where no band is called
+        frontier), start_accuracy, steps done, sequences, tokens, zero_variance_share and cpu_seconds (of training steps), the standard deviation of
+        frontier_accuracy over seeds, and the seeds. `estimator`: auroc, false_reject_rate, reject_share, lost_share and informative_share over unfiltered
+        probes. `settled_step`: shares and probes count the steps after this one. `last_evaluations`: how many evaluations make an accuracy.
     """
     last_step = min(run.metrics[-1]["step"] for runs in records.values() for run in runs)
     settled_step = SETTLED_STEP if last_step > SETTLED_STEP else 0
@@ -116,7 +123,7 @@ def summarize(records: Mapping[str, Sequence[RunRecords]], seeds: Sequence[int])
 
 def _means(each: Sequence[Mapping[str, float]]) -> dict[str, float | None]:
     means = {name: _defined(float(np.mean([values[name] for values in each]))) for name in each[0]}
-    return {**means, "frontier_accuracy_sd": float(np.std([values["frontier_accuracy"] for values in each], ddof=1)) if len(each) > 1 else None}
+    return {**means, "frontier_accuracy_sd": _defined(float(np.std([values["frontier_accuracy"] for values in each], ddof=1))) if len(each) > 1 else None}
 
 
 def _one_run(run: RunRecords, settled_step: int) -> dict[str, float]:
@@ -125,8 +132,9 @@ def _one_run(run: RunRecords, settled_step: int) -> dict[str, float]:
     groups = run.series("rollout/groups")[1]
     settled = steps > settled_step
     return {
-        "frontier_accuracy": float(accuracies[-LAST_EVALUATIONS:].mean()) if accuracies.size else math.nan,
+        "frontier_accuracy": float(accuracies[1:][-LAST_EVALUATIONS:].mean()) if accuracies.size > 1 else math.nan,
         "start_accuracy": float(accuracies[0]) if accuracies.size else math.nan,
+        "steps": float(run.metrics[-1]["step"]),
         "sequences": float(run.series("rollout/sequences_total")[1][-1]),
         "tokens": float(run.series("rollout/tokens_total")[1][-1]),
         "zero_variance_share": float(np.average(zero_variance[settled], weights=groups[settled])),

@@ -26,14 +26,15 @@ def evaluate(prompts: Sequence[Prompt], engine: RolloutEngine, reward: RewardFun
     keys = [derive_key(config.run.seed, "evaluation", step, position) for position in range(len(prompts))]
     rollouts = engine.generate(prompts, config.evaluation.samples, keys, temperature=config.evaluation.temperature)
     accuracies = np.nan_to_num(judge(reward, prompts, rollouts)).mean(axis=1)
-    bands = np.array([prompt.columns.get("band", "") for prompt in prompts])
+    bands = np.array([prompt.band for prompt in prompts])
     by_band = {f"eval/accuracy/{band}": float(accuracies[bands == band].mean()) for band in sorted(set(bands) - {""})}
     return {"eval/accuracy": float(accuracies.mean()), **by_band}
 
 
 def probe(sampler: PromptSampler, engine: RolloutEngine, reward: RewardFunction, config: TrainConfig, step: int) -> list[dict[str, Any]]:
-    """Roll out random prompts of the whole pool, whatever the sampler thinks of them, and compare it with what the estimator's prediction makes the sampler
-    believe. Nothing is trained on these, and nothing is remembered. Without an estimator there is nothing to measure.
+    """Roll out random prompts of the whole pool and compare with what the sampler believes of them, whatever it would do with them.
+
+    Nothing is trained on these prompts, and nothing is remembered. Without an estimator there is nothing to measure.
 
     Returns:
         One row per prompt whose rewards are known: step, prompt_id, predicted_reward, p_informative, wanted, informative, pass_rate.
@@ -59,7 +60,7 @@ def _probe_row(step: int, prompt: Prompt, predicted: float, p_informative: float
         "p_informative": float(p_informative),
         "wanted": bool(wanted),
         "informative": bool(known.max() - known.min() > config.selection.tolerance),
-        "pass_rate": float((known >= config.selection.success_threshold).mean()),
+        "pass_rate": float((known >= np.float32(config.selection.success_threshold)).mean()),
     }
 
 

@@ -31,6 +31,9 @@ class Metric(NamedTuple):
 
 METRICS: Mapping[str, Metric] = {
     "reward/mean": Metric("reward", "mean of all known rewards of the step's rollouts, trained on or not"),
+    "reward/timeouts": Metric("count", "verifications that ran out of time in the step: unknown"),
+    "reward/crashes": Metric("count", "verifications whose process died twice in the step: unknown"),
+    "reward/errors": Metric("count", "verifications that raised in the step: unknown"),
     "rollout/groups": Metric("groups", "rolled out for training in this step"),
     "rollout/informative_share": Metric("share", "groups whose rewards differ, of all groups generated in the step"),
     "rollout/zero_variance_share": Metric("share", "groups whose known rewards are all alike: no gradient"),
@@ -49,9 +52,9 @@ METRICS: Mapping[str, Metric] = {
     "selection/drawn_explore": Metric("prompts", "drawn at random from the rejected in the step"),
     "selection/drawn_reprobe": Metric("prompts", "drawn in the step because their last label was too old"),
     "selection/drawn_fill": Metric("prompts", "drawn in the step although rejected, because too few passed"),
-    "selection/starved_total": Metric("count", "draws since the start that had to be filled up with rejected prompts"),
+    "selection/starved_total": Metric("count", "batches since the start that had to be filled up with rejected prompts"),
     "selection/sequences_saved_total": Metric(
-        "responses", "estimate of what uniform sampling would have generated for as many informative groups, less what was"
+        "responses", "what uniform sampling would have generated for as many informative groups, less what was; estimated, needs explore_share > 0"
     ),
     "belief/concentration": Metric("rollouts", "what the text prediction counts for in a prompt's belief"),
     "calibration/brier": Metric("probability^2", "mean squared error of P(informative), groups weighted by 1 / admission"),
@@ -78,7 +81,7 @@ METRICS: Mapping[str, Metric] = {
     "policy/entropy": Metric("nats", "mean entropy of the next-token distribution over trained tokens"),
     "policy/lr": Metric("rate", "learning rate of the step"),
     "policy/updated": Metric("0 or 1", "whether the optimizer moved"),
-    "policy/trained_sequences": Metric("responses", "in the training batch with an advantage other than 0"),
+    "policy/trained_sequences": Metric("responses", "that were run forward and backward: all but those whose advantage and KL term are 0"),
     "eval/accuracy": Metric("share", "mean held-out reward, Avg@samples"),
     "probe/informative_share": Metric("share", "informative groups among prompts drawn without any filter"),
     "probe/auroc": Metric("probability", "as calibration/auroc, on the unfiltered probes"),
@@ -94,7 +97,7 @@ TIMINGS: Mapping[str, str] = {
     "time/predict": "scoring candidates with the estimator, those of the probes included",
     "time/rollout": "generating responses",
     "time/reward": "judging responses in this process",
-    "time/observe": "recording rewards, advantages",
+    "time/observe": "recording rewards, drawing replay targets, calibration",
     "time/update": "the policy's update",
     "time/estimator_update": "the estimator's update",
     "time/evaluate": "held-out evaluation and probes",

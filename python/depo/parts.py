@@ -87,10 +87,13 @@ def build_parts(config: TrainConfig, resume_from: Path | None) -> Parts:
     torch.set_num_threads(config.run.threads)
     device = _device(config.run.device)
     stopwatch = Stopwatch()
-    start = Path(config.policy.model) if config.policy.model else warm_start_policy(config.data.train, config.warm_start, config.run.threads)
-    tokenizer = AutoTokenizer.from_pretrained(start, local_files_only=True)
-    policy = _load_policy(resume_from / "policy" if resume_from else start, config, device)
-    reference = _load_policy(start, config, device) if config.loss.kl_weight > 0 else None
+    needs_start = resume_from is None or config.loss.kl_weight > 0
+    start = _start_policy(config) if needs_start else None
+    current = resume_from / "policy" if resume_from else start
+    assert current is not None
+    tokenizer = AutoTokenizer.from_pretrained(current, local_files_only=True)
+    policy = _load_policy(current, config, device)
+    reference = _load_policy(start, config, device) if start and config.loss.kl_weight > 0 else None
     engine = _build_engine(config, policy, tokenizer)
     train_prompts, eval_prompts = _load_data(config, tokenizer, engine.max_prompt_tokens)
     estimator = _build_estimator(config, tokenizer, device)
@@ -109,23 +112,39 @@ def build_parts(config: TrainConfig, resume_from: Path | None) -> Parts:
     )
 
 
+def _start_policy(config: TrainConfig) -> Path:
+    """Return the directory of the policy that training starts from."""
+    if not config.policy.model:
+        return warm_start_policy(config.data.train, config.data.eval, config.warm_start, config.run.threads)
+    directory = Path(config.policy.model)
+    if not (directory / "config.json").is_file() or not any(directory.glob("tokenizer*")):
+        raise ConfigError(f"policy.model: got {config.policy.model!r}, expected a directory with a Hugging Face causal LM and its tokenizer")
+    return directory
+
+
 def _load_policy(directory: Path, config: TrainConfig, device: torch.device) -> PreTrainedModel:
-    if not directory.is_dir():
-        raise ConfigError(f"policy.model: got {str(directory)!r}, expected a directory that holds a Hugging Face causal LM")
     policy: PreTrainedModel = AutoModelForCausalLM.from_pretrained(directory, dtype=getattr(torch, config.policy.dtype), local_files_only=True)
     policy.to(device)  # type: ignore[arg-type]
     return policy
 
 
 def _load_data(config: TrainConfig, tokenizer: PreTrainedTokenizerBase, max_prompt_tokens: int) -> tuple[list[Prompt], list[Prompt]]:
-    """Load both sets, drop what the reward cannot verify, and tokenize everything once, so that a prompt that is too long stops the run before it starts."""
+    """Load both sets; leave out what the reward cannot verify, and held-out prompts that are trained on.
+
+    Everything is tokenized once, so that a prompt that is too long stops the run before it starts.
+    """
     loaded = []
     for name, sources in (("train", config.data.train), ("eval", config.data.eval)):
         prompts, dropped = check_golds(load_prompts(sources), config.reward)
         encode_prompts(prompts, tokenizer, max_prompt_tokens)
         logger.info("data.%s: %d prompts, %d dropped because their ground truth does not verify against itself", name, len(prompts), len(dropped))
         loaded.append(prompts)
-    return loaded[0], loaded[1]
+    train, held_out = loaded
+    trained_on = {(prompt.text, str(prompt.answer)) for prompt in train}
+    unseen = [prompt for prompt in held_out if (prompt.text, str(prompt.answer)) not in trained_on]
+    if len(unseen) < len(held_out):
+        logger.warning("data.eval: left out %d prompts that are also in data.train", len(held_out) - len(unseen))
+    return train, unseen
 
 
 def _build_estimator(config: TrainConfig, tokenizer: PreTrainedTokenizerBase, device: torch.device) -> BertDifficultyEstimator | None:
@@ -162,6 +181,8 @@ def _build_engine(config: TrainConfig, policy: PreTrainedModel, tokenizer: PreTr
 
 
 def _device(name: str) -> torch.device:
-    if name != "auto":
-        return torch.device(name)
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if name.startswith("cuda") and not torch.cuda.is_available():
+        raise ConfigError(f"run.device: got {name!r}, expected cpu or auto: torch finds no CUDA device here")
+    return torch.device(name)

@@ -65,5 +65,8 @@ class RewardFunction(Protocol):
             finished: bool [N], False where the token budget cut the response.
         """
 
+    def counters(self) -> dict[str, int]:
+        """Return how often, since the start, a verdict stayed unknown, by cause."""
+
     def close(self) -> None:
         """End worker processes; calling it twice is fine."""

@@ -56,6 +56,7 @@ class Prompt:
         text: What the estimator reads and a plain-text policy continues; for chat prompts the contents joined by blank lines.
         answer: Ground truth as the reward function expects it (string, number, list or mapping; None if the reward needs none).
         source: Name of the data set or task family; floors and per-source metrics go by it.
+        band: Difficulty band for reports, such as "frontier"; empty: none.
         id: Stable identity. Left empty, it becomes the hash of (source, text, answer), so it survives re-ordering and merging.
         messages: Chat turns ({"role", "content"}) to be rendered with the tokenizer's chat template; None for plain text.
         columns: The untouched row of the data file, passed on to reward functions.
@@ -65,6 +66,7 @@ class Prompt:
     answer: Any = None
     source: str = "default"
     id: str = ""
+    band: str = ""
     messages: tuple[Mapping[str, str], ...] | None = None
     columns: Mapping[str, Any] = field(default_factory=dict)
 

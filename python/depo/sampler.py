@@ -10,6 +10,7 @@ The clock is `policy_version`: an integer that never falls and rises by one with
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -18,7 +19,7 @@ from numpy.typing import ArrayLike
 
 from depo import _core
 from depo.config.selector import SelectorConfig
-from depo.errors import StateError
+from depo.errors import ConfigError, StateError
 from depo.estimator.calibration import CalibrationWindow
 from depo.protocols import DifficultyEstimator
 from depo.records import BoolArray, Draw, DrawKind, Float32Array, Int64Array, Prompt, TargetBatch, Verdict, VerdictStatus
@@ -27,6 +28,11 @@ STATE_VERSION = 1
 DRAW_KINDS = (DrawKind.SELECTED, DrawKind.WARMUP, DrawKind.EXPLORE, DrawKind.REPROBE, DrawKind.FILL)
 VERDICT_STATUSES = (VerdictStatus.LABELLED, VerdictStatus.UNKNOWN, VerdictStatus.CLOSED, VerdictStatus.NEVER_ISSUED)
 
+LOGPROB_ROUNDING = 1e-3
+"""A mean log-probability may exceed 0 by so much through rounding."""
+
+IDLE_CALLS = 20
+NEEDS_EXPLORATION = ("calibration/false_reject_rate", "calibration/lost_share", "calibration/unfiltered_informative_share")
 CORE_SETTINGS = (
     "policy", "warmup_steps", "window", "candidates_per_draw", "explore_share", "max_age", "reprobe_share", "scan_cap", "use_history", "discount",
     "prior_concentration", "learn_concentration", "success_threshold", "tolerance", "replay_capacity", "max_target_weight",
@@ -60,6 +66,8 @@ class PromptSampler:
         estimator: DifficultyEstimator | None = None,
         seed: int = 0,
     ) -> None:
+        if isinstance(prompts, str) or not len(prompts):
+            raise ValueError(f"prompts: got {prompts!r:.80}, expected a sequence of at least one Prompt or string")
         self.prompts = tuple(Prompt(text=prompt) if isinstance(prompt, str) else prompt for prompt in prompts)
         self.group_size = group_size
         self.config = config or SelectorConfig.from_preset("depo")
@@ -68,6 +76,7 @@ class PromptSampler:
         self._core = _build_core(self.prompts, group_size, self.config, seed)
         self._calibration = CalibrationWindow()
         self._warned: set[str] = set()
+        self._calls_without_reject = 0
 
     def sample(self, n: int, *, policy_version: int) -> list[Draw]:
         """Return n prompts to roll out now, and mark them in flight.
@@ -79,10 +88,12 @@ class PromptSampler:
             n: Number of draws wanted [>= 1].
             policy_version: Current version; see the module's first paragraph.
         """
+        rejected_before = self.totals()["sampler/rejected"]
         while (candidates := self._core.propose(n, policy_version)).size:
             self._core.offer(candidates, self._predict(candidates), policy_version)
         taken = self._core.take(n, policy_version)
         self._warn_of_shortage(n, taken)
+        self._warn_of_idle_window(policy_version, self.totals()["sampler/rejected"] > rejected_before)
         return self._draws(taken, np.full(taken["prompts"].size, policy_version))
 
     def observe(self, draws: Sequence[Draw | int], rewards: ArrayLike, *, policy_version: int, logprobs: ArrayLike | None = None) -> list[Verdict]:
@@ -104,7 +115,10 @@ class PromptSampler:
         if not draw_ids.size:
             return []
         rewards_BG = np.asarray(rewards, dtype=np.float32)
-        targets_B = np.full(len(draw_ids), np.nan, np.float32) if logprobs is None else np.exp(np.asarray(logprobs, dtype=np.float32))
+        logprobs_B = np.full(len(draw_ids), np.nan, np.float32) if logprobs is None else np.asarray(logprobs, dtype=np.float32)
+        if logprobs_B.size and np.nanmax(logprobs_B, initial=-np.inf) > LOGPROB_ROUNDING:
+            raise ValueError(f"logprobs: got {np.nanmax(logprobs_B)}, expected log-probabilities, at most 0")
+        targets_B = np.exp(np.minimum(logprobs_B, 0.0))
         seen = self._core.observe(draw_ids, rewards_BG, targets_B, policy_version)
         self._calibration_add(seen)
         return [
@@ -142,9 +156,19 @@ class PromptSampler:
         return self.estimator.update([self._target_batch(targets) for targets in (fresh, *replayed)])
 
     def metrics(self) -> dict[str, float]:
-        """Return totals since the start (`sampler/...`) and, weighted by 1/admission, calibration over the newest observations (`calibration/...`)."""
-        totals = {f"sampler/{name}": float(value) for name, value in self._core.counters().items()}
-        return {**totals, "belief/concentration": self._core.concentration(), **self._calibration.metrics()}
+        """Return `totals`, `belief/concentration` and, weighted by 1/admission, calibration over the newest observations (`calibration/...`).
+
+        What concerns the rejected (false_reject_rate, lost_share, unfiltered_informative_share) is NaN for a policy that rejects without ever exploring.
+        """
+        calibration = self._calibration.metrics()
+        if self.config.policy != "uniform" and not self.config.explore_share:
+            # The rejected are never seen then, and what was drawn says nothing of them.
+            calibration |= dict.fromkeys(NEEDS_EXPLORATION, math.nan)
+        return {**self.totals(), "belief/concentration": self._core.concentration(), **calibration}
+
+    def totals(self) -> dict[str, float]:
+        """Return totals since the start (`sampler/...`): scanned, rejected, drawn by kind, labelled, unknown, released and more."""
+        return {f"sampler/{name}": float(value) for name, value in self._core.counters().items()}
 
     def in_flight(self) -> list[Draw]:
         """Return the draws that were neither observed nor released."""
@@ -181,12 +205,16 @@ class PromptSampler:
             Numbers of prompts `matched`, `missing` (in the state alone) and `added` (in this pool alone).
 
         Raises:
-            StateError: Another version, other settings, or (strict) another pool; nothing has changed then.
+            StateError: Another version, group size or seed, or (strict) another pool; nothing has changed then.
         """
         if state.get("version") != STATE_VERSION:
             raise StateError(f"sampler state: got version {state.get('version')!r}, expected {STATE_VERSION}")
+        if missing := {"core", "calibration"} - set(state):
+            raise StateError(f"sampler state: got entries {sorted(state)}, expected also {sorted(missing)}")
+        calibration = CalibrationWindow()
+        calibration.load_state_dict(state["calibration"])
         carried = self._core.load_state_dict(state["core"], strict=strict)
-        self._calibration.load_state_dict(state["calibration"])
+        self._calibration = calibration
         return carried
 
     def _predict(self, indices: Int64Array) -> Float32Array:
@@ -239,6 +267,13 @@ class PromptSampler:
         if len(taken["draw_ids"]) < n:
             self._warn_once("short", f"{len(taken['draw_ids'])} draws instead of {n}: the pool of {len(self.prompts)} has no more free prompts")
 
+    def _warn_of_idle_window(self, policy_version: int, rejected: bool) -> None:
+        """A window that everything passes costs what uniform sampling costs; the usual cause is an estimator that does not learn."""
+        selecting = self.config.policy == "window" and policy_version >= self.config.warmup_steps
+        self._calls_without_reject = self._calls_without_reject + 1 if selecting and not rejected else 0
+        if self._calls_without_reject == IDLE_CALLS:
+            self._warn_once("idle", f"nothing was rejected in the last {IDLE_CALLS} batches: the estimator predicts every prompt inside {self.config.window}")
+
     def _warn_once(self, topic: str, message: str) -> None:
         if topic not in self._warned:
             logger.warning("%s (counted in metrics; warned of once)", message)
@@ -248,7 +283,7 @@ class PromptSampler:
 def _build_core(prompts: Sequence[Prompt], group_size: int, config: SelectorConfig, seed: int) -> _core.Sampler:
     sources = sorted({prompt.source for prompt in prompts})
     if unknown := set(config.source_floors) - set(sources):
-        raise ValueError(f"source_floors: got {sorted(unknown)}, expected sources of the pool: {', '.join(sources)}")
+        raise ConfigError(f"selection.source_floors: got {sorted(unknown)}, expected sources of the pool: {', '.join(sources)}")
     index_of = {source: index for index, source in enumerate(sources)}
     return _core.Sampler(
         _core.content_ids([prompt.id for prompt in prompts]),

@@ -16,7 +16,7 @@ def rollout_metrics(rounds: Sequence[Sequence[JudgedGroup]], trained: Sequence[J
     finished = np.concatenate([group.rollouts.finished for group in groups]) if groups else np.zeros(0, bool)
     rewards = np.concatenate([group.rewards_G for group in groups]) if groups else np.zeros(0, np.float32)
     informative = sum(group.verdict.informative for group in groups)
-    unknown = sum(group.verdict.status is VerdictStatus.UNKNOWN for group in groups)
+    unknown_groups = sum(group.verdict.status is VerdictStatus.UNKNOWN for group in groups)
     return {
         "reward/mean": _mean(rewards[~np.isnan(rewards)]),
         "rollout/rounds": float(len(rounds)),
@@ -26,8 +26,8 @@ def rollout_metrics(rounds: Sequence[Sequence[JudgedGroup]], trained: Sequence[J
         "rollout/response_tokens_mean": _mean(lengths),
         "rollout/truncated_share": _mean(~finished),
         "rollout/informative_share": informative / max(len(groups), 1),
-        "rollout/zero_variance_share": (len(groups) - informative - unknown) / max(len(groups), 1),
-        "rollout/unknown_share": unknown / max(len(groups), 1),
+        "rollout/zero_variance_share": (len(groups) - informative - unknown_groups) / max(len(groups), 1),
+        "rollout/unknown_share": _mean(np.isnan(rewards)),
         "train/groups": float(len(trained)),
     }
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
@@ -19,6 +19,7 @@ from depo.advantages import group_advantages, overlong_penalties
 from depo.checkpoint import latest_checkpoint, load_checkpoint, save_checkpoint
 from depo.collect import Collector
 from depo.config import TrainConfig
+from depo.errors import StateError
 from depo.evaluate import evaluate, probe, probe_metrics
 from depo.parts import build_parts
 from depo.records import Float32Array, JudgedGroup
@@ -63,18 +64,21 @@ class Trainer:
     def step(self, step: int) -> dict[str, float]:
         """Run one training step and return its metrics; `step` is also the policy version that generates."""
         sampler, learner, engine, stopwatch = self.parts.sampler, self.parts.learner, self.parts.engine, self.parts.stopwatch
-        totals_before = sampler.metrics()
+        before = sampler.totals() | self._reward_failures()
         rounds = self.collector.collect(step)
         groups = self.collector.training_groups(rounds)
         advantages_BG = self._advantages(groups)
         with stopwatch("time/update"):
             policy_metrics = learner.update([group.rollouts for group in groups], advantages_BG, step=step)
             engine.load_weights(learner.model, step + 1)
-        estimator_metrics = self._update_estimator()
+        with stopwatch("time/observe"):
+            estimator_metrics = self._update_estimator()
+            after = sampler.metrics() | self._reward_failures()
         self.log.journal(step + 1, [group for judged in rounds for group in judged])
         metrics = {
             **rollout_metrics(rounds, groups),
-            **selection_metrics(totals_before, sampler.metrics()),
+            **selection_metrics(before, after),
+            **{name: after[name] - before[name] for name in self._reward_failures()},
             **policy_metrics,
             **estimator_metrics,
         }
@@ -83,7 +87,7 @@ class Trainer:
     def run(self) -> RunResult:
         """Train to the last step, evaluating and saving on the way; Ctrl-C finishes the step, saves and returns."""
         result = self._ending([]) if self.steps_done else None
-        with self._interruptible() as interrupted, self.log:
+        with self._interruptible() as interrupted, closing(self.parts.reward), self.log:
             if self.steps_done == 0:
                 self._record({}, evaluating=self.config.run.eval_every > 0)
             while result is None:
@@ -91,11 +95,10 @@ class Trainer:
                     metrics = self.step(self.steps_done)
                 self.steps_done += 1
                 result = self._ending(interrupted)
-                at_the_end = result is not None and result.status != "stopped"
+                at_the_end = result is not None and result.status != "stopped" and self.config.run.eval_every > 0
                 self._record(metrics, evaluating=self._due(self.config.run.eval_every) or at_the_end)
                 if result or self._due(self.config.run.save_every):
                     self.save()
-        self.parts.reward.close()
         return result
 
     def save(self) -> Path:
@@ -120,6 +123,8 @@ class Trainer:
         self.parts.sampler.load_state_dict(checkpoint.state["sampler"])
         self.parts.learner.load_state_dict(checkpoint.state["learner"])
         if self.parts.estimator:
+            if "estimator" not in checkpoint.state:
+                raise StateError(f"{path}: got no estimator, which this configuration has; continue with estimator.enabled = false, or start another run")
             self.parts.estimator.load_state_dict(checkpoint.state["estimator"])
         self.parts.engine.load_weights(self.parts.policy, checkpoint.step)
         return checkpoint.step
@@ -135,6 +140,9 @@ class Trainer:
             rewards_BG = rewards_BG + overlong_penalties(lengths_BG, self.config.rollout.max_new_tokens, loss.overlong_buffer, loss.overlong_penalty)
         return group_advantages(rewards_BG, loss, self.config.selection.tolerance)[0]
 
+    def _reward_failures(self) -> dict[str, float]:
+        return {f"reward/{cause}": float(count) for cause, count in self.parts.reward.counters().items()}
+
     def _update_estimator(self) -> dict[str, float]:
         estimator = self.config.estimator
         return self.parts.sampler.update_estimator(replay_steps=estimator.replay_steps, replay_batch=estimator.replay_batch)
@@ -142,14 +150,12 @@ class Trainer:
     def _add_totals(self, metrics: dict[str, float]) -> dict[str, float]:
         self.totals.sequences += metrics["rollout/sequences"]
         self.totals.tokens += metrics["rollout/tokens"]
-        if self.config.selection.policy != "uniform":
-            self.totals.sequences_saved += sequences_saved(metrics, self.config.rollout.group_size)
         self.totals.empty_steps = 0 if metrics["rollout/informative_share"] > 0 else self.totals.empty_steps + 1
-        return {
-            "rollout/sequences_total": self.totals.sequences,
-            "rollout/tokens_total": self.totals.tokens,
-            "selection/sequences_saved_total": self.totals.sequences_saved,
-        }
+        totals = {"rollout/sequences_total": self.totals.sequences, "rollout/tokens_total": self.totals.tokens}
+        if self.config.selection.policy == "uniform" or not self.config.selection.explore_share:
+            return totals  # nothing is known of the rejected, so that a saving could only be guessed
+        self.totals.sequences_saved += sequences_saved(metrics, self.config.rollout.group_size)
+        return {**totals, "selection/sequences_saved_total": self.totals.sequences_saved}
 
     def _record(self, metrics: dict[str, float], *, evaluating: bool) -> None:
         """Write the row of the present step, with held-out accuracy and probes if they are due."""
@@ -183,6 +189,7 @@ class Trainer:
 
         def remember(number: int, _frame: FrameType | None) -> None:
             received.append(number)
+            print(f"finishing step {self.steps_done + 1}, then saving; once more to stop at once", flush=True)
             for each, handler in previous.items():
                 signal.signal(each, handler)
 

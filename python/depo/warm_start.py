@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import os
 import re
 import shutil
 import string
@@ -17,6 +16,7 @@ import tempfile
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -29,13 +29,14 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from depo.config import SourceConfig, WarmStartConfig
 from depo.data import load_prompts
+from depo.errors import ConfigError
 from depo.records import Int64Array, Prompt
 
 FORMAT_VERSION = 1
 """Part of the cache key: raised whenever this file would build another policy from the same settings."""
 
 DEMONSTRATION_SEED_OFFSET = 500_000_000
-"""Demonstrations of reasoning-gym tasks come from seeds this far from the pool's, so that no pool answer is memorised."""
+"""Demonstrations of reasoning-gym tasks come from seeds this far from the pool's."""
 
 DEMONSTRATIONS_PER_PROMPT = 4
 """Demonstrations of a reasoning-gym task per prompt of the pool."""
@@ -49,17 +50,20 @@ PIECE_PATTERN = r"[A-Za-z0-9]|[^A-Za-z0-9]+"
 logger = logging.getLogger(__name__)
 
 
-def warm_start_policy(sources: Sequence[SourceConfig], config: WarmStartConfig, threads: int) -> Path:
+def warm_start_policy(sources: Sequence[SourceConfig], held_out: Sequence[SourceConfig], config: WarmStartConfig, threads: int) -> Path:
     """Return the directory of the warm-started policy (model and tokenizer), training it first unless it is cached.
 
     Args:
         sources: Training sources; demonstrations have the same tasks and proportions.
+        held_out: Evaluation sources; no demonstration of a reasoning-gym task shows a prompt of either.
         config: Sizes, steps and noise.
         threads: Torch threads, part of the cache key because float sums depend on it.
     """
     settings = {
         "format": FORMAT_VERSION,
-        "sources": [asdict(source) for source in sources],
+        "sources": [asdict(source) for source in (*sources, *held_out)],
+        "files": [_fingerprint(source) for source in (*sources, *held_out)],
+        "reasoning_gym": version("reasoning-gym"),
         "config": {name: value for name, value in asdict(config).items() if name != "cache"},
         "threads": threads,
         "torch": torch.__version__,
@@ -69,7 +73,7 @@ def warm_start_policy(sources: Sequence[SourceConfig], config: WarmStartConfig, 
     if target.is_dir():
         logger.info("warm start: using the cached policy %s", target)
         return target
-    demonstrations = load_prompts([_demonstration_source(source) for source in sources])
+    demonstrations = _demonstration_prompts(sources, held_out)
     tokenizer = build_tokenizer(demonstrations)
     model = _train(_demonstrations(demonstrations, tokenizer, config.noise_band), tokenizer, config)
     _publish(model, tokenizer, settings, target)
@@ -96,9 +100,15 @@ def build_tokenizer(prompts: Sequence[Prompt]) -> PreTrainedTokenizerFast:
 
 def _frames(texts: Sequence[str]) -> set[str]:
     """Return what all texts begin and end with, cut at a border between letters or digits and anything else."""
-    prefix, suffix = os.path.commonprefix(texts), os.path.commonprefix([text[::-1] for text in texts])[::-1]
+    prefix, suffix = _common_prefix(texts), _common_prefix([text[::-1] for text in texts])[::-1]
     prefix, suffix = re.sub(r"[A-Za-z0-9]+$", "", prefix), re.sub(r"^[A-Za-z0-9]+", "", suffix)
     return {frame for frame in (prefix, suffix) if len(frame) > 1} if len(texts) > 1 else set()
+
+
+def _common_prefix(texts: Sequence[str]) -> str:
+    first, last = min(texts), max(texts)
+    different = next((index for index, (ours, theirs) in enumerate(zip(first, last, strict=False)) if ours != theirs), min(len(first), len(last)))
+    return first[:different]
 
 
 def _pieces(text: str, frames: Sequence[str]) -> list[str]:
@@ -107,9 +117,20 @@ def _pieces(text: str, frames: Sequence[str]) -> list[str]:
     return re.findall(PIECE_PATTERN, text)
 
 
+def _fingerprint(source: SourceConfig) -> str:
+    path = Path(source.path)
+    return hashlib.blake2b(path.read_bytes(), digest_size=16).hexdigest() if source.path and path.is_file() else ""
+
+
+def _demonstration_prompts(sources: Sequence[SourceConfig], held_out: Sequence[SourceConfig]) -> list[Prompt]:
+    """Generate fresh items of the tasks, without those that are trained or evaluated on; rows of files demonstrate themselves."""
+    tasks = [source for source in sources if source.task]
+    reserved = {prompt.id for prompt in load_prompts([source for source in (*sources, *held_out) if source.task], report_duplicates=False)}
+    generated = load_prompts([_demonstration_source(source) for source in tasks], report_duplicates=False)
+    return [prompt for prompt in generated if prompt.id not in reserved] + load_prompts([source for source in sources if not source.task])
+
+
 def _demonstration_source(source: SourceConfig) -> SourceConfig:
-    if not source.task:
-        return source
     return replace(source, seed=source.seed + DEMONSTRATION_SEED_OFFSET, count=source.count * DEMONSTRATIONS_PER_PROMPT)
 
 
@@ -145,6 +166,8 @@ def _shares(demonstrations: Sequence[_Demonstration], band_shares: Mapping[str, 
     """Return how often each demonstration is drawn, so that bands occur as `band_shares` says; a band it does not name does not occur."""
     bands = [demonstration.band for demonstration in demonstrations]
     sizes = Counter(bands)
+    if band_shares and not set(band_shares) & set(bands):
+        raise ConfigError(f"warm_start.band_shares: got {', '.join(band_shares)}, expected some of the bands of data.train: {', '.join(sorted(set(bands)))}")
     weights: NDArray[np.float64] = np.array([band_shares.get(band, 0.0) / sizes[band] if band_shares else 1.0 for band in bands])
     weights /= weights.sum()
     return weights
@@ -162,7 +185,7 @@ def _architecture(tokenizer: PreTrainedTokenizerFast, config: WarmStartConfig) -
 def _demonstrations(prompts: Sequence[Prompt], tokenizer: PreTrainedTokenizerFast, noise_band: str) -> list[_Demonstration]:
     prompt_ids = tokenizer([prompt.text for prompt in prompts]).input_ids
     answer_ids = tokenizer([str(prompt.answer) for prompt in prompts]).input_ids
-    bands = [str(prompt.columns.get("band", "")) for prompt in prompts]
+    bands = [prompt.band for prompt in prompts]
     answers_by_source: dict[str, list[int]] = {prompt.source: [] for prompt in prompts}
     for prompt, band, ids in zip(prompts, bands, answer_ids, strict=True):
         answers_by_source[prompt.source].extend(ids if band == noise_band else [])
@@ -175,7 +198,7 @@ def _collate(
     chosen: Sequence[_Demonstration], draws: np.random.Generator, config: WarmStartConfig, tokenizer: PreTrainedTokenizerFast
 ) -> dict[str, torch.Tensor]:
     """Return right-padded input_ids, attention_mask and labels (-100 outside of the answer)."""
-    answers = [_with_noise(demonstration, draws, config) + [tokenizer.eos_token_id] for demonstration in chosen]
+    answers = [[*_with_noise(demonstration, draws, config), tokenizer.eos_token_id] for demonstration in chosen]
     width = max(len(d.prompt_ids) + len(answer) for d, answer in zip(chosen, answers, strict=True))
     input_ids = torch.full((len(chosen), width), tokenizer.pad_token_id)
     labels = torch.full((len(chosen), width), -100)

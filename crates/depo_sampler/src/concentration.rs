@@ -4,9 +4,21 @@ use crate::belief::{BetaCounts, LABEL_MEMORY};
 use crate::error::Result;
 use crate::state::{StateMap, StateReader};
 
-const GRID_SIZE: usize = 12;
-const SMALLEST: f64 = 0.5;
-const LARGEST: f64 = 64.0;
+/// Evenly spaced in the logarithm; literals, because `powf` may differ between platforms.
+const GRID: [f64; 12] = [
+    0.5,
+    0.777_203_140_885_459_7,
+    1.208_089_444_404_447_4,
+    1.877_861_821_323_412_6,
+    2.918_960_211_362_892_7,
+    4.537_250_088_781_85,
+    7.052_730_039_968_168,
+    10.962_807_877_760_989,
+    17.040_657_431_039_403,
+    26.488_104_956_313_95,
+    41.173_276_736_301_81,
+    64.0,
+];
 const LABELS_BEFORE_LEARNING: u64 = 32;
 
 /// Discounted log-likelihood of the labels under each concentration of a grid; the configured value is the grid's first.
@@ -20,9 +32,7 @@ pub(crate) struct Concentration {
 
 impl Concentration {
     pub(crate) fn new(configured: f64, learn: bool) -> Self {
-        let ratio = LARGEST / SMALLEST;
-        let spaced = (0..GRID_SIZE).map(|step| SMALLEST * ratio.powf(step as f64 / (GRID_SIZE - 1) as f64));
-        let grid: Vec<f64> = std::iter::once(configured).chain(spaced).collect();
+        let grid: Vec<f64> = std::iter::once(configured).chain(GRID).collect();
         Self { log_likelihoods: vec![0.0; grid.len()], grid, labels: 0, learn }
     }
 

@@ -68,7 +68,7 @@ impl Default for Settings {
             learn_concentration: true,
             success_threshold: 0.5,
             tolerance: 1e-6,
-            replay_capacity: 512,
+            replay_capacity: 2048,
             max_target_weight: 10.0,
         }
     }

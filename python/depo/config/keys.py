@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import field, fields
@@ -44,12 +45,12 @@ def check_section(name: str, section: Any) -> None:
     """Hold every value of a section against the choices and the range that its key declares.
 
     Raises:
-        ConfigError: A value is NaN, none of the choices, or out of its range.
+        ConfigError: A value is not finite, none of the choices, or out of its range.
     """
     hints = get_type_hints(type(section))
     for item in fields(section):
         value, dotted = getattr(section, item.name), f"{name}.{item.name}"
-        require(value == value, dotted, value, "a number")
+        require(not isinstance(value, float) or math.isfinite(value), dotted, value, "a finite number")
         if get_origin(hints[item.name]) is Literal:
             require(value in get_args(hints[item.name]), dotted, value, describe(hints[item.name]))
         bounds = _RANGE.search(item.metadata["help"])

@@ -13,7 +13,8 @@ import tomli_w
 from pydantic import TypeAdapter, ValidationError
 
 from depo.config.keys import describe
-from depo.config.sections import SourceConfig, TrainConfig
+from depo.config.sections import ESTIMATOR_PRESETS, LOSS_PRESETS, SourceConfig, TrainConfig
+from depo.config.selector import SELECTOR_PRESETS
 from depo.errors import ConfigError
 
 SECTIONS: Mapping[str, Any] = get_type_hints(TrainConfig)
@@ -22,6 +23,9 @@ SECTIONS: Mapping[str, Any] = get_type_hints(TrainConfig)
 KEYS: Mapping[str, Any] = {f"{section}.{name}": hint for section, cls in SECTIONS.items() for name, hint in get_type_hints(cls).items()}
 """`section.key` -> its type, in the order of a configuration file."""
 
+PRESETS: Mapping[str, Mapping[str, Mapping[str, Any]]] = {"selection": SELECTOR_PRESETS, "loss": LOSS_PRESETS, "estimator": ESTIMATOR_PRESETS}
+"""Section -> preset -> the keys that it sets."""
+
 _SOURCE_KEYS: Mapping[str, Any] = get_type_hints(SourceConfig)
 _COMMAND_LINE = "on the command line"
 
@@ -29,7 +33,8 @@ _COMMAND_LINE = "on the command line"
 def load_config(path: Path, overrides: Sequence[str] = ()) -> TrainConfig:
     """Read a configuration.
 
-    Later wins: defaults, presets (`selection.preset`, `loss.preset`, `estimator.preset`), keys of the file, overrides.
+    Later wins: defaults, presets (`selection.preset`, `loss.preset`, `estimator.preset`), keys of the file, a preset named in the overrides (for the keys
+    that presets are about), other overrides.
 
     Args:
         path: TOML file. Relative paths inside it are relative to the working directory.
@@ -43,7 +48,8 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> TrainConfig:
         tables = tomllib.loads(path.read_text(encoding="utf-8"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: not valid TOML: {error}") from None
-    values = _typed_tables(tables, f"in {path}") | _typed_overrides(_split(overrides))
+    overriding = _typed_overrides(_split(overrides))
+    values = _without_presets(_typed_tables(tables, f"in {path}"), overriding) | overriding
     try:
         return TrainConfig(**{section: _build(cls, _of_section(values, section)) for section, cls in SECTIONS.items()})
     except ConfigError as error:
@@ -74,6 +80,13 @@ def _build(cls: Any, values: dict[str, Any]) -> Any:
     if hasattr(cls, "from_preset"):
         return cls.from_preset(values.pop("preset", cls().preset), **values)
     return cls(**values)
+
+
+def _without_presets(values: Mapping[str, Any], overriding: Mapping[str, Any]) -> dict[str, Any]:
+    """Take out of the file's values what a preset on the command line decides, also where the file spells it out, as a resolved one does."""
+    named = [section for section in PRESETS if f"{section}.preset" in overriding]
+    decided = {f"{section}.{name}" for section in named for preset in PRESETS[section].values() for name in preset}
+    return {name: value for name, value in values.items() if name not in decided}
 
 
 def _of_section(values: Mapping[str, Any], section: str) -> dict[str, Any]:

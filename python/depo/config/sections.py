@@ -11,9 +11,9 @@ from depo.config.keys import check_section, key, require
 from depo.config.selector import SelectorConfig
 
 LOSS_PRESETS: Mapping[str, Mapping[str, Any]] = {
-    "grpo": {"aggregation": "sequence_mean"},
-    "dr_grpo": {"aggregation": "constant", "scale_by_std": False},
-    "dapo": {"aggregation": "token_mean", "clip_high": 0.28},
+    "grpo": {"aggregation": "sequence_mean", "clip_high": 0.2},
+    "dr_grpo": {"aggregation": "constant", "clip_high": 0.2, "scale_by_std": False},
+    "dapo": {},
 }
 """GRPO (arXiv 2402.03300), Dr. GRPO (arXiv 2503.20783), DAPO (arXiv 2503.14476): differences from LossConfig's defaults."""
 
@@ -112,7 +112,7 @@ class WarmStartConfig:
     layers: int = key(2, "number of layers [>= 1]")
     heads: int = key(4, "attention heads [>= 1]")
     feed_forward: int = key(256, "width of the feed-forward layers [>= 1]")
-    steps: int = key(450, "supervised steps [>= 0]")
+    steps: int = key(450, "supervised steps [>= 1]")
     batch_size: int = key(128, "demonstrations per supervised step [>= 1]")
     learning_rate: float = key(4e-3, "peak learning rate [> 0]")
     noise: float = key(0.12, "share of demonstrated answer characters replaced by random ones, so that pass rates fall with length [0..1]")
@@ -194,7 +194,7 @@ class LossConfig:
     preset: str = key("dapo", "named starting point: grpo, dr_grpo, dapo; other keys override it")
     aggregation: Literal["sequence_mean", "token_mean", "constant"] = key("token_mean", "how token losses are averaged")
     clip_low: float = key(0.2, "lower clip of the importance ratio: 1 - clip_low [0..1]")
-    clip_high: float = key(0.2, "upper clip of the importance ratio: 1 + clip_high [>= 0]")
+    clip_high: float = key(0.28, "upper clip of the importance ratio: 1 + clip_high [>= 0]")
     dual_clip: float = key(0.0, "with a negative advantage the loss is at most this times |advantage|; 0: off [>= 0]")
     kl_weight: float = key(0.0, "weight of the k3 KL to the reference policy (the start checkpoint); 0: off [>= 0]")
     scale_by_std: bool = key(True, "divide advantages by the group's standard deviation")

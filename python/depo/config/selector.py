@@ -6,14 +6,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from depo.config.keys import key
-from depo.errors import ConfigError
+from depo.config.keys import check_section, key, require
 
 SELECTOR_PRESETS: Mapping[str, Mapping[str, Any]] = {
-    "uniform": {"policy": "uniform", "warmup_steps": 0, "explore_share": 0.0},
-    "dapo": {"policy": "uniform", "warmup_steps": 0, "explore_share": 0.0, "backfill": True, "backfill_draws": "batch"},
-    "depo_paper": {"policy": "window", "use_history": False, "warmup_steps": 100, "explore_share": 0.0},
-    "depo": {"policy": "budget", "backfill": True},
+    "uniform": {"policy": "uniform", "warmup_steps": 0, "explore_share": 0.0, "backfill": False},
+    "dapo": {"policy": "uniform", "warmup_steps": 0, "explore_share": 0.0, "backfill_draws": "batch"},
+    "depo_paper": {"policy": "window", "use_history": False, "warmup_steps": 100, "explore_share": 0.0, "backfill": False},
+    "depo": {},
 }
 """Differences of each preset from the defaults below: GRPO's epoch order; DAPO's dynamic sampling (arXiv 2503.14476); DEPO as published
 (arXiv 2602.06375: window on the text prediction after 100 steps); this project's own."""
@@ -21,7 +20,9 @@ SELECTOR_PRESETS: Mapping[str, Mapping[str, Any]] = {
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SelectorConfig:
-    """Settings of `PromptSampler`. Build one with `SelectorConfig.from_preset("depo", warmup_steps=5)`.
+    """Which prompts are rolled out.
+
+    The defaults are those of preset `depo`; `SelectorConfig.from_preset("depo_paper", warmup_steps=5)` starts from another one.
 
     Raises:
         ConfigError: A value is out of its range.
@@ -35,7 +36,7 @@ class SelectorConfig:
     window: tuple[float, float] = key((0.15, 0.85), "policy window: admitted range of the predicted reward [0 <= low < high <= 1]")
     candidates_per_draw: int = key(6, "policy budget: candidates compared for each prompt drawn [>= 1]")
     explore_share: float = key(0.0625, "share of each batch drawn at random from what the policy rejects; measures false rejects [0..0.5]")
-    max_age: int = key(0, "re-probe prompts unlabelled for more than this many policy steps; 0: never [>= 0]")
+    max_age: int = key(0, "re-probe prompts without a label, or never drawn, for more than this many policy steps; 0: never [>= 0]")
     reprobe_share: float = key(0.25, "at most this share of a batch goes to re-probes [0..1]")
     source_floors: Mapping[str, float] = key({}, "policy budget: source name -> least share of each batch [sum <= 1]")
     scan_cap: int = key(40, "candidates looked at per prompt wanted before the nearest rejected ones fill the batch [>= 1]")
@@ -47,7 +48,7 @@ class SelectorConfig:
     tolerance: float = key(1e-6, "rewards of a group closer than this carry no signal [>= 0]")
     replay_capacity: int = key(2048, "reward targets remembered for the estimator [>= 1]")
     max_target_weight: float = key(10.0, "cap of a target's weight 1/admission [>= 1]")
-    backfill: bool = key(False, "trainers: keep drawing until every place of the batch has an informative group (dynamic sampling)")
+    backfill: bool = key(True, "trainers: keep drawing until every place of the batch has an informative group (dynamic sampling)")
     backfill_draws: Literal["missing", "batch"] = key(
         "missing", "trainers: a backfill round draws the missing groups, or a whole batch and cuts the surplus (DAPO)"
     )
@@ -55,21 +56,15 @@ class SelectorConfig:
 
     def __post_init__(self) -> None:
         low, high = self.window
-        _require(self.preset in SELECTOR_PRESETS, "preset", self.preset, "one of " + ", ".join(SELECTOR_PRESETS))
-        _require(self.policy in ("uniform", "window", "budget"), "policy", self.policy, "uniform, window or budget")
-        _require(0.0 <= low < high <= 1.0, "window", self.window, "0 <= low < high <= 1")
-        _require(0.0 <= self.explore_share <= 0.5, "explore_share", self.explore_share, "within 0..0.5")
-        _require(0.0 <= self.reprobe_share <= 1.0, "reprobe_share", self.reprobe_share, "within 0..1")
-        _require(0.0 < self.discount <= 1.0, "discount", self.discount, "above 0, at most 1")
-        _require(self.prior_concentration > 0.0, "prior_concentration", self.prior_concentration, "above 0")
-        _require(self.tolerance >= 0.0, "tolerance", self.tolerance, "at least 0")
-        _require(self.max_target_weight >= 1.0, "max_target_weight", self.max_target_weight, "at least 1")
         floors = self.source_floors.values()
-        _require(all(share >= 0 for share in floors) and sum(floors) <= 1.0, "source_floors", dict(self.source_floors), "shares >= 0 that sum to at most 1")
-        for name in ("warmup_steps", "max_age"):
-            _require(getattr(self, name) >= 0, name, getattr(self, name), "at least 0")
-        for name in ("candidates_per_draw", "scan_cap", "replay_capacity", "backfill_rounds"):
-            _require(getattr(self, name) >= 1, name, getattr(self, name), "at least 1")
+        check_section("selection", self)
+        require(self.preset in SELECTOR_PRESETS, "selection.preset", self.preset, "one of " + ", ".join(SELECTOR_PRESETS))
+        require(0.0 <= low < high <= 1.0, "selection.window", self.window, "0 <= low < high <= 1")
+        require(self.discount > 0.0, "selection.discount", self.discount, "above 0")
+        expected = f"at most scan_cap = {self.scan_cap}"
+        require(self.candidates_per_draw <= self.scan_cap, "selection.candidates_per_draw", self.candidates_per_draw, expected)
+        expected = "shares >= 0 that sum to at most 1"
+        require(all(share >= 0 for share in floors) and sum(floors) <= 1.0, "selection.source_floors", dict(self.source_floors), expected)
 
     @classmethod
     def from_preset(cls, preset: str, **overrides: Any) -> SelectorConfig:
@@ -78,10 +73,5 @@ class SelectorConfig:
         Raises:
             ConfigError: Unknown preset, or a value out of its range.
         """
-        _require(preset in SELECTOR_PRESETS, "preset", preset, "one of " + ", ".join(SELECTOR_PRESETS))
+        require(preset in SELECTOR_PRESETS, "selection.preset", preset, "one of " + ", ".join(SELECTOR_PRESETS))
         return cls(preset=preset, **{**SELECTOR_PRESETS[preset], **overrides})
-
-
-def _require(condition: bool, name: str, got: object, expected: str) -> None:
-    if not condition:
-        raise ConfigError(f"selection.{name}: got {got!r}, expected {expected}")

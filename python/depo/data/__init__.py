@@ -17,20 +17,21 @@ __all__ = ["check_seed_overlap", "load_prompts"]
 logger = logging.getLogger(__name__)
 
 
-def load_prompts(sources: Sequence[SourceConfig]) -> list[Prompt]:
+def load_prompts(sources: Sequence[SourceConfig], *, report_duplicates: bool = True) -> list[Prompt]:
     """Return the prompts of all sources, in order: everything or an error, never a part.
 
     Prompts of equal id (same source name, text and answer) are merged into their first occurrence; how many is logged as a warning.
 
     Args:
         sources: Files, Hub data sets or reasoning-gym tasks.
+        report_duplicates: Whether merged prompts are logged.
 
     Raises:
         ConfigError: A source is not described properly: neither or both of `path` and `task`, unknown task or knob, template without placeholder.
         DataError: A file cannot be read as prompts; the message names file, line and field.
         ImportError: The optional package that a source needs is not installed.
     """
-    return _merge_duplicates([prompt for position, source in enumerate(sources) for prompt in _load(source, position)])
+    return _merge_duplicates([prompt for position, source in enumerate(sources) for prompt in _load(source, position)], report_duplicates)
 
 
 def _load(source: SourceConfig, position: int) -> list[Prompt]:
@@ -41,7 +42,7 @@ def _load(source: SourceConfig, position: int) -> list[Prompt]:
     return prompts_from_rows(read_rows(source.path), source)
 
 
-def _merge_duplicates(prompts: Sequence[Prompt]) -> list[Prompt]:
+def _merge_duplicates(prompts: Sequence[Prompt], report: bool) -> list[Prompt]:
     first_by_id: dict[str, Prompt] = {}
     repeats_by_source: dict[str, list[Prompt]] = {}
     for prompt in prompts:
@@ -49,6 +50,6 @@ def _merge_duplicates(prompts: Sequence[Prompt]) -> list[Prompt]:
             repeats_by_source.setdefault(prompt.source, []).append(prompt)
         else:
             first_by_id[prompt.id] = prompt
-    for source, repeats in repeats_by_source.items():
+    for source, repeats in repeats_by_source.items() if report else ():
         logger.warning("source %s: merged %d duplicate prompts (same text and answer), the first being %.80r", source, len(repeats), repeats[0].text)
     return list(first_by_id.values())

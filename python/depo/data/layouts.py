@@ -73,10 +73,14 @@ def _prompt(row: Mapping[str, Any], where: str, source: SourceConfig) -> Prompt:
     layout = LAYOUTS[detect_layout(row) if source.layout == "auto" else source.layout]
     prompt_column, prompt = _find(row, (source.prompt_column,) if source.prompt_column else layout.prompt_columns, where)
     text, messages = _text_and_messages(prompt, f"{where}: {prompt_column}", source)
-    columns = {**row, "band": source.band} if source.band else row
     try:
         return Prompt(
-            text=text, answer=_answer(row, where, source, layout), source=_source_name(row, where, source, layout), messages=messages, columns=columns
+            text=text,
+            answer=_answer(row, where, source, layout),
+            source=_source_name(row, where, source, layout),
+            band=source.band,
+            messages=messages,
+            columns=row,
         )
     except UnicodeEncodeError as error:
         raise DataError(f"{where}: {prompt_column} or ground truth: got half of a surrogate pair, expected valid Unicode") from error

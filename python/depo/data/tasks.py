@@ -86,7 +86,5 @@ def _prompt(entry: dict[str, Any], source: SourceConfig) -> Prompt:
     require_placeholder(source.template, values)
     text = fill_template(source.template, values)
     columns: dict[str, Any] = {"task": source.task, "knobs": dict(source.knobs), "entry": entry}
-    if source.band:
-        columns["band"] = source.band
     messages = ({"role": "user", "content": text},) if source.chat else None
-    return Prompt(text=text, answer=entry["answer"], source=source.name or source.task, messages=messages, columns=columns)
+    return Prompt(text=text, answer=entry["answer"], source=source.name or source.task, band=source.band, messages=messages, columns=columns)

@@ -20,13 +20,14 @@ Records = Mapping[str, Sequence[RunRecords]]
 
 
 def _accuracy(values: Mapping[str, Any]) -> str:
-    spread = f" ± {values['frontier_accuracy_sd']:.3f}" if len(values["seeds"]) > 1 else ""
-    return f"{values['frontier_accuracy']:.3f}{spread}"
+    spread = f" ± {values['frontier_accuracy_sd']:.3f}" if values.get("frontier_accuracy_sd") is not None else ""
+    return f"{number(values['frontier_accuracy'])}{spread}"
 
 
 _COLUMNS: Mapping[str, Callable[[Mapping[str, Any]], str]] = {
     "frontier accuracy": _accuracy,
     "at the start": lambda values: number(values["start_accuracy"]),
+    "steps": lambda values: f"{values['steps']:,.0f}",
     "sequences": lambda values: f"{values['sequences']:,.0f}",
     "tokens": lambda values: f"{values['tokens']:,.0f}",
     "zero-variance groups": lambda values: percent(values["zero_variance_share"]),

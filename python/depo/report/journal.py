@@ -65,5 +65,5 @@ def mean_by_step(steps_N: Float64Array, values_N: Float64Array) -> tuple[Float64
 
 
 def _pass_rate(rewards: Sequence[float | None], success_threshold: float) -> float:
-    known = [reward >= success_threshold for reward in rewards if reward is not None]
-    return sum(known) / len(known) if known else float("nan")
+    known = np.array([reward for reward in rewards if reward is not None], np.float32)  # the type that rewards are compared in
+    return float((known >= np.float32(success_threshold)).mean()) if known.size else float("nan")

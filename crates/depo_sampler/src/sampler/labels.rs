@@ -96,7 +96,9 @@ impl Sampler {
             self.counters[Counter::Unknown] += 1;
             return Observation::without_label(Status::Unknown, Some(draw));
         }
-        let successes = rewards.iter().filter(|&&reward| f64::from(reward) >= self.settings.success_threshold).count();
+        // In the rewards' own type: a reward of 0.9f32 meets a threshold of 0.9.
+        let threshold = self.settings.success_threshold as f32;
+        let successes = rewards.iter().filter(|&&reward| reward >= threshold).count();
         self.record(draw, &summary, successes, logprob_target, policy_version)
     }
 
