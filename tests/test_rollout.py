@@ -29,6 +29,7 @@ from transformers import (
 )
 
 from depo.keyed import derive_key, uniforms
+from depo.precision import mixed_precision
 from depo.records import Prompt, RolloutGroup
 from depo.rollout.local import COMPACT_BELOW, LocalEngine
 from depo.rollout.prompts import encode_prompts
@@ -104,6 +105,19 @@ def test_logprobs_are_those_of_one_forward_pass_over_the_whole_sequence(name, to
             np.testing.assert_allclose(logprobs, teacher_forced(model, group.prompt_ids, ids, 0.8), rtol=0, atol=1e-5)
     lengths = {len(ids) for ids in flat_responses(groups)}
     assert len(lengths) > 3, "rows must end at different steps, or dropping finished rows was not exercised"
+
+
+def test_autocast_is_the_learners(tokenizer, prompts):
+    model = build_model().eval()
+    groups = build_engine(model, tokenizer, autocast="bfloat16").generate(prompts, 6, range(len(prompts)), temperature=1.0)
+    gaps = {"same": [], "float32": []}
+    for group in groups:
+        for ids, logprobs in zip(group.response_ids, group.rollout_logprobs, strict=True):
+            assert logprobs.dtype == np.float32
+            with mixed_precision("bfloat16", torch.device("cpu")):
+                gaps["same"].append(np.abs(logprobs - teacher_forced(model, group.prompt_ids, ids, 1.0)).mean())
+            gaps["float32"].append(np.abs(logprobs - teacher_forced(model, group.prompt_ids, ids, 1.0)).mean())
+    assert 0.0 < np.mean(gaps["same"]) < np.mean(gaps["float32"]) < 0.1
 
 
 @pytest.mark.parametrize("name", ["qwen2_tied", "llama", "gpt2"])
