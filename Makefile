@@ -5,6 +5,8 @@ PY := $(VENV)/bin/python
 export OMP_NUM_THREADS := 1
 export OMP_WAIT_POLICY := passive
 export TOKENIZERS_PARALLELISM := false
+# A dependency of reasoning-gym compares with `is` in a place or two.
+export PYTHONWARNINGS := ignore::SyntaxWarning
 # Without bytecode files every import of torch and transformers costs three times as much.
 unexport PYTHONDONTWRITEBYTECODE
 SETUP_INPUTS := $(wildcard requirements/*.txt) pyproject.toml Cargo.toml $(wildcard crates/depo_sampler/Cargo.toml)
