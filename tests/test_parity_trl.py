@@ -24,10 +24,10 @@ import trl
 
 GROUP_SIZE, MAX_NEW_TOKENS, TEMPERATURE, TOLERANCE = 4, 8, 0.9, 1e-6
 CASES = [
-    pytest.param({"loss_type": "grpo"}, LossConfig(aggregation="sequence_mean"), id="grpo"),
-    pytest.param({"loss_type": "grpo", "beta": 0.04}, LossConfig(aggregation="sequence_mean", kl_weight=0.04), id="grpo-kl"),
-    pytest.param({"loss_type": "dr_grpo", "scale_rewards": "none"}, LossConfig(aggregation="constant", scale_by_std=False), id="dr_grpo"),
-    pytest.param({"loss_type": "dapo", "epsilon_high": 0.28}, LossConfig(aggregation="token_mean", clip_high=0.28), id="dapo"),
+    pytest.param({"loss_type": "grpo"}, LossConfig.from_preset("grpo"), id="grpo"),
+    pytest.param({"loss_type": "grpo", "beta": 0.04}, LossConfig.from_preset("grpo", kl_weight=0.04), id="grpo-kl"),
+    pytest.param({"loss_type": "dr_grpo", "scale_rewards": "none"}, LossConfig.from_preset("dr_grpo"), id="dr_grpo"),
+    pytest.param({"loss_type": "dapo", "epsilon_high": 0.28}, LossConfig.from_preset("dapo"), id="dapo"),
     pytest.param(
         {"loss_type": "dapo", "epsilon": 0.1, "epsilon_high": 0.3, "beta": 0.1},
         LossConfig(aggregation="token_mean", clip_low=0.1, clip_high=0.3, kl_weight=0.1),

@@ -254,7 +254,15 @@ def test_pass_rates_count_known_rewards_alone() -> None:
 
 
 def comparison_of(seeds: list[int]) -> dict[str, object]:
-    values = {"start_accuracy": 0.125, "sequences": 19200.0, "tokens": 119000.5, "zero_variance_share": 0.766, "cpu_seconds": 12.34, "seeds": seeds}
+    values = {
+        "start_accuracy": 0.125,
+        "steps": 150.0,
+        "sequences": 19200.0,
+        "tokens": 119000.5,
+        "zero_variance_share": 0.766,
+        "cpu_seconds": 12.34,
+        "seeds": seeds,
+    }
     methods = {
         "GRPO": {"frontier_accuracy": 0.4352, "frontier_accuracy_sd": 0.0231, **values},
         "a|b": {"frontier_accuracy": 0.5, "frontier_accuracy_sd": 0.0, **values},
@@ -264,8 +272,8 @@ def comparison_of(seeds: list[int]) -> dict[str, object]:
 
 def test_the_table_is_markdown_of_the_comparison() -> None:
     lines = comparison_table(comparison_of([1, 2])).splitlines()
-    assert lines[0] == "| method | frontier accuracy | at the start | sequences | tokens | zero-variance groups | CPU seconds | seeds |"
-    assert lines[2] == "| GRPO | 0.435 ± 0.023 | 0.125 | 19,200 | 119,000 | 76.6 % | 12.3 | 2 |"
+    assert lines[0] == "| method | frontier accuracy | at the start | steps | sequences | tokens | zero-variance groups | CPU seconds | seeds |"
+    assert lines[2] == "| GRPO | 0.435 ± 0.023 | 0.125 | 150 | 19,200 | 119,000 | 76.6 % | 12.3 | 2 |"
     assert len({len(re.findall(r"(?<!\\)\|", line)) for line in lines}) == 1, "a method's name does not open a column"
     assert "±" not in comparison_table(comparison_of([1])), "one seed has no spread"
 

@@ -20,7 +20,7 @@ Records = Mapping[str, Sequence[RunRecords]]
 
 
 def _accuracy(values: Mapping[str, Any]) -> str:
-    spread = f" ± {values['frontier_accuracy_sd']:.3f}" if values.get("frontier_accuracy_sd") is not None else ""
+    spread = f" ± {values['frontier_accuracy_sd']:.3f}" if len(values["seeds"]) > 1 and values["frontier_accuracy_sd"] is not None else ""
     return f"{number(values['frontier_accuracy'])}{spread}"
 
 
