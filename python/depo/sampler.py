@@ -28,11 +28,10 @@ STATE_VERSION = 1
 DRAW_KINDS = (DrawKind.SELECTED, DrawKind.WARMUP, DrawKind.EXPLORE, DrawKind.REPROBE, DrawKind.FILL)
 VERDICT_STATUSES = (VerdictStatus.LABELLED, VerdictStatus.UNKNOWN, VerdictStatus.CLOSED, VerdictStatus.NEVER_ISSUED)
 
-LOGPROB_ROUNDING = 1e-3
-"""A mean log-probability may exceed 0 by so much through rounding."""
-
-IDLE_CALLS = 20
-NEEDS_EXPLORATION = ("calibration/false_reject_rate", "calibration/lost_share", "calibration/unfiltered_informative_share")
+LOGPROB_ROUNDING = 1e-3  # a mean log-probability may exceed 0 by so much
+IDLE_CALLS = 20  # batches in which a window rejects nobody before it is warned of
+ROWS_BEFORE_CLAIMS = 256  # labels after the warm-up before anything is said of the rejected, of whom only a few are seen
+ABOUT_THE_REJECTED = ("calibration/false_reject_rate", "calibration/lost_share", "calibration/unfiltered_informative_share")
 CORE_SETTINGS = (
     "policy", "warmup_steps", "window", "candidates_per_draw", "explore_share", "max_age", "reprobe_share", "scan_cap", "use_history", "discount",
     "prior_concentration", "learn_concentration", "success_threshold", "tolerance", "replay_capacity", "max_target_weight",
@@ -158,12 +157,13 @@ class PromptSampler:
     def metrics(self) -> dict[str, float]:
         """Return `totals`, `belief/concentration` and, weighted by 1/admission, calibration over the newest observations (`calibration/...`).
 
-        What concerns the rejected (false_reject_rate, lost_share, unfiltered_informative_share) is NaN for a policy that rejects without ever exploring.
+        What concerns the rejected (false_reject_rate, lost_share, unfiltered_informative_share) is NaN before enough labels, and for a policy that
+        rejects without ever exploring.
         """
         calibration = self._calibration.metrics()
-        if self.config.policy != "uniform" and not self.config.explore_share:
-            # The rejected are never seen then, and what was drawn says nothing of them.
-            calibration |= dict.fromkeys(NEEDS_EXPLORATION, math.nan)
+        never_explores = self.config.policy != "uniform" and not self.config.explore_share
+        if never_explores or len(self._calibration) < ROWS_BEFORE_CLAIMS:
+            calibration |= dict.fromkeys(ABOUT_THE_REJECTED, math.nan)
         return {**self.totals(), "belief/concentration": self._core.concentration(), **calibration}
 
     def totals(self) -> dict[str, float]:
