@@ -48,7 +48,7 @@ METRICS: Mapping[str, Metric] = {
     "train/groups": Metric("groups", "in the training batch"),
     "selection/scanned": Metric("prompts", "candidates scored in the step"),
     "selection/rejected": Metric("prompts", "candidates scored and turned down in the step"),
-    "selection/reject_share": Metric("share", "rejected / scanned"),
+    "selection/reject_share": Metric("share", "rejected / scanned; policy budget: about 1 - 1 / candidates_per_draw by construction"),
     "selection/drawn_explore": Metric("prompts", "drawn at random from the rejected in the step"),
     "selection/drawn_reprobe": Metric("prompts", "drawn in the step because their last label was too old"),
     "selection/drawn_fill": Metric("prompts", "drawn in the step although rejected, because too few passed"),

@@ -31,7 +31,12 @@ def run_charts(run: RunRecords, journal: JournalColumns) -> list[Chart]:
         render("reward", "Training reward", f"Mean reward of what was rolled out: it depends on which prompts were drawn. {smoothed}", _reward(run)),
         render("accuracy", "Held-out accuracy", "Mean reward on prompts that are never trained on, by difficulty band: what was learned.", _accuracy(run)),
         render("prediction", "Predicted against observed reward", "Over the groups rolled out, which are the hardest to predict.", _prediction(journal)),
-        render("rejected", "Candidates rejected", "Share of the scored candidates that were not rolled out, and why the others were.", _rejected(run, journal)),
+        render(
+            "rejected",
+            "Candidates rejected",
+            "Share of the scored candidates that the policy rejected, and why the others were rolled out.",
+            _rejected(run, journal),
+        ),
         render("informative", "Informative groups", "The higher the informative share, the fewer rollouts go without any gradient.", _informative(run)),
         render(
             "generated", "Sequences and tokens generated", "With selection, a dashed line estimates what uniform sampling would have cost.", _generated(run)
