@@ -4,7 +4,7 @@ Prompt indices are int64 positions in the pool; every array is C-contiguous and 
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Any, final
+from typing import Any, Self, final
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -43,8 +43,8 @@ def group_advantages(
 class Sampler:
     """Prompt pool, beliefs, selection policy, buffer and target replay as one state machine. One clock: policy_version."""
 
-    def __init__(
-        self,
+    def __new__(
+        cls,
         ids: ArrayLike,
         sources: ArrayLike,
         *,
@@ -67,7 +67,7 @@ class Sampler:
         tolerance: float,
         replay_capacity: int,
         max_target_weight: float,
-    ) -> None:
+    ) -> Self:
         """ids: uint64 [N], distinct; sources: uint32 [N], index into source_floors (float32 [S])."""
 
     def propose(self, n: int, policy_version: int) -> NDArray[np.int64]:

@@ -21,9 +21,9 @@ pub struct Forecast {
 
 /// A model of every prompt's pass rate over policy versions.
 pub trait Belief {
-    /// Takes in `successes` of `rollouts` (known ones) that policy `version` made of a prompt. Returns whether the label is late: older
-    /// than the newest of that prompt.
-    fn observe(&mut self, prompt: u32, successes: u32, rollouts: u32, version: u32) -> bool;
+    /// Takes in `successes` of `rollouts` (known ones) that policy `version` made of a prompt. `weight`, 1 / admission, is what the label
+    /// counts for in what is believed of the pool as a whole. Returns whether the label is late: older than the newest of that prompt.
+    fn observe(&mut self, prompt: u32, successes: u32, rollouts: u32, version: u32, weight: f64) -> bool;
 
     /// Stores the text prediction of a prompt's pass rate.
     fn set_prior(&mut self, prompt: u32, predicted_reward: f32);
@@ -146,22 +146,22 @@ impl DiscountedBeta {
 }
 
 impl Belief for DiscountedBeta {
-    fn observe(&mut self, prompt: u32, successes: u32, rollouts: u32, version: u32) -> bool {
+    fn observe(&mut self, prompt: u32, successes: u32, rollouts: u32, version: u32, weight: f64) -> bool {
         let record = self.records[prompt as usize];
         let history = self.history(&record, version);
         let known = if self.settings.use_history { history } else { BetaCounts { alpha: 0.0, beta: 0.0 } };
         self.concentration.observe(self.prior_mean(record.predicted_reward), known, successes, rollouts);
         // A late label fades as if it had come in time; the prompt's clock stays where it is.
-        let weight = power(self.settings.discount, record.version.saturating_sub(version));
+        let faded = power(self.settings.discount, record.version.saturating_sub(version));
         let failures = rollouts - successes;
         self.records[prompt as usize] = PromptRecord {
-            successes: (history.alpha + weight * f64::from(successes)) as f32,
-            failures: (history.beta + weight * f64::from(failures)) as f32,
+            successes: (history.alpha + faded * f64::from(successes)) as f32,
+            failures: (history.beta + faded * f64::from(failures)) as f32,
             version: record.version.max(version),
             ..record
         };
-        self.base_successes = LABEL_MEMORY * self.base_successes + f64::from(successes);
-        self.base_rollouts = LABEL_MEMORY * self.base_rollouts + f64::from(rollouts);
+        self.base_successes = LABEL_MEMORY * self.base_successes + weight * f64::from(successes);
+        self.base_rollouts = LABEL_MEMORY * self.base_rollouts + weight * f64::from(rollouts);
         version < record.version
     }
 

@@ -122,7 +122,7 @@ proptest! {
         belief.set_prior(1, prediction);
         let mut newest = 0;
         for &(successes, version) in &labels {
-            prop_assert_eq!(belief.observe(1, successes, 8, version), version < newest);
+            prop_assert_eq!(belief.observe(1, successes, 8, version, 1.0), version < newest);
             newest = newest.max(version);
         }
         let now = newest + wait;
@@ -137,13 +137,13 @@ proptest! {
     }
 
     #[test]
-    fn without_history_labels_leave_predicted_prompts_alone(successes in 0..=8_u32, prediction in 0.0..=1.0_f32) {
+    fn without_history_labels_leave_predicted_prompts_alone(successes in 0..=8_u32, prediction in 0.0..=1.0_f32, weight in 1.0..=10.0_f64) {
         let mut belief = DiscountedBeta::new(2, BetaSettings { use_history: false, ..beta_settings() });
         let before = belief.forecast(0, prediction, 5);
-        belief.observe(0, successes, 8, 3);
+        belief.observe(0, successes, 8, 3, weight);
         prop_assert_eq!(belief.forecast(0, prediction, 5), before);
-        // Without a prediction, the base rate of all labels speaks.
-        let base_rate = (0.999 + f64::from(successes)) / (2.0 * 0.999 + 8.0);
+        // Without a prediction, the base rate of all labels speaks, each weighted by 1 / admission.
+        let base_rate = (0.999 + weight * f64::from(successes)) / (2.0 * 0.999 + weight * 8.0);
         prop_assert!((belief.forecast(1, f32::NAN, 5).pass_rate - base_rate).abs() < 1e-12);
     }
 
@@ -218,7 +218,7 @@ fn learned_concentration(trust: f64) -> f64 {
         let prediction = if stream.unit(1) < trust { pass_rate } else { stream.unit(2) };
         belief.set_prior(prompt, prediction as f32);
         let successes = (0..8).filter(|&rollout| stream.unit(10 + rollout) < pass_rate).count() as u32;
-        belief.observe(prompt, successes, 8, prompt / 16);
+        belief.observe(prompt, successes, 8, prompt / 16, 1.0);
         let expected = if prompt < 31 { 4.0 } else { belief.concentration() };
         assert!((belief.concentration() - expected).abs() < 1e-12, "learned from {} labels", prompt + 1);
     }

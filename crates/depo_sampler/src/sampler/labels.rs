@@ -103,7 +103,8 @@ impl Sampler {
     }
 
     fn record(&mut self, draw: Draw, summary: &GroupSummary, successes: usize, logprob_target: f32, policy_version: u32) -> Observation {
-        let late = self.belief.observe(draw.prompt, successes as u32, summary.known as u32, policy_version);
+        let weight = (1.0 / f64::from(draw.admission)).min(self.settings.max_target_weight);
+        let late = self.belief.observe(draw.prompt, successes as u32, summary.known as u32, policy_version, weight);
         let informative = summary.is_informative(self.settings.tolerance);
         let pass_rate = (successes as f64 / summary.known as f64) as f32;
         self.replay.push(Target {
@@ -111,7 +112,7 @@ impl Sampler {
             reward_target: pass_rate,
             logprob_target: logprob_target.clamp(0.0, 1.0),
             count: summary.known as f32,
-            weight: (1.0 / f64::from(draw.admission)).min(self.settings.max_target_weight) as f32,
+            weight: weight as f32,
             policy_version,
         });
         self.counters[Counter::Labelled] += 1;
