@@ -56,7 +56,8 @@ bench: setup ## Time every operation of the core, and rollouts against model.gen
 	$(PY) benches/rollout_vs_generate.py
 
 wheel: setup ## Build the portable wheel (manylinux2014, abi3) and import it in an environment that has numpy alone
-	rm -rf dist && $(VENV)/bin/maturin build --quiet --release --zig --compatibility manylinux2014 --out dist
+	rm -rf dist
+	PATH="$(abspath $(VENV))/bin:$$PATH" $(VENV)/bin/maturin build --quiet --release --zig --compatibility manylinux2014 --out dist
 	PYTHON=$(PYTHON) tests/check_wheel.sh dist/*.whl
 
 clean: ## Remove what was built, but not runs/
