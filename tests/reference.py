@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 import xxhash
@@ -48,13 +49,25 @@ def group_advantages(rewards: Sequence[float], scale_by_std: bool, ddof: int, ep
     return [0.0 if math.isnan(reward) else (reward - mean) / scale for reward in rewards], True, mean
 
 
-def p_informative(alpha: float, beta: float, group_size: int) -> float:
-    """Return the beta-binomial probability of 1 .. G - 1 successes, summed over all orders of outcomes."""
+def p_outcomes(alpha: float, beta: float, n_rollouts: int, wanted: Callable[[tuple[bool, ...]], bool]) -> float:
+    """Return the beta-binomial probability of the wanted ones among all orders of outcomes."""
     total = 0.0
-    for outcomes in itertools.product((False, True), repeat=group_size):
-        if 0 < sum(outcomes) < group_size:
-            total += math.exp(log_beta(alpha + sum(outcomes), beta + group_size - sum(outcomes)) - log_beta(alpha, beta))
+    for outcomes in filter(wanted, itertools.product((False, True), repeat=n_rollouts)):
+        total += math.exp(log_beta(alpha + sum(outcomes), beta + n_rollouts - sum(outcomes)) - log_beta(alpha, beta))
     return total
+
+
+@cache
+def p_informative(alpha: float, beta: float, group_size: int) -> float:
+    """Return the probability that a group holds a success and a failure."""
+    return p_outcomes(alpha, beta, group_size, lambda outcomes: 0 < sum(outcomes) < group_size)
+
+
+@cache
+def p_two_informative(alpha: float, beta: float, group_size: int) -> float:
+    """Return the probability that two groups at the same pass rate do: the mean square of P(informative | pass rate)."""
+    halves = (slice(group_size), slice(group_size, None))
+    return p_outcomes(alpha, beta, 2 * group_size, lambda outcomes: all(0 < sum(outcomes[half]) < group_size for half in halves))
 
 
 def log_beta(alpha: float, beta: float) -> float:
@@ -71,77 +84,199 @@ class Label:
     rollouts: int
     version: int
     prediction: float
+    weight: float = 1.0
 
 
-@dataclass
-class Belief:
-    """Keeps every label and recomputes everything from all of them.
+def base_rate(labels: Sequence[Label]) -> float:
+    """Return the weighted share of successes among labels in order of arrival, newer ones counting more, starting from one success in two."""
+    kept = [0.999**age * label.weight for age, label in zip(reversed(range(len(labels))), labels, strict=True)]
+    start = 0.999 ** len(labels)
+    successes = start + sum(weight * label.successes for weight, label in zip(kept, labels, strict=True))
+    rollouts = 2 * start + sum(weight * label.rollouts for weight, label in zip(kept, labels, strict=True))
+    return clamped(successes / rollouts)
 
-    Attributes:
-        discount: Weight of a label after one policy version.
-        configured: Concentration before it is learned.
-        learn: Whether to learn it.
-        use_history: Whether a prompt's own labels enter.
-        labels: Labels in order of arrival.
+
+def clamped(rate: float) -> float:
+    """Return a pass rate kept away from 0 and 1."""
+    return min(max(rate, 1e-3), 1 - 1e-3)
+
+
+class Fit:
+    """Posterior mean of some parameters over a grid of settings, whose log-likelihoods fade; before 32 labels the configured ones.
+
+    Args:
+        configured: The first setting of the grid.
+        grid: The others.
+        fit: Whether to fit at all.
     """
 
-    discount: float
-    configured: float
-    learn: bool
-    use_history: bool
-    labels: list[Label] = field(default_factory=list)
+    def __init__(self, configured: Sequence[float], grid: Iterable[Sequence[float]], fit: bool) -> None:
+        self.settings = [tuple(configured), *map(tuple, grid)]
+        self.log_likelihoods, self.n_labels, self.fit = np.zeros(len(self.settings)), 0, fit
 
-    def base_rate(self, n_labels: int) -> float:
-        """Return the share of successes among the first labels, newer ones counting more, starting from one success in two."""
-        ages = [n_labels - 1 - position for position in range(n_labels)]
-        kept = self.labels[:n_labels]
-        successes = 0.999**n_labels + sum(0.999**age * label.successes for age, label in zip(ages, kept, strict=True))
-        rollouts = 2 * 0.999**n_labels + sum(0.999**age * label.rollouts for age, label in zip(ages, kept, strict=True))
-        return float(successes / rollouts)
+    def observe(self, log_likelihood: Callable[..., float]) -> None:
+        """Take in one label, whose log-likelihood under a setting is given as a function of its parameters."""
+        self.n_labels += 1
+        if self.fit:
+            self.log_likelihoods = 0.999 * self.log_likelihoods + [log_likelihood(*setting) for setting in self.settings]
 
-    def prior_mean(self, prediction: float, n_labels: int) -> float:
-        """Return the clamped prediction, or the base rate."""
-        return min(max(self.base_rate(n_labels) if math.isnan(prediction) else prediction, 1e-3), 1 - 1e-3)
+    def value(self) -> list[float]:
+        """Return what is used now."""
+        if not self.fit or self.n_labels < 32:
+            return list(self.settings[0])
+        weights = np.exp(self.log_likelihoods - self.log_likelihoods.max())
+        return [float(mean) for mean in weights @ np.array(self.settings) / weights.sum()]
 
-    def history(self, prompt: int, version: int, n_labels: int) -> tuple[float, float]:
+
+class BetaBelief:
+    """Beta(b r + c m + S, b (1 - r) + c (1 - m) + F): base rate r, prediction m, successes and failures faded by g per version.
+
+    Args:
+        base: b.
+        text: c.
+        discount: g.
+        fit: Whether b, c and g are fitted.
+        use_history: Whether S and F count.
+    """
+
+    BASES = (0.25, 0.5, 1.0, 2.0, 4.0)
+    TEXTS = (0.0, 0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0)
+    DISCOUNTS = (0.5, 0.7, 0.8, 0.9, 0.95, 0.97, 0.99, 1.0)
+
+    def __init__(self, base: float = 1.0, text: float = 4.0, discount: float = 0.97, *, fit: bool = False, use_history: bool = True) -> None:
+        self.prior = Fit((base, text), itertools.product(self.BASES, self.TEXTS), fit)
+        self.memory = Fit((discount,), ((discount,) for discount in self.DISCOUNTS), fit)
+        self.use_history = use_history
+        self.labels: list[Label] = []
+        self.rate = base_rate(self.labels)
+        self.histories: dict[int, tuple[float, float, int]] = {}
+        """Successes, failures, and the version at which they stand."""
+
+    def observe(self, label: Label) -> None:
+        """Take in a label; a late one fades as if it had come in time."""
+        (discount,), (base, text) = self.memory.value(), self.prior.value()
+        self.prior.observe(lambda base, text: self.log_likelihood(label, base, text, discount))
+        latest = self.histories.get(label.prompt, (0.0, 0.0, 0))[2]
+        if self.use_history and label.prompt in self.histories and label.version > latest:
+            self.memory.observe(lambda discount: self.log_likelihood(label, base, text, discount))
+        (discount,) = self.memory.value()
+        now = max(latest, label.version)
+        successes, failures = self.history(label.prompt, now, discount)
+        faded = discount ** (now - label.version)
+        self.histories[label.prompt] = (successes + faded * label.successes, failures + faded * (label.rollouts - label.successes), now)
+        self.labels.append(label)
+        self.rate = base_rate(self.labels)
+
+    def history(self, prompt: int, version: int, discount: float) -> tuple[float, float]:
         """Return discounted successes and failures of a prompt at `version`, or at its newest label if that is newer."""
-        own = [label for label in self.labels[:n_labels] if label.prompt == prompt]
-        if not self.use_history or not own:
-            return 0.0, 0.0
-        now = max(version, *(label.version for label in own), 0)
-        weights = [self.discount ** (now - label.version) for label in own]
-        successes = sum(weight * label.successes for weight, label in zip(weights, own, strict=True))
-        return successes, sum(weight * label.rollouts for weight, label in zip(weights, own, strict=True)) - successes
+        successes, failures, latest = self.histories.get(prompt, (0.0, 0.0, 0))
+        faded = discount ** max(version - latest, 0)
+        return faded * successes, faded * failures
 
-    def grid(self) -> list[float]:
-        """Return the configured concentration and twelve log-spaced ones."""
-        return [self.configured, *np.geomspace(0.5, 64.0, 12).tolist()]
+    def log_likelihood(self, label: Label, base: float, text: float, discount: float) -> float:
+        """Return the logarithm of the probability of a label, in its order of outcomes."""
+        alpha, beta = self.counts(label.prompt, label.prediction, label.version, base, text, discount)
+        return log_beta(alpha + label.successes, beta + label.rollouts - label.successes) - log_beta(alpha, beta)
 
-    def log_likelihoods(self) -> list[float]:
-        """Return the discounted log-likelihood of all labels under each concentration of the grid."""
-        totals = []
-        for concentration in self.grid():
-            total = 0.0
-            for position, label in enumerate(self.labels):
-                mean = self.prior_mean(label.prediction, position)
-                successes, failures = self.history(label.prompt, label.version, position)
-                alpha, beta = concentration * mean + successes, concentration * (1 - mean) + failures
-                gain = log_beta(alpha + label.successes, beta + label.rollouts - label.successes) - log_beta(alpha, beta)
-                total = 0.999 * total + gain
-            totals.append(total)
-        return totals
-
-    def concentration(self) -> float:
-        """Return the most likely concentration once there are 32 labels."""
-        if not self.learn or len(self.labels) < 32:
-            return self.configured
-        return self.grid()[int(np.argmax(self.log_likelihoods()))]
+    def counts(self, prompt: int, prediction: float, version: int, base: float, text: float, discount: float) -> tuple[float, float]:
+        """Return alpha and beta under some parameters."""
+        successes, failures = self.history(prompt, version, discount) if self.use_history else (0.0, 0.0)
+        text, mean = (0.0, 0.5) if math.isnan(prediction) else (text, clamped(prediction))
+        return base * self.rate + text * mean + successes, base * (1 - self.rate) + text * (1 - mean) + failures
 
     def posterior(self, prompt: int, prediction: float, version: int) -> tuple[float, float]:
-        """Return the pseudo-counts believed at `version`."""
-        concentration, mean = self.concentration(), self.prior_mean(prediction, len(self.labels))
-        successes, failures = self.history(prompt, version, len(self.labels))
-        return concentration * mean + successes, concentration * (1 - mean) + failures
+        """Return alpha and beta as believed at `version`."""
+        return self.counts(prompt, prediction, version, *self.prior.value(), *self.memory.value())
+
+
+@dataclass(frozen=True)
+class Walk:
+    """Parameters of the logit-normal belief.
+
+    Attributes:
+        prior_variance: Variance of the logit of a prompt without labels.
+        text_precision: 1 / variance of its logit around the prediction's.
+        text_precision_labelled: The same for a prompt with labels.
+        drift: What is added to a logit per version.
+        noise: Variance of what is added at random.
+        spread: Rate at which logits move away from 0.
+    """
+
+    prior_variance: float
+    text_precision: float
+    text_precision_labelled: float
+    drift: float
+    noise: float
+    spread: float
+
+
+class LogitNormalBelief:
+    """Bayes' rule for one prompt, on a fine grid of logits.
+
+    Args:
+        walk: Parameters.
+        rate: Base rate when the prompt's first label arrives.
+        matched: Whether each label leaves a normal distribution of the same mean and variance, as the core approximates, instead of the posterior.
+    """
+
+    LOGITS = np.linspace(-30, 30, 3001)
+
+    def __init__(self, walk: Walk, rate: float, *, matched: bool) -> None:
+        self.walk, self.matched, self.labelled = walk, matched, False
+        self.density = normal(self.LOGITS, around(rate, walk.prior_variance), walk.prior_variance)
+
+    def wait(self, elapsed: int) -> None:
+        """Let versions pass; a prompt without labels stays what all labels say."""
+        if elapsed and self.labelled:
+            growth = math.exp(min(max(self.walk.spread * elapsed, -1), 1))
+            grown = np.interp((self.LOGITS - self.walk.drift * elapsed) / growth, self.LOGITS, self.density)
+            self.density = np.convolve(grown / grown.sum(), normal(self.LOGITS, 0, self.walk.noise * elapsed), mode="same")
+
+    def opinion(self, prediction: float) -> tuple[float, float]:
+        """Return mean and precision of what the text says of the logit; precision 0: nothing."""
+        precision = self.walk.text_precision_labelled if self.labelled else self.walk.text_precision
+        if math.isnan(prediction) or not precision:
+            return 0.0, 0.0
+        return around(clamped(prediction), 1 / precision), precision
+
+    def with_text(self, prediction: float) -> NDArray[np.float64]:
+        """Return the density of the logit of the prompt, what the text says included."""
+        mean, precision = self.opinion(prediction)
+        fused = self.density * np.exp(-precision * (self.LOGITS - mean) ** 2 / 2)
+        return np.asarray(fused / fused.sum())
+
+    def without_text(self, density: NDArray[np.float64], prediction: float) -> NDArray[np.float64]:
+        """Return the normal distribution that what the text says turns into one with the moments of `density`."""
+        text_mean, text_precision = self.opinion(prediction)
+        mean = float(density @ self.LOGITS)
+        variance = float(density @ (self.LOGITS - mean) ** 2)
+        precision = 1 / variance - text_precision
+        return normal(self.LOGITS, (mean / variance - text_precision * text_mean) / precision, 1 / precision)
+
+    def observe(self, successes: int, rollouts: int, prediction: float) -> None:
+        """Take in a label."""
+        rates = 1 / (1 + np.exp(-self.LOGITS))
+        likelihood = rates**successes * (1 - rates) ** (rollouts - successes)
+        seen = self.with_text(prediction) * likelihood
+        self.density = self.without_text(seen / seen.sum(), prediction) if self.matched else self.density * likelihood
+        self.density, self.labelled = self.density / self.density.sum(), True
+
+    def forecast(self, prediction: float, group_size: int) -> tuple[float, float]:
+        """Return the mean pass rate and P(informative) of a group."""
+        rates, density = 1 / (1 + np.exp(-self.LOGITS)), self.with_text(prediction)
+        informative = 1 - rates**group_size - (1 - rates) ** group_size
+        return float(density @ rates), float(density @ informative)
+
+
+def normal(values: NDArray[np.float64], mean: float, variance: float) -> NDArray[np.float64]:
+    """Return the normal distribution at evenly spaced values, normalised to 1."""
+    density = np.exp(-((values - mean) ** 2) / (2 * variance))
+    return np.asarray(density / density.sum())
+
+
+def around(rate: float, variance: float) -> float:
+    """Return the mean logit at which a normal distribution has about this mean pass rate (MacKay's probit approximation)."""
+    return math.log(rate / (1 - rate)) * math.sqrt(1 + math.pi * variance / 8)
 
 
 def nearest_to_window(predictions: NDArray[np.float32], low: float, high: float) -> NDArray[np.float64]:

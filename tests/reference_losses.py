@@ -11,7 +11,7 @@ from torch import Tensor
 from transformers import PreTrainedModel, Qwen2Config, Qwen2ForCausalLM
 
 from depo.config import LossConfig
-from depo.records import Float32Array, RolloutGroup
+from depo.records import Float32Array, RolloutGroup, TokenFactors
 
 VOCABULARY = 40
 
@@ -72,20 +72,34 @@ def token_loss(ratio: Tensor, advantage: float, config: LossConfig) -> Tensor:
     return loss
 
 
+def surrogate_losses(new: Tensor, old: Tensor, advantages: Sequence[float], config: LossConfig) -> list[Tensor]:
+    """The policy-gradient loss of each token of one sequence; GSPO's ratio is differentiated as a whole."""
+    losses = []
+    for t in range(new.numel()):
+        ratio = (new - old).mean().exp() if config.surrogate == "gspo" else (new[t] - old[t]).exp()
+        if config.surrogate == "cispo":
+            weight = min(max(ratio.item(), 1 - config.clip_low), 1 + config.clip_high)
+            losses.append(-weight * advantages[t] * new[t])
+        else:
+            losses.append(token_loss(ratio, advantages[t], config))
+    return losses
+
+
 def batch_loss(
     logprobs: Sequence[Tensor],
     rollout_logprobs: Sequence[Tensor],
-    advantages: Sequence[float],
+    advantages: Sequence[float | Sequence[float]],
     config: LossConfig,
     max_new_tokens: int,
     reference_logprobs: Sequence[Tensor] | None = None,
 ) -> Tensor:
-    """The loss of a whole batch, token by token; each argument has one entry per sequence."""
+    """The loss of a whole batch, token by token; each argument has one entry per sequence, an advantage may also be a list of one per token."""
     sequence_sums = []
     for n, (new, old, advantage) in enumerate(zip(logprobs, rollout_logprobs, advantages, strict=True)):
         total = torch.zeros((), dtype=torch.float64)
+        token_losses = surrogate_losses(new, old, np.broadcast_to(advantage, new.shape).tolist(), config)
         for t in range(new.numel()):
-            total = total + token_loss((new[t] - old[t]).exp(), advantage, config)
+            total = total + token_losses[t]
             if reference_logprobs is not None:
                 log_ratio = reference_logprobs[n][t] - new[t]
                 total = total + config.kl_weight * (log_ratio.exp() - log_ratio - 1)
@@ -105,15 +119,20 @@ def policy_gradient(
     max_new_tokens: int,
     temperature: float = 1.0,
     reference_model: PreTrainedModel | None = None,
+    token_factors: TokenFactors | None = None,
 ) -> tuple[float, dict[str, Tensor]]:
     """Loss and gradient by parameter name over all sequences, one forward pass per sequence."""
+    advantages = advantages_BG.reshape(-1).tolist()
+    if token_factors is not None:
+        factors = [factors.tolist() for of_group in token_factors for factors in of_group]
+        advantages = [[advantage * factor for factor in of_response] for advantage, of_response in zip(advantages, factors, strict=True)]
 
     def all_logprobs(policy: PreTrainedModel) -> list[Tensor]:
         return [response_logprobs(policy, torch.tensor(g.prompt_ids), torch.tensor(r), temperature) for g in groups for r in g.response_ids]
 
     old = [torch.tensor(logprobs) for group in groups for logprobs in group.rollout_logprobs]
     reference = None if reference_model is None else [logprobs.detach() for logprobs in all_logprobs(reference_model)]
-    loss = batch_loss(all_logprobs(model), old, advantages_BG.reshape(-1).tolist(), config, max_new_tokens, reference)
+    loss = batch_loss(all_logprobs(model), old, advantages, config, max_new_tokens, reference)
     names, parameters = zip(*model.named_parameters(), strict=True)
     return float(loss.detach()), dict(zip(names, torch.autograd.grad(loss, parameters), strict=True))
 
@@ -127,3 +146,23 @@ def advantages(rewards: Sequence[float], config: LossConfig, tolerance: float) -
     variance = sum((reward - mean) ** 2 for reward in known) / (len(known) - config.std_ddof)
     scale = math.sqrt(variance) + config.std_epsilon if config.scale_by_std else 1.0
     return [0.0 if math.isnan(reward) else (reward - mean) / scale for reward in rewards]
+
+
+def daro_weights(batches: Sequence[Sequence[tuple[int, int, float]]], config: LossConfig) -> list[float]:
+    """Weights of the last of several batches of groups (level, tokens, summed loss), by dictionaries and loops."""
+    means: dict[int, float] = {}
+    weights: list[float] = []
+    for batch in batches:
+        level_weights, level_tokens = {}, {}
+        for level in {level for level, _, _ in batch}:
+            members = [group for group in batch if group[0] == level]
+            level_tokens[level] = sum(tokens for _, tokens, _ in members)
+            loss = abs(sum(loss for _, _, loss in members) / level_tokens[level])
+            means[level] = config.daro_decay * means[level] + (1 - config.daro_decay) * loss if level in means else loss
+            inverse = 1 / means[level] if means[level] else math.inf
+            bounded = min(max(inverse, config.daro_min_weight), config.daro_max_weight)
+            level_weights[level] = bounded * min(1.0, len(members) / config.daro_min_groups)
+        raw = [level_weights[level] / level_tokens[level] for level, _, _ in batch]
+        mean = sum(weight * tokens for weight, (_, tokens, _) in zip(raw, batch, strict=True)) / sum(tokens for _, tokens, _ in batch)
+        weights = [weight / mean for weight in raw]
+    return weights

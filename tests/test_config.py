@@ -17,8 +17,9 @@ from hypothesis import strategies as st
 
 from depo.config import EstimatorConfig, LossConfig, SelectorConfig, SourceConfig, TrainConfig, dump_config, load_config
 from depo.config.load import KEYS, SECTIONS, differences
-from depo.config.sections import ESTIMATOR_PRESETS, LOSS_PRESETS
-from depo.config.selector import SELECTOR_PRESETS
+from depo.config.loss import LOSS_PRESETS
+from depo.config.presets import SELECTOR_PRESETS
+from depo.config.sections import ESTIMATOR_PRESETS
 from depo.errors import ConfigError
 
 SPECIAL: Mapping[str, Any] = {
@@ -28,6 +29,8 @@ SPECIAL: Mapping[str, Any] = {
     "selection.preset": st.sampled_from(sorted(SELECTOR_PRESETS)),
     "selection.window": st.tuples(st.floats(0, 0.4), st.floats(0.5, 1)),
     "loss.std_ddof": st.sampled_from([0, 1]),
+    "loss.mask": st.sampled_from(["", "dagrpo", "module:function"]),
+    "loss.daro_max_weight": st.floats(1, 50),
 }
 toml_values = st.recursive(
     st.booleans() | st.integers(-(2**63), 2**63 - 1) | st.floats(allow_nan=False) | st.text(max_size=8),
@@ -151,10 +154,16 @@ def test_shipped_configurations_load(path: Path) -> None:
     assert config.data.train and config.run.name
 
 
-@pytest.mark.parametrize("preset", ["uniform", "dapo", "depo_paper", "depo"])
+@pytest.mark.parametrize("preset", SELECTOR_PRESETS)
 def test_a_preset_on_the_command_line_changes_a_resolved_configuration(preset: str) -> None:
     resolved = dump_config(load('[selection]\npreset = "depo_paper"\nscan_cap = 30'))
     assert load(resolved, "--selection.preset", preset).selection == SelectorConfig.from_preset(preset, scan_cap=30)
+
+
+def test_a_preset_on_the_command_line_leaves_what_no_preset_at_hand_sets() -> None:
+    text = "[selection]\ncandidates_per_draw = 3\nexplore_share = 0.1"
+    assert load(text, "--selection.preset", "uniform").selection == SelectorConfig.from_preset("uniform", candidates_per_draw=3)
+    assert load(text, "--selection.preset", "dps").selection == SelectorConfig.from_preset("dps")
 
 
 def test_later_layers_win() -> None:
@@ -163,7 +172,7 @@ def test_later_layers_win() -> None:
     assert load('[loss]\npreset = "grpo"\nclip_high = 0.3').loss.clip_high == 0.3
     assert load('[loss]\npreset = "grpo"\nclip_high = 0.3', "--loss.clip_high", "0.4").loss.clip_high == 0.4
     assert load('[loss]\npreset = "grpo"\nclip_high = 0.3', "--loss.preset=dr_grpo").loss == LossConfig.from_preset("dr_grpo")
-    assert load('[loss]\npreset = "grpo"\nclip_low = 0.3', "--loss.preset=dr_grpo").loss == LossConfig.from_preset("dr_grpo", clip_low=0.3)
+    assert load('[loss]\npreset = "grpo"\nstd_ddof = 0', "--loss.preset=dr_grpo").loss == LossConfig.from_preset("dr_grpo", std_ddof=0)
     assert load('[selection]\npreset = "uniform"', "--selection.preset", "depo_paper").selection == SelectorConfig.from_preset("depo_paper")
 
 
@@ -254,11 +263,13 @@ def test_stated_ranges_are_held(cls: Any, name: str, stated: str) -> None:
         ("candidates_per_draw", 1, 0),
         ("explore_share", 0.5, 0.51),
         ("max_age", 0, -1),
+        ("probe_rollouts", 0, -1),
         ("reprobe_share", 1.0, 1.1),
         ("source_floors", {"a": 0.5, "b": 0.5}, {"a": 0.6, "b": 0.6}),
+        ("policy_options", {"decay": 0.5}, {"decay": math.nan}),
         ("scan_cap", 6, 0),
-        ("discount", 1.0, 0.0),
-        ("prior_concentration", 0.1, 0.0),
+        ("belief", "beta", "gamma"),
+        ("belief_options", {"discount": 0.9}, {"discount": math.inf}),
         ("tolerance", 0.0, -1e-9),
         ("replay_capacity", 1, 0),
         ("max_target_weight", 1.0, 0.9),

@@ -6,7 +6,7 @@ import json
 import math
 import threading
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, get_args, get_type_hints
 
 import numpy as np
 import pytest
@@ -16,20 +16,20 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 import reference
-from depo import _core
+from depo import SelectorConfig, _core
 from depo.errors import StateError
+from depo.sampler import CORE_SETTINGS
 
 GROUP_SIZE = 4
-SETTINGS: Mapping[str, Any] = {
-    "group_size": GROUP_SIZE, "seed": 3, "policy": "budget", "warmup_steps": 2, "window": (0.3, 0.7), "candidates_per_draw": 3,
-    "explore_share": 0.1, "max_age": 4, "reprobe_share": 0.25, "source_floors": [0.25, 0.0], "scan_cap": 5, "use_history": True,
-    "discount": 0.9, "prior_concentration": 4.0, "learn_concentration": True, "success_threshold": 0.5, "tolerance": 1e-6,
-    "replay_capacity": 10, "max_target_weight": 10.0,
+SETTINGS: Mapping[str, Any] = {name: getattr(SelectorConfig(), name) for name in CORE_SETTINGS} | {
+    "group_size": GROUP_SIZE, "seed": 3, "warmup_steps": 2, "window": (0.3, 0.7), "candidates_per_draw": 3, "explore_share": 0.1, "max_age": 4,
+    "source_floors": [0.25, 0.0], "scan_cap": 5, "replay_capacity": 10,
 }  # fmt: skip
+POLICIES = get_args(get_type_hints(SelectorConfig)["policy"])
+BELIEFS = get_args(get_type_hints(SelectorConfig)["belief"])
 KEYS = st.integers(0, 2**64 - 1)
 Columns = dict[str, NDArray[Any]]
 REWARDS = st.one_of(st.just(math.nan), st.sampled_from([0.0, 1.0]), st.floats(-4, 4, width=32))
-PREDICTIONS = st.one_of(st.just(math.nan), st.floats(0, 1, width=32))
 
 
 def build(n_prompts: int = 30, **changes: Any) -> _core.Sampler:
@@ -44,8 +44,11 @@ def sample(sampler: _core.Sampler, n: int, version: int, seed: int) -> Columns:
 
 
 def observe(sampler: _core.Sampler, draw_ids: Any, version: int, seed: int) -> Columns:
-    rng = np.random.default_rng(seed)
+    """Observe draws in flight; of a probe only the rollouts that it asked for are known, of others most."""
+    rng, opened = np.random.default_rng(seed), sampler.in_flight()
+    n_rollouts = dict(zip(opened["draw_ids"].tolist(), opened["n_rollouts"].tolist(), strict=True))
     rewards_BG = rng.choice([0.0, 1.0, np.nan], size=(len(draw_ids), GROUP_SIZE), p=[0.45, 0.45, 0.1])
+    rewards_BG[np.arange(GROUP_SIZE) >= np.array([n_rollouts.get(int(draw_id), GROUP_SIZE) for draw_id in draw_ids], int)[:, None]] = np.nan
     return sampler.observe(draw_ids, rewards_BG, rng.random(len(draw_ids)), version)
 
 
@@ -96,44 +99,10 @@ def test_advantages_equal_the_reference(rewards: list[list[float]], scale_by_std
         np.testing.assert_allclose(means[row], mean, rtol=1e-6, atol=1e-6)
 
 
-@settings(deadline=None, max_examples=50)
-@given(
-    labels=st.lists(st.tuples(st.integers(0, 5), st.integers(0, GROUP_SIZE), st.integers(0, 12), PREDICTIONS), max_size=45),
-    learn=st.booleans(),
-    use_history=st.booleans(),
-)
-def test_beliefs_equal_the_reference(labels: list[tuple[int, int, int, float]], learn: bool, use_history: bool) -> None:
-    """Six prompts; each label is preceded by an offer of all of them, so that predictions are stored."""
-    sampler = build(6, policy="uniform", warmup_steps=0, max_age=0, learn_concentration=learn, use_history=use_history)
-    expected = reference.Belief(discount=0.9, configured=4.0, learn=learn, use_history=use_history)
-    stored = [math.nan] * 6
-    for prompt, successes, version, prediction in labels:
-        candidates = sampler.propose(6, version)
-        sampler.offer(candidates, np.where(candidates == prompt, prediction, np.nan), version)
-        stored[prompt] = stored[prompt] if math.isnan(prediction) else prediction
-        draws = sampler.take(6, version)
-        mine = draws["prompts"] == prompt
-        sampler.release(draws["draw_ids"][~mine])
-        rewards_BG = (np.arange(GROUP_SIZE) < successes).astype(np.float32)[None]
-        sampler.observe(draws["draw_ids"][mine], rewards_BG, [math.nan], version)
-        expected.labels.append(reference.Label(prompt, successes, GROUP_SIZE, version, stored[prompt]))
-    log_likelihoods = expected.log_likelihoods()
-    chosen = expected.grid().index(min(expected.grid(), key=lambda value: abs(value - sampler.concentration())))
-    if learn and len(labels) >= 32:
-        assert log_likelihoods[chosen] >= max(log_likelihoods) - 1e-3, "not the most likely concentration"
-    else:
-        assert sampler.concentration() == 4.0
-    # A near tie may go to another grid value by rounding; the posterior is compared under the one that was chosen.
-    expected.configured, expected.learn = sampler.concentration(), False
-    believed = sampler.beliefs(range(6), [math.nan] * 6, 10)
-    for prompt in range(6):
-        alpha, beta = expected.posterior(prompt, stored[prompt], 10)
-        assert believed["pass_rates"][prompt] == pytest.approx(alpha / (alpha + beta), abs=1e-5)
-        assert believed["p_informative"][prompt] == pytest.approx(reference.p_informative(alpha, beta, GROUP_SIZE), abs=1e-5)
-
-
-def test_budget_takes_the_most_informative_of_its_candidates() -> None:
-    sampler = build(200, warmup_steps=0, explore_share=0.0, max_age=0, source_floors=[0.0, 0.0], use_history=False)
+@pytest.mark.parametrize("belief", BELIEFS)
+def test_budget_without_optimism_takes_the_most_informative_of_its_candidates(belief: str) -> None:
+    certain = {"optimism": 0.0, "curiosity": 0.0}
+    sampler = build(200, belief=belief, policy_options=certain, warmup_steps=0, explore_share=0.0, max_age=0, source_floors=[0.0, 0.0], use_history=False)
     for version in range(20):
         candidates = sampler.propose(8, version)
         predictions = np.random.default_rng(version).random(candidates.size, dtype=np.float32)
@@ -201,21 +170,22 @@ def test_targets_weigh_as_much_as_their_admission_was_rare_up_to_the_cap() -> No
 
 @settings(deadline=None, max_examples=30)
 @given(
-    policy=st.sampled_from(["uniform", "window", "budget"]),
+    policy=st.sampled_from(POLICIES),
+    belief=st.sampled_from(BELIEFS),
     batches=st.lists(st.tuples(st.integers(0, 12), st.integers(0, 12)), min_size=1, max_size=10),
     cut=st.integers(0, 9),
     mid_batch=st.booleans(),
 )
-def test_a_run_resumed_from_its_state_equals_the_run_in_one_piece(policy: str, batches: list[tuple[int, int]], cut: int, mid_batch: bool) -> None:
+def test_a_run_resumed_from_its_state_equals_the_run_in_one_piece(policy: str, belief: str, batches: list[tuple[int, int]], cut: int, mid_batch: bool) -> None:
     def resumed(sampler: _core.Sampler) -> _core.Sampler:
         saved = sampler.state_dict()
         scalars = json.loads(json.dumps({name: value for name, value in saved.items() if not isinstance(value, np.ndarray)}))
-        copy = build(policy=policy)
+        copy = build(policy=policy, belief=belief)
         assert copy.load_state_dict({**saved, **scalars}) == {"matched": 30, "missing": 0, "added": 0}
         return copy
 
     def run(split: bool) -> tuple[list[Columns], dict[str, Any]]:
-        sampler = build(policy=policy)
+        sampler = build(policy=policy, belief=belief)
         answers: list[Columns] = []
         for version, (n, labelled) in enumerate(batches):
             if split and version == cut and not mid_batch:
@@ -234,12 +204,13 @@ def test_a_run_resumed_from_its_state_equals_the_run_in_one_piece(policy: str, b
     assert_same(whole_state, split_state)
 
 
-def test_a_state_follows_ids_into_another_pool() -> None:
-    old = build(20)
+@pytest.mark.parametrize("belief", BELIEFS)
+def test_a_state_follows_ids_into_another_pool(belief: str) -> None:
+    old = build(20, belief=belief)
     for version in range(5):
         observe(old, sample(old, 6, version, seed=version)["draw_ids"][:4], version, seed=version)
     new_ids = np.array([7, *range(119, 104, -1), 8], dtype=np.uint64)
-    new = _core.Sampler(new_ids, np.zeros(17, np.uint32), **SETTINGS)
+    new = _core.Sampler(new_ids, np.zeros(17, np.uint32), **{**SETTINGS, "belief": belief})
     with pytest.raises(StateError, match="other prompts"):
         new.load_state_dict(old.state_dict())
     assert new.load_state_dict(old.state_dict(), strict=False) == {"matched": 15, "missing": 5, "added": 2}
@@ -254,10 +225,14 @@ BAD_CALLS: list[tuple[type[Exception], str, Any]] = [
     (ValueError, "seed: got -1", lambda: build(seed=-1)),
     (ValueError, "policy: got \"best\"", lambda: build(policy="best")),
     (ValueError, "window", lambda: build(window=(0.8, 0.2))),
-    (ValueError, "discount: got 0", lambda: build(discount=0.0)),
+    (ValueError, r"discount = 0, expected options of beta: .*discount within 0.001\.\.1", lambda: build(belief="beta", belief_options={"discount": 0.0})),
+    (ValueError, "belief_options: got discount = 0.9, expected options of logit_normal", lambda: build(belief_options={"discount": 0.9})),
+    (ValueError, "belief_options: got noise = NaN", lambda: build(belief_options={"noise": math.nan})),
+    (ValueError, "belief: got \"gamma\", expected one of beta, logit_normal", lambda: build(belief="gamma")),
+    (ValueError, "probe_rollouts: got 5, expected at most group_size = 4", lambda: build(probe_rollouts=5)),
+    (ValueError, "reprobe_share: got 1.5", lambda: build(reprobe_share=1.5)),
     (ValueError, "group_size: got 1", lambda: build(group_size=1)),
     (ValueError, "source_floors", lambda: build(source_floors=[0.8, 0.8])),
-    (ValueError, "prior_concentration: got NaN", lambda: build(prior_concentration=math.nan)),
     (IndexError, "sources: got index 1 at position 1", lambda: build(source_floors=[0.5])),
     (ValueError, "got id 5 at positions 0 and 2", lambda: _core.Sampler([5, 6, 5], [0, 0, 0], **SETTINGS)),
     (ValueError, "sources: got length 1", lambda: _core.Sampler([5, 6], [0], **SETTINGS)),
@@ -280,7 +255,8 @@ BAD_CALLS: list[tuple[type[Exception], str, Any]] = [
     (ValueError, "rewards: got -inf", lambda: _core.group_advantages([[1.0, -math.inf]])),
     (ValueError, "rewards: got a <U1 array", lambda: _core.group_advantages([["a", "b"]])),
     (ValueError, "ddof: got 2", lambda: _core.group_advantages([[1.0, 0.0]], ddof=2)),
-    (StateError, "version", lambda: build().load_state_dict({**build().state_dict(), "version": 2})),
+    (StateError, "got 1 for entry \"version\", expected 2", lambda: build().load_state_dict({**build().state_dict(), "version": 1})),
+    (StateError, "got logit_normal for entry \"settings.belief\", expected beta", lambda: build(belief="beta").load_state_dict(build().state_dict())),
     (StateError, "settings.seed", lambda: build(seed=4).load_state_dict(build().state_dict())),
     (StateError, "settings.group_size", lambda: build(group_size=8).load_state_dict(build().state_dict())),
     (StateError, "\"extra\"", lambda: build().load_state_dict({**build().state_dict(), "extra": 1})),

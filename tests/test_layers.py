@@ -16,15 +16,29 @@ PACKAGE = Path(depo.__file__).parent
 
 LAYERS = [
     {"errors", "records", "config", "protocols", "_core"},
-    {"keyed", "precision"},
-    {"advantages", "data", "estimator", "losses", "metrics", "packing", "progress", "rewards", "rollout", "state_files"},
-    {"checkpoint", "learner", "run_log", "run_records", "step_metrics", "warm_start"},
+    {"keyed", "precision", "user_code"},
+    {
+        "advantages",
+        "data",
+        "estimator",
+        "group_weights",
+        "loss_masks",
+        "losses",
+        "metric_names",
+        "metrics",
+        "packing",
+        "progress",
+        "rewards",
+        "rollout",
+        "state_files",
+    },
+    {"checkpoint", "learner", "run_log", "run_records", "sampler_warnings", "shaping", "step_metrics", "warm_start"},
     {"sampler"},
     {"collect", "parts"},
     {"evaluate"},
     {"trainer"},
     {"report", "run_directory"},
-    {"compare"},
+    {"compare", "replay"},
     {"cli"},
 ]
 """Modules of depo, lowest first: each may import from the layers below it; the lowest knows itself alone, and a package also its own modules."""

@@ -12,17 +12,13 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
-from transformers import Qwen2ForCausalLM
 
-from depo.config import LossConfig, OptimizerConfig, PolicyConfig
+from depo.config import LossConfig, PolicyConfig
 from depo.errors import StateError
-from depo.learner import PolicyLearner
 from depo.packing import microbatches
-from depo.records import Float32Array, RolloutGroup
+from depo.records import RolloutGroup
+from learner_helpers import MAX_NEW_TOKENS, assert_same_gradients, gradients_of_update, make_learner, random_advantages
 from reference_losses import VOCABULARY, policy_gradient, random_groups, tiny_policy
-
-MAX_NEW_TOKENS = 9
-UNCLIPPED = 1e9
 
 
 @pytest.fixture(autouse=True)
@@ -31,51 +27,6 @@ def _one_thread() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(threads)
-
-
-def make_learner(model: Qwen2ForCausalLM, *, loss: LossConfig | None = None, policy: PolicyConfig | None = None, **settings: Any) -> PolicyLearner:
-    reference_model = settings.pop("reference_model", None)
-    temperature = settings.pop("temperature", 1.0)
-    optimizer = OptimizerConfig(**{"learning_rate": 1e-2, "warmup_steps": 0, "grad_clip": UNCLIPPED} | settings)
-    return PolicyLearner(
-        model,
-        loss=loss or LossConfig(),
-        optimizer=optimizer,
-        policy=policy or PolicyConfig(),
-        max_new_tokens=MAX_NEW_TOKENS,
-        temperature=temperature,
-        pad_token_id=0,
-        reference_model=reference_model,
-    )
-
-
-def random_advantages(n_groups: int, group_size: int, seed: int = 0) -> Float32Array:
-    """Normal numbers; the second group and a few more responses have none."""
-    rng = np.random.default_rng(seed)
-    advantages_BG = rng.standard_normal((n_groups, group_size)).astype(np.float32)
-    advantages_BG[1] = 0
-    advantages_BG[rng.random((n_groups, group_size)) < 0.2] = 0
-    return advantages_BG
-
-
-def gradients_of_update(learner: PolicyLearner, groups: list[RolloutGroup], advantages_BG: Float32Array) -> tuple[dict[str, Tensor], dict[str, float]]:
-    """Gradients as the optimizer gets to see them, and the metrics."""
-    seen: dict[str, Tensor] = {}
-
-    def copy_gradients(*_: Any) -> None:
-        seen.update({name: parameter.grad.clone() for name, parameter in learner.model.named_parameters()})
-
-    handle = learner.optimizer.register_step_pre_hook(copy_gradients)
-    metrics = learner.update(groups, advantages_BG, step=0)
-    handle.remove()
-    return seen, metrics
-
-
-def assert_same_gradients(got: dict[str, Tensor], expected: dict[str, Tensor], tolerance: float = 1e-6) -> None:
-    assert got.keys() == expected.keys()
-    for name, gradient in expected.items():
-        assert gradient.abs().max() > 100 * tolerance, f"{name}: too small a gradient to compare"
-        torch.testing.assert_close(got[name], gradient, rtol=1e-5, atol=tolerance, msg=lambda text, name=name: f"{name}: {text}")
 
 
 @pytest.mark.parametrize("tokens_per_microbatch", [1, 40, 10_000])
@@ -257,6 +208,10 @@ def test_bad_input_is_named() -> None:
         learner.update([groups[0], replace(groups[1], prompt_ids=np.zeros(0, np.int64))], advantages_BG, step=0)
     with pytest.raises(ValueError, match=r"^groups\[0\].rollout_logprobs: got 1 for a response of"):
         learner.update([replace(groups[0], rollout_logprobs=(np.zeros(1, np.float32),) * 4), groups[1]], advantages_BG, step=0)
+    with pytest.raises(ValueError, match=r"^token_factors\[0\]: got 1 for a response of"):
+        learner.update(groups, advantages_BG, step=0, token_factors=[[np.ones(1, np.float32)] * 4] * 2)
+    with pytest.raises(ValueError, match=r"^token_factors\[0\]: got 3 arrays, expected 4, one per response"):
+        learner.update(groups, advantages_BG, step=0, token_factors=[[np.ones(1, np.float32)] * 3] * 2)
     with pytest.raises(ValueError, match=r"^step: got -1"):
         learner.update(groups, advantages_BG, step=-1)
     with pytest.raises(ValueError, match=r"^reference_model: got none, expected one if and only if loss.kl_weight > 0"):

@@ -17,7 +17,8 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 from depo.errors import StateError
-from depo.metrics import METRICS, TIMINGS, Journal, MetricsLog, StepRows, Stopwatch, describe
+from depo.metric_names import METRICS, TIMINGS, describe
+from depo.metrics import Journal, MetricsLog, StepRows, Stopwatch
 from depo.progress import PLAIN_LINES, RunProgress
 from depo.records import Draw, DrawKind, Prompt, RolloutGroup, Verdict, VerdictStatus
 
@@ -40,17 +41,28 @@ def write_steps(directory: Path, steps: range, resume_step: int | None) -> None:
     journal.close()
 
 
-def group(draw_id: int, rewards: tuple[float, ...] = (1.0, math.nan)) -> tuple[Draw, RolloutGroup, Any, Verdict]:
-    prompt = Prompt(text="t", source="s", id="p")
-    draw = Draw(draw_id=draw_id, prompt=prompt, predicted_reward=math.nan, p_informative=0.5, admission=0.25, kind=DrawKind.EXPLORE, policy_version=3)
-    tokens = tuple(np.arange(2, dtype=np.int64) for _ in rewards)
-    logprobs = tuple(np.zeros(2, np.float32) for _ in rewards)
+def group(
+    draw_id: int, rewards: tuple[float, ...] = (1.0, math.nan), *, kind: DrawKind = DrawKind.EXPLORE, n_rollouts: int = 2
+) -> tuple[Draw, RolloutGroup, Any, Verdict]:
+    """Return a group of which the first `n_rollouts` responses were generated."""
+    draw = Draw(
+        draw_id=draw_id,
+        prompt=Prompt(text="t", source="s", id="p"),
+        predicted_reward=math.nan,
+        p_informative=0.5,
+        admission=0.25,
+        kind=kind,
+        n_rollouts=n_rollouts,
+        policy_version=3,
+    )
+    tokens = (np.arange(2, dtype=np.int64),) * n_rollouts
+    logprobs = (np.zeros(2, np.float32),) * n_rollouts
     rollouts = RolloutGroup(
         prompt_ids=tokens[0],
         response_ids=tokens,
         rollout_logprobs=logprobs,
-        finished=np.ones(len(rewards), bool),
-        responses=("a",) * len(rewards),
+        finished=np.ones(n_rollouts, bool),
+        responses=("a",) * n_rollouts,
         policy_version=3,
     )
     verdict = Verdict(draw_id=draw_id, status=VerdictStatus.LABELLED, informative=False, mean_reward=1.0, pass_rate=1.0)
@@ -115,6 +127,15 @@ def test_the_journal_tells_a_groups_story(tmp_path: Path) -> None:
             "rewards": [1.0, None], "informative": False, "status": "labelled", "tokens": 4, "policy_version": 3,
         }
     ]  # fmt: skip
+
+
+def test_the_journal_keeps_of_a_probe_the_rewards_that_it_asked_for(tmp_path: Path) -> None:
+    journal = Journal(tmp_path, resume_step=None)
+    for draw_id, rewards in enumerate([(1.0, 0.0, math.nan, math.nan), (0.0, math.nan, math.nan, math.nan)]):
+        journal.write(4, *group(draw_id, rewards, kind=DrawKind.REPROBE, n_rollouts=2))
+    journal.close()
+    rows = rows_of(tmp_path / "journal.jsonl")
+    assert [(row["kind"], row["rewards"], row["tokens"]) for row in rows] == [("reprobe", [1.0, 0.0], 4), ("reprobe", [0.0, None], 4)]
 
 
 def test_tensorboard_reads_the_same_values(tmp_path: Path) -> None:

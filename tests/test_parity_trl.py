@@ -14,7 +14,7 @@ from torch import Tensor
 from depo.advantages import group_advantages
 from depo.config import LossConfig, OptimizerConfig, PolicyConfig
 from depo.learner import PolicyLearner
-from depo.losses import clipped_surrogate, importance_ratio, k3_kl, sequence_weights
+from depo.losses import k3_kl, policy_loss, sequence_weights
 from depo.records import RolloutGroup
 from reference_losses import VOCABULARY, tiny_policy
 
@@ -33,6 +33,11 @@ CASES = [
         LossConfig(aggregation="token_mean", clip_low=0.1, clip_high=0.3, kl_weight=0.1),
         id="dapo-kl",
     ),
+    pytest.param(
+        {"loss_type": "grpo", "importance_sampling_level": "sequence", "epsilon": 3e-4, "epsilon_high": 4e-4}, LossConfig.from_preset("gspo"), id="gspo"
+    ),
+    # TRL's epsilon_high is the largest ratio itself for this loss, and there is no smallest one.
+    pytest.param({"loss_type": "cispo", "epsilon_high": 1.2}, LossConfig.from_preset("cispo", clip_high=0.2), id="cispo"),
 ]
 
 
@@ -179,8 +184,7 @@ def test_trl_loss_on_random_tensors(checkpoint: Path, settings: dict[str, Any], 
 
     weights_N = sequence_weights(lengths_N, config.aggregation, n_sequences=n_sequences, n_tokens=int(lengths_N.sum()), max_new_tokens=MAX_NEW_TOKENS)
     advantages_L, weights_L = (values_N.repeat_interleave(lengths_N) for values_N in (advantages_N, weights_N))
-    ratio_L = importance_ratio(new_NT[mask_NT], old_NT[mask_NT])
-    loss_L = clipped_surrogate(ratio_L, advantages_L, clip_low=config.clip_low, clip_high=config.clip_high)
+    loss_L = policy_loss(new_NT[mask_NT], old_NT[mask_NT], advantages_L, lengths_N, config).loss_L
     loss = ((loss_L + config.kl_weight * k3_kl(new_NT[mask_NT], reference_NT[mask_NT])) * weights_L).sum()
     (gradient_NT,) = torch.autograd.grad(loss, new_NT)
     torch.testing.assert_close(loss, trl_loss, rtol=0, atol=TOLERANCE)

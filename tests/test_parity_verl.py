@@ -1,4 +1,4 @@
-"""Parity with verl's core algorithms on random tensors: advantages, vanilla policy loss, aggregation, KL penalty."""
+"""Parity with verl's core algorithms on random tensors: advantages, vanilla, GSPO and CISPO policy loss, aggregation, KL penalty."""
 
 import importlib.util
 from types import ModuleType
@@ -11,7 +11,7 @@ from torch import Tensor
 
 from depo.advantages import group_advantages
 from depo.config import LossConfig
-from depo.losses import clip_active, clipped_surrogate, importance_ratio, k3_kl, sequence_weights, token_entropy
+from depo.losses import clip_active, clipped_surrogate, importance_ratio, k3_kl, policy_loss, sequence_weights, token_entropy
 
 if importlib.util.find_spec("verl") is None:  # unlike importorskip, a verl that is there but broken is a failure
     pytest.skip("verl is not installed", allow_module_level=True)
@@ -28,10 +28,11 @@ def core_algos() -> ModuleType:
     return core_algos
 
 
-def actor_config(clip_high: float, dual_clip: float) -> Any:
+def actor_config(clip_high: float, dual_clip: float, clip_low: float = 0.2) -> Any:
     from verl.workers.config import ActorConfig
 
-    return ActorConfig(strategy="fsdp", rollout_n=1, ppo_micro_batch_size_per_gpu=1, clip_ratio_low=0.2, clip_ratio_high=clip_high, clip_ratio_c=dual_clip)
+    clips = {"clip_ratio_low": clip_low, "clip_ratio_high": clip_high, "clip_ratio_c": dual_clip}
+    return ActorConfig(strategy="fsdp", rollout_n=1, ppo_micro_batch_size_per_gpu=1, **clips)
 
 
 def random_batch(seed: int) -> dict[str, Tensor]:
@@ -81,6 +82,33 @@ def test_vanilla_policy_loss_and_gradient(core_algos: ModuleType, aggregation: A
     clip_share = float(clip_active(ratio_L, advantages_L, clip_low=0.2, clip_high=clip_high).float().mean())
     assert clip_share == pytest.approx(verl_metrics["actor/pg_clipfrac"], abs=TOLERANCE)
     assert verl_metrics["actor/pg_clipfrac"] > 0.1 and verl_metrics["actor/pg_clipfrac_lower"] > 0.0, "both clips must have something to do"
+
+
+@pytest.mark.parametrize("aggregation", MODES)
+@pytest.mark.parametrize(("surrogate", "clip_low", "clip_high"), [("gspo", 3e-4, 4e-4), ("gspo", 0.2, 0.28), ("cispo", 0.2, 0.28), ("cispo", 1.0, 0.5)])
+def test_gspo_and_cispo_loss_and_gradient(core_algos: ModuleType, surrogate: Any, clip_low: float, clip_high: float, aggregation: Any) -> None:
+    batch = random_batch(seed=3)
+    new_NT, old_NT, mask_NT, advantages_N, lengths_N = (batch[name] for name in ("new_NT", "old_NT", "mask_NT", "advantages_N", "lengths_N"))
+    verl_loss, verl_metrics = core_algos.get_policy_loss_fn(surrogate)(
+        old_NT,
+        new_NT,
+        advantages_N[:, None].expand(-1, WIDTH),
+        mask_NT.float(),
+        loss_agg_mode=MODES[aggregation],
+        config=actor_config(clip_high, 3.0, clip_low),
+    )
+    (verl_gradient_NT,) = torch.autograd.grad(verl_loss, new_NT)
+
+    weights_N = sequence_weights(lengths_N, aggregation, n_sequences=N_SEQUENCES, n_tokens=int(lengths_N.sum()), max_new_tokens=WIDTH)
+    advantages_L, weights_L = (values_N.repeat_interleave(lengths_N) for values_N in (advantages_N, weights_N))
+    config = LossConfig(surrogate=surrogate, clip_low=clip_low, clip_high=clip_high)
+    token_loss = policy_loss(new_NT[mask_NT], old_NT[mask_NT], advantages_L, lengths_N, config)
+    loss = (token_loss.loss_L * weights_L).sum()
+    (gradient_NT,) = torch.autograd.grad(loss, new_NT)
+    torch.testing.assert_close(loss, verl_loss, rtol=0, atol=TOLERANCE)
+    torch.testing.assert_close(gradient_NT, verl_gradient_NT, rtol=0, atol=TOLERANCE)
+    assert float(token_loss.clipped_L.float().mean()) == pytest.approx(verl_metrics["actor/pg_clipfrac"], abs=TOLERANCE)
+    assert verl_metrics["actor/pg_clipfrac"] > 0.1, "the clip must have something to do"
 
 
 def test_low_variance_kl_and_its_gradient(core_algos: ModuleType) -> None:

@@ -71,13 +71,14 @@ def probe_row(step: int, believed: float, informative: bool) -> dict[str, object
 def group(draw_id: int, rng: np.random.Generator, *, estimator: bool, warmup: bool) -> tuple[Draw, RolloutGroup, np.ndarray, Verdict]:
     kind = DrawKind.WARMUP if warmup else (DrawKind.EXPLORE if draw_id % 4 == 0 else DrawKind.SELECTED)
     believed, predicted = (float(rng.uniform()), float(rng.uniform(0.1, 0.9))) if estimator else (float("nan"), float("nan"))
+    prompt, version = Prompt(text="t"), draw_id // 4
     draw = Draw(
-        draw_id=draw_id, prompt=Prompt(text="t"), predicted_reward=predicted, p_informative=believed, admission=0.5, kind=kind, policy_version=draw_id // 4
+        draw_id=draw_id, prompt=prompt, predicted_reward=predicted, p_informative=believed, admission=0.5, kind=kind, n_rollouts=G, policy_version=version
     )
     rewards = rng.integers(0, 2, G).astype(np.float32)
     ids, logprobs = (np.zeros(2, np.int64),) * G, (np.zeros(2, np.float32),) * G
     rollouts = RolloutGroup(
-        prompt_ids=ids[0], response_ids=ids, rollout_logprobs=logprobs, finished=np.ones(G, bool), responses=("a",) * G, policy_version=draw_id // 4
+        prompt_ids=ids[0], response_ids=ids, rollout_logprobs=logprobs, finished=np.ones(G, bool), responses=("a",) * G, policy_version=version
     )
     mean = float(rewards.mean())
     return draw, rollouts, rewards, Verdict(draw_id=draw_id, status=VerdictStatus.LABELLED, informative=0 < mean < 1, mean_reward=mean, pass_rate=mean)

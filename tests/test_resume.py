@@ -13,17 +13,23 @@ pytest.importorskip("torch")
 
 import depo.checkpoint
 from depo.checkpoint import latest_checkpoint
+from depo.config import TrainConfig
 from depo.trainer import RunResult, Trainer
 from tiny import tiny_config
 
 DETERMINISTIC_FILES = ("metrics.jsonl", "journal.jsonl", "probes.jsonl")
 
 
+def config_of(directory: Path, *overrides: str) -> TrainConfig:
+    """Return the tiny configuration, in which every prompt without a label in two steps is probed."""
+    return tiny_config(directory, "--selection.max_age", "2", *overrides)
+
+
 @pytest.fixture(scope="module")
 def shared(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a directory with the cached warm start and one uninterrupted run in `whole`."""
     directory = tmp_path_factory.mktemp("resume")
-    Trainer(tiny_config(directory), directory / "whole").run()
+    Trainer(config_of(directory), directory / "whole").run()
     return directory
 
 
@@ -32,7 +38,7 @@ def killed_during(config_directory: Path, run_directory: Path, arm: Callable[[],
     child = os.fork()
     if child == 0:
         arm()
-        Trainer(tiny_config(config_directory), run_directory).run()
+        Trainer(config_of(config_directory), run_directory).run()
         os._exit(0)
     _, status = os.waitpid(child, 0)
     assert os.WIFSIGNALED(status)
@@ -107,13 +113,23 @@ KILLS = {
 @pytest.mark.parametrize("arm", KILLS.values(), ids=KILLS.keys())
 def test_killed_run_continues_as_if_nothing_had_happened(shared: Path, tmp_path: Path, arm: Callable[[], None]) -> None:
     killed_during(shared, tmp_path / "run", arm)
-    result = Trainer(tiny_config(shared), tmp_path / "run").run()
+    result = Trainer(config_of(shared), tmp_path / "run").run()
     assert result.status == "finished"
     assert_same_run(tmp_path / "run", shared / "whole")
 
 
+@pytest.mark.parametrize(("belief", "probe_rollouts"), [("logit_normal", 1), ("beta", 2), ("beta", 0)])
+def test_run_stopped_after_every_step_continues_as_if_nothing_had_happened(shared: Path, tmp_path: Path, belief: str, probe_rollouts: int) -> None:
+    overrides = ("--selection.belief", belief, "--selection.probe_rollouts", str(probe_rollouts), "--run.eval_every", "1")
+    Trainer(config_of(shared, *overrides), tmp_path / "whole").run()
+    for steps in range(1, 7):
+        assert Trainer(config_of(shared, *overrides, "--run.steps", str(steps)), tmp_path / "run").run().status == "finished"
+    assert '"kind": "reprobe"' in (tmp_path / "run" / "journal.jsonl").read_text()
+    assert_same_run(tmp_path / "run", tmp_path / "whole")
+
+
 def test_interrupt_saves_and_says_how_to_go_on(shared: Path, tmp_path: Path) -> None:
-    trainer = Trainer(tiny_config(shared), tmp_path / "run")
+    trainer = Trainer(config_of(shared), tmp_path / "run")
     original = trainer.step
 
     def interrupted_at_three(step: int) -> dict[str, float]:
@@ -124,11 +140,11 @@ def test_interrupt_saves_and_says_how_to_go_on(shared: Path, tmp_path: Path) -> 
     trainer.step = interrupted_at_three  # type: ignore[method-assign]
     result = trainer.run()
     assert result == RunResult("stopped", f"stopped after 4 steps; continue with: depo-train --resume {tmp_path / 'run'}")
-    assert Trainer(tiny_config(shared), tmp_path / "run").run().status == "finished"
+    assert Trainer(config_of(shared), tmp_path / "run").run().status == "finished"
     assert_same_run(tmp_path / "run", shared / "whole")
 
 
 def test_finished_run_is_not_repeated(shared: Path) -> None:
     before = (shared / "whole" / "metrics.jsonl").read_bytes()
-    assert Trainer(tiny_config(shared), shared / "whole").run().status == "finished"
+    assert Trainer(config_of(shared), shared / "whole").run().status == "finished"
     assert (shared / "whole" / "metrics.jsonl").read_bytes() == before

@@ -4,22 +4,30 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 pytest.importorskip("torch")
 
+import depo.trainer
 from depo.config import load_config
-from depo.metrics import METRICS, TIMINGS, describe
+from depo.errors import StateError
+from depo.metric_names import METRICS, TIMINGS, describe
 from depo.run_records import RunRecords
 from depo.trainer import Trainer
-from tiny import tiny_config
+from tiny import checksum_overrides, tiny_config
 
 
 @pytest.fixture(scope="module")
 def shared(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a directory that holds the cached warm start."""
     return tmp_path_factory.mktemp("trainer")
+
+
+@pytest.fixture(scope="module")
+def checksum_reward(shared: Path) -> tuple[str, ...]:
+    return checksum_overrides(shared)
 
 
 def train(shared: Path, run_directory: Path, *overrides: str) -> RunRecords:
@@ -55,15 +63,52 @@ def test_every_metric_that_a_run_writes_is_documented(shared: Path, tmp_path: Pa
     assert len(METRICS) > len(names) / 2
 
 
-def test_loss_variants_run(shared: Path, tmp_path: Path) -> None:
+def test_loss_variants_run(shared: Path, tmp_path: Path, checksum_reward: tuple[str, ...]) -> None:
     for name, overrides in {
         "kl": ("--loss.kl_weight", "0.05"),
         "dr_grpo": ("--loss.preset", "dr_grpo"),
         "minibatches": ("--optimizer.minibatches", "2", "--optimizer.tokens_per_microbatch", "64"),
         "overlong": ("--loss.overlong_buffer", "3"),
+        "gspo": ("--loss.preset", "gspo", "--optimizer.minibatches", "2"),
+        "cispo": ("--loss.preset", "cispo", "--optimizer.minibatches", "2"),
+        "static_power": ("--loss.group_weighting", "static_power", "--loss.mask", "dagrpo", "--loss.mask_threshold", "0.5"),
+        "unbiased": ("--loss.importance_weighted", "true", "--loss.aggregation", "constant"),
     }.items():
-        records = train(shared, tmp_path / name, "--run.steps", "2", *overrides)
-        assert all(math.isfinite(row["policy/loss"]) for row in records.metrics[1:] if row["policy/updated"])
+        records = train(shared, tmp_path / name, "--run.steps", "2", "--run.eval_every", "0", *checksum_reward, *overrides)
+        assert all(row["policy/updated"] and math.isfinite(row["policy/loss"]) for row in records.metrics[1:])
+
+
+def test_daro_continues_bit_for_bit(shared: Path, tmp_path: Path, checksum_reward: tuple[str, ...]) -> None:
+    daro = ("--loss.group_weighting", "daro", "--run.steps", "4", "--run.eval_every", "0", *checksum_reward)
+    whole = train(shared, tmp_path / "whole", *daro)
+    assert any(row["loss/weight_max"] > 1.2 * row["loss/weight_min"] for row in whole.metrics[3:])
+    dying = Trainer(tiny_config(shared, *daro), tmp_path / "cut")
+    step_of = dying.step
+
+    def dies_at_three(step: int) -> dict[str, float]:
+        if step == 3:
+            raise RuntimeError("died")
+        return step_of(step)
+
+    dying.step = dies_at_three  # type: ignore[method-assign]
+    with pytest.raises(RuntimeError, match="died"):
+        dying.run()
+    Trainer(tiny_config(shared, *daro), tmp_path / "cut").run()
+    for name in ("metrics.jsonl", "journal.jsonl"):
+        assert (tmp_path / "cut" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+
+
+def test_checkpoints_from_before_the_shaper_load_where_it_has_no_state(shared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    original = depo.trainer.save_checkpoint
+
+    def without_shaper(directory: Path, step: int, state: dict[str, Any], *rest: Any) -> Path:
+        return original(directory, step, {name: value for name, value in state.items() if name != "shaper"}, *rest)
+
+    monkeypatch.setattr(depo.trainer, "save_checkpoint", without_shaper)
+    train(shared, tmp_path, "--run.steps", "1")
+    assert Trainer(tiny_config(shared), tmp_path).steps_done == 1
+    with pytest.raises(StateError, match="got no group weights, which this configuration has"):
+        Trainer(tiny_config(shared, "--loss.group_weighting", "daro"), tmp_path)
 
 
 @pytest.mark.parametrize("preset", ["uniform", "depo_paper", "depo"])

@@ -81,3 +81,10 @@ def tiny_config(directory: Path, *overrides: str) -> TrainConfig:
     path = directory / "tiny.toml"
     path.write_text(TINY_CONFIG)
     return load_config(path, ["--warm_start.cache", str(directory / "cache"), *overrides])
+
+
+def checksum_overrides(directory: Path) -> tuple[str, ...]:
+    """Return overrides for a reward that even a policy that can do nothing earns now and then: a checksum of the response."""
+    file = directory / "checksum.py"
+    file.write_text("def checksum(completions, **columns):\n    return [float(sum(map(ord, text)) % 3 == 0) for text in completions]\n")
+    return ("--reward.function", f"{file}:checksum", "--reward.truncated", "score")

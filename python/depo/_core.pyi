@@ -51,34 +51,49 @@ class Sampler:
         group_size: int,
         seed: int,
         policy: str,
+        policy_options: Mapping[str, float],
         warmup_steps: int,
         window: tuple[float, float],
         candidates_per_draw: int,
         explore_share: float,
+        explore_by: str = "uniform",
         max_age: int,
+        probe_rollouts: int,
         reprobe_share: float,
         source_floors: ArrayLike,
         scan_cap: int,
         use_history: bool,
-        discount: float,
-        prior_concentration: float,
-        learn_concentration: bool,
+        belief: str,
+        belief_options: Mapping[str, float],
+        fit_belief: bool,
         success_threshold: float,
         tolerance: float,
         replay_capacity: int,
         max_target_weight: float,
     ) -> Self:
-        """ids: uint64 [N], distinct; sources: uint32 [N], index into source_floors (float32 [S])."""
+        """ids: uint64 [N], distinct; sources: uint32 [N], index into source_floors (float32 [S]).
 
-    def propose(self, n: int, policy_version: int) -> NDArray[np.int64]:
+        explore_by: "uniform", or "ucb": explored places go to the clusters (source x fifth of the believed pass rate) with the greatest upper confidence
+        bound on their share of informative explored groups, uniformly within each. Admissions are then exact given what these arms know; rejected
+        candidates of clusters without a place could not be drawn, so weights of 1 / admission stand for the explored clusters alone.
+        """
+
+    def propose(self, n: int, policy_version: int, among: ArrayLike | None = None) -> NDArray[np.int64]:
         """Candidates to be scored next for a batch of n; empty when enough are admitted or the scan cap or the pool is exhausted.
 
         First come those admitted for the last batch beyond what was taken, to be judged anew, and those due for a re-probe. Candidates that were
         proposed but not offered before a `take` or a `load_state_dict` are proposed again.
 
+        With `among`, int64 [A], the candidates are its free prompts, all of them at once and in random order; later calls for the same batch give
+        nothing more. Nobody waits for the next batch then: those left from the last one are dropped, and so is a surplus.
+
         Raises:
-            ValueError: The candidates of the last call have not been offered.
+            ValueError: The candidates of the last call have not been offered; a prompt is twice in `among`; or a batch without it has begun.
+            IndexError: An index in `among` is out of range.
         """
+
+    def candidates_per_draw(self, policy_version: int) -> int:
+        """Candidates that a batch without `among` may look at for each prompt wanted."""
 
     def offer(self, candidates: ArrayLike, predicted_rewards: ArrayLike, policy_version: int) -> None:
         """Judge the candidates of the last `propose`. predicted_rewards: float32 [C] in 0..1, NaN = no estimator.
@@ -88,13 +103,13 @@ class Sampler:
         """
 
     def take(self, n: int, policy_version: int) -> dict[str, NDArray[Any]]:
-        """Hand out up to n draws and mark them in flight.
+        """Hand out draws worth up to n groups and mark them in flight; a re-probe costs probe_rollouts / group_size of a group.
 
-        Fewer than n only if the pool has no more free prompts, or if `propose` was not asked until it had no more candidates.
+        Fewer than that only if the pool has no more free prompts, or if `propose` was not asked until it had no more candidates.
 
         Returns:
             draw_ids int64, prompts int64, predicted_rewards float32, p_informative float32, admissions float32, kinds uint8
-            (0 selected, 1 warmup, 2 explore, 3 reprobe, 4 fill).
+            (0 selected, 1 warmup, 2 explore, 3 reprobe, 4 fill), n_rollouts int64.
         """
 
     def observe(self, draw_ids: ArrayLike, rewards: ArrayLike, logprob_targets: ArrayLike, policy_version: int) -> dict[str, NDArray[Any]]:
@@ -118,7 +133,8 @@ class Sampler:
     def wanted(self, prompts: ArrayLike, predicted_rewards: ArrayLike, policy_version: int) -> NDArray[np.bool_]:
         """Whether the policy alone (no exploration, no warm-up) would admit each prompt now; changes nothing.
 
-        window: inside it; budget: p_informative at or above the running admission threshold; uniform: always.
+        Policies that admit and reject: what they say; policies that compare candidates: a score at or above the running admission threshold. A policy
+        that draws lots draws once per version.
         """
 
     def fresh_targets(self) -> dict[str, NDArray[Any]]:
@@ -134,8 +150,8 @@ class Sampler:
         short_calls, labelled, unknown, closed, never_issued, released, late (older than the newest label of the prompt), informative, epochs.
         """
 
-    def concentration(self) -> float:
-        """Rollouts that the text prediction counts for at present."""
+    def belief_parameters(self) -> dict[str, float]:
+        """The belief's parameters by name, as fitted at present."""
 
     def state_dict(self) -> dict[str, int | float | str | NDArray[Any]]:
         """Everything that `load_state_dict` needs."""
@@ -144,7 +160,8 @@ class Sampler:
         """Restore what `state_dict` returned, or raise StateError (a ValueError) and change nothing.
 
         strict: same ids in the same order, else StateError. Not strict: what is known of each prompt is carried over by id; open draws of missing
-        prompts are dropped. group_size and seed must be those of the state; other settings may differ.
+        prompts are dropped, what is known of clusters is forgotten. group_size and seed must be those of the state; other settings may differ;
+        another policy starts without a memory.
 
         Returns:
             matched, missing (in the state, not in this pool), added (in this pool, not in the state).

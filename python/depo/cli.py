@@ -1,4 +1,4 @@
-"""Command line: `depo-train CONFIG`, and `depo train | report | compare`. What users get wrong ends in one clear line and exit status 2."""
+"""Command line: `depo-train CONFIG`, and `depo train | report | compare | replay`. What users get wrong ends in one clear line and exit status 2."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from pathlib import Path
 from textwrap import fill
 from typing import Any, Literal, NoReturn, get_args, get_origin, get_type_hints
 
-from depo.config import SourceConfig, TrainConfig
+from depo.config import SelectorConfig, SourceConfig, TrainConfig
 from depo.errors import ConfigError, DataError, StateError
 
 EXIT_STATUS: Mapping[str, int] = {"finished": 0, "exhausted": 0, "stopped": 130}
@@ -36,9 +36,10 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
         "train": (_train_parser, _train),
         "report": (_report_parser, _report),
         "compare": (_compare_parser, _compare),
+        "replay": (_replay_parser, _replay),
     }
     parser = _Parser(prog="depo", description="Find the prompts that teach, and train on them. `depo COMMAND --help` explains each command.")
-    parser.add_argument("command", choices=commands, metavar="COMMAND", help="train (the same as depo-train), report or compare")
+    parser.add_argument("command", choices=commands, metavar="COMMAND", help="train (the same as depo-train), report, compare or replay")
     make_parser, action = commands[parser.parse_args(arguments[:1]).command]
     _run(make_parser(f"depo {arguments[0]}"), action, arguments[1:])
 
@@ -97,16 +98,40 @@ def _compare_parser(prog: str) -> _Parser:
     return parser
 
 
+def _replay_parser(prog: str) -> _Parser:
+    usage = f"{prog} LOG ... [--selectors NAME,...] [--budget SHARE ...] [--seeds INT] [--json FILE] [--plots DIR] [--state DIR] [--selection.key VALUE ...]"
+    parser = _Parser(prog, "Replay a rollout log: what each selector would have picked, shown only the outcomes of what it picked.", usage)
+    text = "run directory, or files or directories of one layout: pass rates by visit, verl's rollout_data_dir, prime-rl's rollouts"
+    parser.add_argument("logs", nargs="+", metavar="LOG", type=Path, help=text)
+    parser.add_argument("--selectors", metavar="NAME,...", default="", help="presets, and the references oracle and hindsight (default: all)")
+    text = "shares of the available prompts that are picked (default: 0.3 0.5)"
+    parser.add_argument("--budget", nargs="+", metavar="SHARE", type=float, default=[0.3, 0.5], help=text)
+    parser.add_argument("--seeds", metavar="INT", type=int, default=3, help="number of seeds, counted from 0 (default: 3)")
+    parser.add_argument("--ticks", metavar="INT", type=int, help="first epochs or steps of the log that are replayed (default: all)")
+    parser.add_argument("--warm", metavar="INT", type=int, help="first ticks that are not scored (default: 4; none of a log with fewer than 12)")
+    parser.add_argument("--batch", metavar="INT", type=int, default=64, help="prompts drawn before their outcomes are shown (default: 64)")
+    parser.add_argument("--json", metavar="FILE", type=Path, help="write all results")
+    parser.add_argument("--plots", metavar="DIR", type=Path, help="draw the results")
+    parser.add_argument("--state", metavar="DIR", type=Path, help="keep progress; the same command goes on where it was interrupted")
+    text = "who reads the texts: directory of a Hugging Face encoder, which stays frozen, or own: the run's, trained anew (default: history alone)"
+    parser.add_argument("--encoder", metavar="DIR", help=text)
+    _add_section(parser, "selection", SelectorConfig())
+    return parser
+
+
 def _add_config_keys(parser: _Parser) -> None:
-    """Add one option per key. Values stay texts: the loader reads and checks them together with the file."""
     default = TrainConfig()
     for section in fields(default):
-        settings = getattr(default, section.name)
-        group = parser.add_argument_group(f"[{section.name}]", fill(_first_line(settings), _WIDTH - 4))
-        for name, metavar, text in _keys(settings):
-            group.add_argument(f"--{section.name}.{name}", metavar=metavar, default=argparse.SUPPRESS, help=text.replace("%", "%%"))
+        _add_section(parser, section.name, getattr(default, section.name))
     lines = [fill(f"{name} {metavar}: {text}", _WIDTH, initial_indent="  ", subsequent_indent="      ") for name, metavar, text in _keys(SourceConfig())]
     parser.epilog = "\n".join([fill(f"[[data.train]] and [[data.eval]]: {_first_line(SourceConfig())}", _WIDTH), *lines])
+
+
+def _add_section(parser: _Parser, section: str, settings: Any) -> None:
+    """Add one option per key. Values stay texts: the loader reads and checks them together with the file."""
+    group = parser.add_argument_group(f"[{section}]", fill(_first_line(settings), _WIDTH - 4))
+    for name, metavar, text in _keys(settings):
+        group.add_argument(f"--{section}.{name}", metavar=metavar, default=argparse.SUPPRESS, help=text.replace("%", "%%"))
 
 
 def _keys(settings: Any) -> Iterator[tuple[str, str, str]]:
@@ -172,7 +197,7 @@ def _train(options: argparse.Namespace) -> int:
 
 
 def _hide_bars() -> None:
-    """Silence transformers' own progress bars: one per saved checkpoint would break ours."""
+    """Silence transformers' own progress bars: one per model saved or loaded would break ours."""
     from transformers.utils.logging import disable_progress_bar
 
     disable_progress_bar()  # type: ignore[no-untyped-call]
@@ -233,3 +258,15 @@ def _compare(options: argparse.Namespace) -> int:
     print(comparison_table(results))
     print(write_comparison(records, results, options.output))
     return 0
+
+
+def _replay(options: argparse.Namespace) -> int:
+    from depo.replay.command import ReplayOptions, replay_command
+
+    given = ReplayOptions(
+        logs=options.logs, selectors=options.selectors, budgets=options.budget, seeds=options.seeds, ticks=options.ticks, warm=options.warm,
+        batch=options.batch, json_file=options.json, plots=options.plots, state=options.state, encoder=options.encoder, overrides=_overrides(options),
+    )  # fmt: skip
+    if given.encoder:
+        _hide_bars()
+    return replay_command(given)

@@ -52,7 +52,7 @@ class Collector:
 
     def training_groups(self, rounds: list[list[JudgedGroup]]) -> list[JudgedGroup]:
         """Return what the policy is trained on: the first informative groups up to a batch; without backfill, all that were rolled out."""
-        groups = [group for judged in rounds for group in judged]
+        groups = [group for judged in rounds for group in judged if not group.is_probe]
         if not self.config.selection.backfill:
             return groups
         return list(islice((group for group in groups if group.verdict.informative), self.config.run.prompts_per_step))
@@ -64,24 +64,16 @@ class Collector:
             return batch
         if not selection.backfill or len(rounds) >= selection.backfill_rounds:
             return 0
-        missing = batch - sum(group.verdict.informative for judged in rounds for group in judged)
-        affordable = (selection.scan_cap * batch - scanned) // self._candidates_per_draw(step)
+        missing = batch - sum(group.verdict.informative for judged in rounds for group in judged if not group.is_probe)
+        affordable = (selection.scan_cap * batch - scanned) // self.sampler.candidates_per_draw(step)
         return max(min(batch if selection.backfill_draws == "batch" else missing, affordable), 0) if missing > 0 else 0
-
-    def _candidates_per_draw(self, step: int) -> int:
-        """Return how many candidates a draw may look at."""
-        selection = self.config.selection
-        if selection.policy == "uniform" or step < selection.warmup_steps:
-            return 1
-        return selection.candidates_per_draw if selection.policy == "budget" else selection.scan_cap
 
     def _roll_out(self, draws: list[Draw], step: int) -> list[JudgedGroup]:
         prompts = [draw.prompt for draw in draws]
-        keys = [derive_key(self.config.run.seed, "rollout", draw.draw_id) for draw in draws]
         with self.stopwatch("time/rollout"):
-            rollouts = self.engine.generate(prompts, self.config.rollout.group_size, keys, temperature=self.config.rollout.temperature)
+            rollouts = self._generate(draws)
         with self.stopwatch("time/reward"):
-            rewards_BG = judge(self.reward, prompts, rollouts)
+            rewards_BG = judge(self.reward, prompts, rollouts, self.config.rollout.group_size)
         with self.stopwatch("time/observe"):
             logprobs = [group.mean_token_logprob for group in rollouts]
             verdicts = self.sampler.observe(draws, rewards_BG, policy_version=step, logprobs=logprobs)
@@ -90,10 +82,23 @@ class Collector:
             for draw, group, rewards_G, verdict in zip(draws, rollouts, rewards_BG, verdicts, strict=True)
         ]
 
+    def _generate(self, draws: Sequence[Draw]) -> list[RolloutGroup]:
+        """Return as many responses per draw as it asks for: full groups together, then probes."""
+        rollouts: dict[int, RolloutGroup] = {}
+        for size in sorted({draw.n_rollouts for draw in draws}, reverse=True):
+            chosen = [draw for draw in draws if draw.n_rollouts == size]
+            keys = [derive_key(self.config.run.seed, "rollout", draw.draw_id) for draw in chosen]
+            groups = self.engine.generate([draw.prompt for draw in chosen], size, keys, temperature=self.config.rollout.temperature)
+            rollouts |= {draw.draw_id: group for draw, group in zip(chosen, groups, strict=True)}
+        return [rollouts[draw.draw_id] for draw in draws]
 
-def judge(reward: RewardFunction, prompts: Sequence[Prompt], rollouts: Sequence[RolloutGroup]) -> Float32Array:
-    """Return the rewards of every response, float32 [B, G], NaN = unknown."""
+
+def judge(reward: RewardFunction, prompts: Sequence[Prompt], rollouts: Sequence[RolloutGroup], group_size: int) -> Float32Array:
+    """Return the rewards of every response, float32 [B, group_size], NaN = unknown, or of a probe not generated."""
     responses = [response for group in rollouts for response in group.responses]
     repeated = [prompt for prompt, group in zip(prompts, rollouts, strict=True) for _ in group.responses]
     rewards_N = reward(repeated, responses, np.concatenate([group.finished for group in rollouts]))
-    return rewards_N.reshape(len(rollouts), -1)
+    sizes_B = np.array([len(group.responses) for group in rollouts])
+    rewards_BG = np.full((len(rollouts), group_size), np.nan, np.float32)
+    rewards_BG[np.arange(group_size) < sizes_B[:, None]] = rewards_N
+    return rewards_BG

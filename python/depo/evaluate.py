@@ -25,7 +25,7 @@ def evaluate(prompts: Sequence[Prompt], engine: RolloutEngine, reward: RewardFun
         return {}
     keys = [derive_key(config.run.seed, "evaluation", step, position) for position in range(len(prompts))]
     rollouts = engine.generate(prompts, config.evaluation.samples, keys, temperature=config.evaluation.temperature)
-    accuracies = np.nan_to_num(judge(reward, prompts, rollouts)).mean(axis=1)
+    accuracies = np.nan_to_num(judge(reward, prompts, rollouts, config.evaluation.samples)).mean(axis=1)
     bands = np.array([prompt.band for prompt in prompts])
     by_band = {f"eval/accuracy/{band}": float(accuracies[bands == band].mean()) for band in sorted(set(bands) - {""})}
     return {"eval/accuracy": float(accuracies.mean()), **by_band}
@@ -46,7 +46,8 @@ def probe(sampler: PromptSampler, engine: RolloutEngine, reward: RewardFunction,
     predicted_C, p_informative_C, wanted_C = sampler.beliefs(chosen, policy_version=step)
     prompts = [sampler.prompts[index] for index in chosen]
     keys = [derive_key(config.run.seed, "probe/rollout", step, row) for row in range(size)]
-    rewards_BG = judge(reward, prompts, engine.generate(prompts, config.rollout.group_size, keys, temperature=config.rollout.temperature))
+    group_size = config.rollout.group_size
+    rewards_BG = judge(reward, prompts, engine.generate(prompts, group_size, keys, temperature=config.rollout.temperature), group_size)
     beliefs = zip(prompts, predicted_C, p_informative_C, wanted_C, strict=True)
     rows = zip(beliefs, (rewards_G[~np.isnan(rewards_G)] for rewards_G in rewards_BG), strict=True)
     return [_probe_row(step, *belief, known, config) for belief, known in rows if known.size]

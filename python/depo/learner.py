@@ -17,16 +17,16 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 
 from depo.config import LossConfig, OptimizerConfig, PolicyConfig
 from depo.errors import StateError
-from depo.losses import clip_active, clipped_surrogate, importance_ratio, k3_kl, sequence_weights, token_entropy, token_logprobs
+from depo.losses import TokenLoss, k3_kl, policy_loss, sequence_weights, token_entropy, token_logprobs
 from depo.packing import TrainBatch, TrainSequence, collate, flatten_groups, microbatches
 from depo.precision import mixed_precision
-from depo.records import Float32Array, RolloutGroup
+from depo.records import Float32Array, RolloutGroup, TokenFactors
 
 STATE_VERSION = 1
 
 
 class PolicyLearner:
-    """Trains a causal language model on rollout groups with a clipped policy-gradient loss (GRPO, Dr. GRPO, DAPO).
+    """Trains a causal language model on rollout groups with a clipped policy-gradient loss (GRPO, Dr. GRPO, DAPO, GSPO, CISPO).
 
     The model is trained in place and always runs without dropout, so that the importance ratio measures the policy and not noise.
 
@@ -36,7 +36,7 @@ class PolicyLearner:
 
     Args:
         model: Hugging Face causal LM; its own dtype is that of the master weights.
-        loss: Clipping, aggregation, KL weight.
+        loss: Surrogate, clipping, aggregation, KL weight.
         optimizer: AdamW, warm-up, gradient clipping, minibatches, micro-batch size.
         policy: Uses `autocast` and `gradient_checkpointing`.
         max_new_tokens: Token budget of a response, the denominator of aggregation "constant" [>= 1].
@@ -81,7 +81,7 @@ class PolicyLearner:
             model.activation_checkpointing_enable({"use_reentrant": False})
         self.optimizer = torch.optim.AdamW(self._parameters.values(), lr=optimizer.learning_rate, betas=optimizer.betas, weight_decay=optimizer.weight_decay)
 
-    def update(self, groups: Sequence[RolloutGroup], advantages_BG: Float32Array, *, step: int) -> dict[str, float]:
+    def update(self, groups: Sequence[RolloutGroup], advantages_BG: Float32Array, *, step: int, token_factors: TokenFactors | None = None) -> dict[str, float]:
         """Train on B groups: `minibatches` optimizer steps, each on its own share of the groups, in order.
 
         The rollout log-probs are the old policy of every ratio. Each minibatch's denominators count all of its sequences and tokens, also those that
@@ -91,6 +91,7 @@ class PolicyLearner:
             groups: B >= 0 groups of G responses each.
             advantages_BG: [B, G], finite.
             step: Training step, from 0; the learning rate is a function of it.
+            token_factors: [B][G] arrays float32 [T], what the advantage of each token is multiplied by; None: 1.
 
         Returns:
             `policy/lr`, `policy/updated` (1.0 if any optimizer step was taken) and `policy/trained_sequences`; if updated, also loss and grad_norm (before
@@ -102,7 +103,7 @@ class PolicyLearner:
             RuntimeError: Loss or gradient is not finite; that optimizer step was not taken.
         """
         advantages_BG = np.asarray(advantages_BG, np.float32)
-        sequences = flatten_groups(groups, advantages_BG)
+        sequences = flatten_groups(groups, advantages_BG, token_factors)
         learning_rate = self._set_learning_rate(step)
         n_parts = self._optimizer_config.minibatches
         bounds = [len(groups) * part // n_parts * advantages_BG.shape[1] for part in range(n_parts + 1)]
@@ -118,7 +119,7 @@ class PolicyLearner:
     def _optimizer_step(self, sequences: Sequence[TrainSequence], sums: defaultdict[str, Tensor | float], step: int) -> None:
         """Accumulate the gradient of one minibatch, check it, apply it, and add to the sums behind the metrics."""
         weights = self._weights(sequences)
-        has_loss = [s.response_length > 0 and (s.advantage != 0 or self._reference_model is not None) for s in sequences]
+        has_loss = [s.response_length > 0 and (s.advantages.any() or self._reference_model is not None) for s in sequences]
         trained = [index for index, wanted in enumerate(has_loss) if wanted]
         if not trained:
             return
@@ -156,27 +157,27 @@ class PolicyLearner:
         config = self._loss_config
         logits_LV = self._logits(self.model, batch)
         logprobs_L = token_logprobs(logits_LV, batch.target_ids_L, self._temperature)
-        ratio_L = importance_ratio(logprobs_L, batch.rollout_logprobs_L)
-        loss_L = clipped_surrogate(ratio_L, batch.advantages_L, clip_low=config.clip_low, clip_high=config.clip_high, dual_clip=config.dual_clip)
+        token_loss = policy_loss(logprobs_L, batch.rollout_logprobs_L, batch.advantages_L, batch.lengths_N, config)
+        loss_L = token_loss.loss_L
         if self._reference_model is not None:
             with torch.no_grad():
                 reference_logprobs_L = token_logprobs(self._logits(self._reference_model, batch), batch.target_ids_L, self._temperature)
             reference_kl_L = k3_kl(logprobs_L, reference_logprobs_L)
             loss_L = loss_L + config.kl_weight * reference_kl_L
             sums["reference_kl"] += reference_kl_L.detach().sum()
-        self._add_statistics(batch, logits_LV, logprobs_L, ratio_L, sums)
+        self._add_statistics(batch, logits_LV, logprobs_L, token_loss, sums)
         return (loss_L * batch.weights_L).sum()
 
     @torch.no_grad()
-    def _add_statistics(self, batch: TrainBatch, logits_LV: Tensor, logprobs_L: Tensor, ratio_L: Tensor, sums: defaultdict[str, Tensor | float]) -> None:
+    def _add_statistics(self, batch: TrainBatch, logits_LV: Tensor, logprobs_L: Tensor, token_loss: TokenLoss, sums: defaultdict[str, Tensor | float]) -> None:
         """Add this micro-batch's tokens to the sums behind the metrics."""
-        config, n_tokens = self._loss_config, batch.target_ids_L.numel()
+        n_tokens = batch.target_ids_L.numel()
         if not sums["steps"]:
             sums["logprob_mismatch"] += (batch.rollout_logprobs_L - logprobs_L).abs().sum()
             sums["first_tokens"] += n_tokens
         sums["tokens"] += n_tokens
-        sums["ratio_mean"] += ratio_L.sum()
-        sums["clip_share"] += clip_active(ratio_L, batch.advantages_L, clip_low=config.clip_low, clip_high=config.clip_high).sum()
+        sums["ratio_mean"] += token_loss.ratio_L.sum()
+        sums["clip_share"] += token_loss.clipped_L.sum()
         sums["kl"] += k3_kl(batch.rollout_logprobs_L, logprobs_L).sum()
         sums["entropy"] += token_entropy(logits_LV, self._temperature).sum()
 

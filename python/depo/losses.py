@@ -8,10 +8,12 @@ care how its terms are split or which zeros are left out, so micro-batches and d
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
+
+from depo.config import LossConfig
 
 Aggregation = Literal["sequence_mean", "token_mean", "constant"]
 
@@ -20,6 +22,20 @@ MAX_LOG_RATIO = 20.0
 
 CHUNK_ELEMENTS = 1 << 24
 """Logits that are held in float32 at a time (64 MiB)."""
+
+
+class TokenLoss(NamedTuple):
+    """The policy-gradient loss of L tokens.
+
+    Attributes:
+        loss_L: Loss of each token, differentiable.
+        ratio_L: The importance ratio that is clipped, without gradient: the token's, or with GSPO its sequence's.
+        clipped_L: bool, where the clip takes effect: the token's gradient is cut off, or with CISPO its weight is bounded.
+    """
+
+    loss_L: Tensor
+    ratio_L: Tensor
+    clipped_L: Tensor
 
 
 def _chunks(logits_LV: Tensor, temperature: float) -> Iterator[tuple[slice, Tensor]]:
@@ -92,6 +108,22 @@ def importance_ratio(logprobs_L: Tensor, old_logprobs_L: Tensor) -> Tensor:
     return (logprobs_L - old_logprobs_L).clamp(-MAX_LOG_RATIO, MAX_LOG_RATIO).exp()
 
 
+def sequence_ratio(logprobs_L: Tensor, old_logprobs_L: Tensor, lengths_N: Tensor) -> Tensor:
+    """Return GSPO's importance ratio exp(mean of the log-ratios) of each token's sequence, [L] (arXiv 2507.18071, section 4.3: GSPO-token).
+
+    Its gradient with respect to a token's log-prob is the ratio itself, not the ratio / length, and reaches no other token. Averaged over a sequence whose
+    tokens share one advantage, that is the gradient of the sequence's ratio; with an advantage per token, each acts on its own token alone.
+
+    Args:
+        logprobs_L: Log-probabilities under the policy, sequence after sequence.
+        old_logprobs_L: Log-probabilities under the policy that sampled them.
+        lengths_N: int64 [N], tokens of each sequence; their sum is L.
+    """
+    mean_log_ratio_N = torch.segment_reduce((logprobs_L - old_logprobs_L).detach(), "mean", lengths=lengths_N)
+    log_ratio_L = mean_log_ratio_N.clamp(-MAX_LOG_RATIO, MAX_LOG_RATIO).repeat_interleave(lengths_N)
+    return (log_ratio_L + (logprobs_L - logprobs_L.detach())).exp()
+
+
 def clipped_surrogate(ratio_L: Tensor, advantages_L: Tensor, *, clip_low: float, clip_high: float, dual_clip: float = 0.0) -> Tensor:
     """Return PPO's token loss -min(ratio A, clip(ratio, 1 - clip_low, 1 + clip_high) A) (arXiv 1707.06347, eq. 7; two bounds: arXiv 2503.14476, eq. 10).
 
@@ -112,6 +144,44 @@ def clipped_surrogate(ratio_L: Tensor, advantages_L: Tensor, *, clip_low: float,
 def clip_active(ratio_L: Tensor, advantages_L: Tensor, *, clip_low: float, clip_high: float) -> Tensor:
     """Return where the clip takes effect, that is, where the token's gradient is cut off: bool [L]."""
     return ((advantages_L < 0) & (ratio_L < 1.0 - clip_low)) | ((advantages_L > 0) & (ratio_L > 1.0 + clip_high))
+
+
+def cispo_surrogate(ratio_L: Tensor, logprobs_L: Tensor, advantages_L: Tensor, *, clip_low: float, clip_high: float) -> Tensor:
+    """Return CISPO's token loss -sg(clip(ratio, 1 - clip_low, 1 + clip_high)) A log pi (arXiv 2506.13585, eq. 4-5), sg: no gradient.
+
+    Both bounds are relative to 1, as in the paper and in verl. TRL has no lower bound, and its `epsilon_high` is the upper one itself: clip_low = 1,
+    clip_high = epsilon_high - 1 here.
+
+    Args:
+        ratio_L: Importance ratios [L].
+        logprobs_L: Log-probabilities under the policy [L].
+        advantages_L: Advantage of each token [L].
+        clip_low: 0..1; 1: no lower bound.
+        clip_high: [>= 0].
+    """
+    return -ratio_L.detach().clamp(1.0 - clip_low, 1.0 + clip_high) * advantages_L * logprobs_L
+
+
+def policy_loss(logprobs_L: Tensor, old_logprobs_L: Tensor, advantages_L: Tensor, lengths_N: Tensor, config: LossConfig) -> TokenLoss:
+    """Return the token losses of N sequences as `config.surrogate` says.
+
+    Args:
+        logprobs_L: Log-probabilities under the policy, sequence after sequence.
+        old_logprobs_L: Log-probabilities under the policy that sampled them.
+        advantages_L: Advantage of each token.
+        lengths_N: int64 [N], tokens of each sequence; their sum is L.
+        config: Uses `surrogate`, `clip_low`, `clip_high` and `dual_clip`.
+    """
+    clip_low, clip_high = config.clip_low, config.clip_high
+    by_sequence = config.surrogate == "gspo"
+    ratio_L = sequence_ratio(logprobs_L, old_logprobs_L, lengths_N) if by_sequence else importance_ratio(logprobs_L, old_logprobs_L)
+    if config.surrogate == "cispo":
+        loss_L = cispo_surrogate(ratio_L, logprobs_L, advantages_L, clip_low=clip_low, clip_high=clip_high)
+        clipped_L = (ratio_L < 1.0 - clip_low) | (ratio_L > 1.0 + clip_high)
+    else:
+        loss_L = clipped_surrogate(ratio_L, advantages_L, clip_low=clip_low, clip_high=clip_high, dual_clip=config.dual_clip)
+        clipped_L = clip_active(ratio_L, advantages_L, clip_low=clip_low, clip_high=clip_high)
+    return TokenLoss(loss_L, ratio_L.detach(), clipped_L)
 
 
 def k3_kl(logprobs_L: Tensor, reference_logprobs_L: Tensor) -> Tensor:

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from depo.records import Float32Array, Int64Array, RolloutGroup
+from depo.records import Float32Array, Int64Array, RolloutGroup, TokenFactors
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -20,13 +20,13 @@ class TrainSequence:
         token_ids: int64 [P + T], prompt and response.
         prompt_length: P >= 1.
         rollout_logprobs: float32 [T], log-probability of each response token when it was sampled.
-        advantage: Advantage of every token of the response.
+        advantages: float32 [T], advantage of each response token.
     """
 
     token_ids: Int64Array
     prompt_length: int
     rollout_logprobs: Float32Array
-    advantage: float
+    advantages: Float32Array
 
     @property
     def response_length(self) -> int:
@@ -44,24 +44,31 @@ class TrainBatch:
         input_ids_NT: int64 [N, T].
         predicts_NT: bool [N, T], True where the next token is a response token; L of them are True.
         target_ids_L: int64 [L], those next tokens.
+        lengths_N: int64 [N], response tokens of each sequence; their sum is L.
         rollout_logprobs_L: float32 [L], their log-probabilities when they were sampled.
-        advantages_L: float32 [L], advantage of their sequence.
+        advantages_L: float32 [L], their advantages.
         weights_L: float32 [L], factor of their loss in the loss of the whole batch.
     """
 
     input_ids_NT: Tensor
     predicts_NT: Tensor
     target_ids_L: Tensor
+    lengths_N: Tensor
     rollout_logprobs_L: Tensor
     advantages_L: Tensor
     weights_L: Tensor
 
 
-def flatten_groups(groups: Sequence[RolloutGroup], advantages_BG: Float32Array) -> list[TrainSequence]:
+def flatten_groups(groups: Sequence[RolloutGroup], advantages_BG: Float32Array, token_factors: TokenFactors | None = None) -> list[TrainSequence]:
     """Return the B * G responses of B groups, group after group.
 
+    Args:
+        groups: B groups of G responses.
+        advantages_BG: [B, G], advantage of each response.
+        token_factors: [B][G] arrays float32 [T], what each token's advantage is multiplied by; None: 1.
+
     Raises:
-        ValueError: The advantages do not fit the groups or are not finite, a prompt is empty, or a response has another length than its log-probs.
+        ValueError: The advantages do not fit the groups or are not finite, a prompt is empty, or a response has another length than its log-probs or factors.
     """
     if advantages_BG.ndim != 2 or advantages_BG.shape[0] != len(groups):
         raise ValueError(f"advantages_BG: got shape {advantages_BG.shape}, expected [{len(groups)}, G], one row per group")
@@ -69,16 +76,31 @@ def flatten_groups(groups: Sequence[RolloutGroup], advantages_BG: Float32Array) 
         raise ValueError(f"advantages_BG: got {np.count_nonzero(~np.isfinite(advantages_BG))} values that are not finite, expected none")
     sequences: list[TrainSequence] = []
     for index, (group, advantages_G) in enumerate(zip(groups, advantages_BG, strict=True)):
-        if len(group.response_ids) != advantages_G.size:
-            raise ValueError(f"groups[{index}]: got {len(group.response_ids)} responses, expected {advantages_G.size}, the columns of advantages_BG")
-        if group.prompt_ids.size == 0:
-            raise ValueError(f"groups[{index}].prompt_ids: got no token, expected at least 1 to predict the first response token from")
-        for response, logprobs, advantage in zip(group.response_ids, group.rollout_logprobs, advantages_G, strict=True):
-            if response.size != logprobs.size:
-                raise ValueError(f"groups[{index}].rollout_logprobs: got {logprobs.size} for a response of {response.size} tokens, expected as many")
+        _check_group(group, advantages_G.size, index)
+        factors = token_factors[index] if token_factors is not None else [np.ones(response.size, np.float32) for response in group.response_ids]
+        _require_lengths(f"token_factors[{index}]", factors, group)
+        for row, (response, logprobs) in enumerate(zip(group.response_ids, group.rollout_logprobs, strict=True)):
+            advantages = advantages_G[row] * factors[row]
             token_ids = np.concatenate([group.prompt_ids, response])
-            sequences.append(TrainSequence(token_ids=token_ids, prompt_length=group.prompt_ids.size, rollout_logprobs=logprobs, advantage=float(advantage)))
+            sequences.append(TrainSequence(token_ids=token_ids, prompt_length=group.prompt_ids.size, rollout_logprobs=logprobs, advantages=advantages))
     return sequences
+
+
+def _check_group(group: RolloutGroup, group_size: int, index: int) -> None:
+    if len(group.response_ids) != group_size:
+        raise ValueError(f"groups[{index}]: got {len(group.response_ids)} responses, expected {group_size}, the columns of advantages_BG")
+    if group.prompt_ids.size == 0:
+        raise ValueError(f"groups[{index}].prompt_ids: got no token, expected at least 1 to predict the first response token from")
+    _require_lengths(f"groups[{index}].rollout_logprobs", group.rollout_logprobs, group)
+
+
+def _require_lengths(name: str, values: Sequence[Float32Array], group: RolloutGroup) -> None:
+    """Raise unless there is one array for each response of the group, as long as the response."""
+    if len(values) != len(group.response_ids):
+        raise ValueError(f"{name}: got {len(values)} arrays, expected {len(group.response_ids)}, one per response")
+    for response, array in zip(group.response_ids, values, strict=True):
+        if response.size != array.size:
+            raise ValueError(f"{name}: got {array.size} for a response of {response.size} tokens, expected as many")
 
 
 def microbatches(lengths: Sequence[int], tokens_per_microbatch: int) -> list[list[int]]:
@@ -109,13 +131,13 @@ def collate(sequences: Sequence[TrainSequence], weights: Sequence[float], *, pad
     for row, sequence in enumerate(sequences):
         input_ids_NT[row, : sequence.token_ids.size] = sequence.token_ids
         predicts_NT[row, sequence.prompt_length - 1 : sequence.token_ids.size - 1] = True
-    lengths_N = [sequence.response_length for sequence in sequences]
-    advantages_N = np.array([sequence.advantage for sequence in sequences], np.float32)
+    lengths_N = np.array([sequence.response_length for sequence in sequences], np.int64)
     return TrainBatch(
         input_ids_NT=torch.from_numpy(input_ids_NT).to(device),
         predicts_NT=torch.from_numpy(predicts_NT).to(device),
         target_ids_L=torch.from_numpy(np.concatenate([s.token_ids[s.prompt_length :] for s in sequences])).to(device),
+        lengths_N=torch.from_numpy(lengths_N).to(device),
         rollout_logprobs_L=torch.from_numpy(np.concatenate([s.rollout_logprobs for s in sequences])).to(device),
-        advantages_L=torch.from_numpy(np.repeat(advantages_N, lengths_N)).to(device),
+        advantages_L=torch.from_numpy(np.concatenate([s.advantages for s in sequences])).to(device),
         weights_L=torch.from_numpy(np.repeat(np.array(weights, np.float32), lengths_N)).to(device),
     )

@@ -70,3 +70,18 @@ class RewardFunction(Protocol):
 
     def close(self) -> None:
         """End worker processes; calling it twice is fine."""
+
+
+class AdvantageMask(Protocol):
+    """Scales advantages of a group down, or to 0, before the loss sees them."""
+
+    def __call__(self, group: RolloutGroup, rewards_G: Float32Array, advantages_G: Float32Array, /) -> Float32Array | Sequence[Float32Array]:
+        """Return a factor for each response, [G], or an array of factors for each response, G arrays [T]; finite and >= 0.
+
+        Must be a pure function of its arguments for a run to be repeatable. A response that is left out still counts in the loss's denominators.
+
+        Args:
+            group: G responses.
+            rewards_G: [G], NaN = unknown.
+            advantages_G: [G], not all 0.
+        """

@@ -18,6 +18,8 @@ from numpy.typing import NDArray
 Float32Array = NDArray[np.float32]
 Int64Array = NDArray[np.int64]
 BoolArray = NDArray[np.bool_]
+TokenFactors = Sequence[Sequence[Float32Array]]
+"""[B][G] arrays float32 [T]: one factor for each response token of each group."""
 
 
 class DrawKind(StrEnum):
@@ -30,7 +32,7 @@ class DrawKind(StrEnum):
     EXPLORE = "explore"
     """A random candidate that the policy would have rejected: an unbiased probe of the rejected."""
     REPROBE = "reprobe"
-    """Unlabelled for longer than `max_age` policy steps."""
+    """Unlabelled for `max_age` policy steps, and not selected: probed with `n_rollouts` to see whether that changes."""
     FILL = "fill"
     """The nearest to admission, because too few candidates passed within the scan cap."""
 
@@ -87,6 +89,7 @@ class Draw:
         p_informative: Believed probability that the group's rewards differ, in [0, 1].
         admission: Probability with which this candidate was to be drawn, in (0, 1].
         kind: Why it was drawn.
+        n_rollouts: Rollouts wanted: the group size, or fewer of a re-probe, whose rewards are recorded (the rest as NaN) but not trained on.
         policy_version: Policy version at the time of the draw.
     """
 
@@ -96,6 +99,7 @@ class Draw:
     p_informative: float
     admission: float
     kind: DrawKind
+    n_rollouts: int
     policy_version: int
 
 
@@ -156,8 +160,8 @@ class JudgedGroup:
 
     Attributes:
         draw: The draw it answers.
-        rollouts: The G responses.
-        rewards_G: float32 [G], NaN = unknown.
+        rollouts: The G responses, fewer of a probe.
+        rewards_G: float32 [G], NaN = unknown, or of a probe not generated.
         verdict: What the sampler made of the rewards.
     """
 
@@ -165,6 +169,11 @@ class JudgedGroup:
     rollouts: RolloutGroup
     rewards_G: Float32Array
     verdict: Verdict
+
+    @property
+    def is_probe(self) -> bool:
+        """Whether fewer rollouts than a group were asked for: learned from, not trained on."""
+        return self.draw.n_rollouts < self.rewards_G.size
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -176,7 +185,7 @@ class TargetBatch:
         reward_targets: float32 [M] in [0, 1], observed pass rate of a group.
         logprob_targets: float32 [M] in (0, 1), exp(mean token log-probability) of a group; NaN where unknown.
         counts: float32 [M], number of known rewards behind each target.
-        weights: float32 [M], 1 / admission, clipped.
+        weights: float32 [M], 1 / admission, clipped, times the share of the group that is known.
     """
 
     texts: Sequence[str]

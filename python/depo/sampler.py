@@ -10,7 +10,6 @@ The clock is `policy_version`: an integer that never falls and rises by one with
 from __future__ import annotations
 
 import logging
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -23,18 +22,17 @@ from depo.errors import ConfigError, StateError
 from depo.estimator.calibration import CalibrationWindow
 from depo.protocols import DifficultyEstimator
 from depo.records import BoolArray, Draw, DrawKind, Float32Array, Int64Array, Prompt, TargetBatch, Verdict, VerdictStatus
+from depo.sampler_warnings import SamplerWarnings
 
 STATE_VERSION = 1
 DRAW_KINDS = (DrawKind.SELECTED, DrawKind.WARMUP, DrawKind.EXPLORE, DrawKind.REPROBE, DrawKind.FILL)
 VERDICT_STATUSES = (VerdictStatus.LABELLED, VerdictStatus.UNKNOWN, VerdictStatus.CLOSED, VerdictStatus.NEVER_ISSUED)
 
 LOGPROB_ROUNDING = 1e-3  # a mean log-probability may exceed 0 by so much
-IDLE_CALLS = 20  # batches in which a window rejects nobody before it is warned of
-ROWS_BEFORE_CLAIMS = 256  # labels after the warm-up before anything is said of the rejected, of whom only a few are seen
-ABOUT_THE_REJECTED = ("calibration/false_reject_rate", "calibration/lost_share", "calibration/unfiltered_informative_share")
+REJECTED_BEFORE_CLAIMS = 30  # rejected prompts that were drawn all the same, before anything is said of the rejected
 CORE_SETTINGS = (
-    "policy", "warmup_steps", "window", "candidates_per_draw", "explore_share", "max_age", "reprobe_share", "scan_cap", "use_history", "discount",
-    "prior_concentration", "learn_concentration", "success_threshold", "tolerance", "replay_capacity", "max_target_weight",
+    "policy", "policy_options", "warmup_steps", "window", "candidates_per_draw", "explore_share", "explore_by", "max_age", "probe_rollouts", "reprobe_share",
+    "scan_cap", "use_history", "belief", "belief_options", "fit_belief", "success_threshold", "tolerance", "replay_capacity", "max_target_weight",
 )  # fmt: skip
 """Settings that the core takes under the names they have in SelectorConfig."""
 
@@ -74,26 +72,36 @@ class PromptSampler:
         self.seed = seed
         self._core = _build_core(self.prompts, group_size, self.config, seed)
         self._calibration = CalibrationWindow()
-        self._warned: set[str] = set()
-        self._calls_without_reject = 0
+        self._warnings = SamplerWarnings(self.config)
 
-    def sample(self, n: int, *, policy_version: int) -> list[Draw]:
-        """Return n prompts to roll out now, and mark them in flight.
+    def sample(self, n: int, *, policy_version: int, among: Sequence[int] | Int64Array | None = None) -> list[Draw]:
+        """Return prompts to roll out now, worth n groups, and mark them in flight; a probe costs `n_rollouts` / group size of a group.
 
         Never raises for lack of good prompts: when too few pass, the nearest rejected ones fill up; when the pool has fewer than n free
         prompts, fewer come back. Both are counted in `metrics` and warned of once.
 
         Args:
-            n: Number of draws wanted [>= 1].
+            n: Number of groups wanted [>= 1].
             policy_version: Current version; see the module's first paragraph.
+            among: Distinct positions in the pool: no other prompts are candidates, and all of them that are free are looked at. None: in epoch order.
+
+        Raises:
+            ValueError: A position is twice in `among`.
+            IndexError: A position in `among` is out of range.
         """
         rejected_before = self.totals()["sampler/rejected"]
-        while (candidates := self._core.propose(n, policy_version)).size:
+        named = None if among is None else np.asarray(among)
+        while (candidates := self._core.propose(n, policy_version, named)).size:
             self._core.offer(candidates, self._predict(candidates), policy_version)
         taken = self._core.take(n, policy_version)
-        self._warn_of_shortage(n, taken)
-        self._warn_of_idle_window(policy_version, self.totals()["sampler/rejected"] > rejected_before)
+        drawn_from = f"the pool of {len(self.prompts)}" if named is None else f"`among` of {named.size}"
+        self._warnings.shortage(n, taken["kinds"].size, int((taken["kinds"] == DRAW_KINDS.index(DrawKind.FILL)).sum()), drawn_from)
+        self._warnings.idle_window(policy_version, self.totals()["sampler/rejected"] > rejected_before)
         return self._draws(taken, np.full(taken["prompts"].size, policy_version))
+
+    def candidates_per_draw(self, policy_version: int) -> int:
+        """Return how many candidates `sample` without `among` may look at for each prompt wanted, at this version."""
+        return self._core.candidates_per_draw(policy_version)
 
     def observe(self, draws: Sequence[Draw | int], rewards: ArrayLike, *, policy_version: int, logprobs: ArrayLike | None = None) -> list[Verdict]:
         """Record the rewards of some draws, in any order, at any later time; each draw counts once.
@@ -155,19 +163,19 @@ class PromptSampler:
         return self.estimator.update([self._target_batch(targets) for targets in (fresh, *replayed)])
 
     def metrics(self) -> dict[str, float]:
-        """Return `totals`, `belief/concentration` and, weighted by 1/admission, calibration over the newest observations (`calibration/...`).
+        """Return `totals`, what was fitted (`belief/...`) and, weighted by 1/admission, calibration over the newest observations (`calibration/...`).
 
-        What concerns the rejected (false_reject_rate, lost_share, unfiltered_informative_share) is NaN before enough labels, and for a policy that
-        rejects without ever exploring.
+        What concerns the rejected (false_reject_rate, lost_share, unfiltered_informative_share) is NaN before enough of them were drawn, and for a policy
+        that does not explore all it rejects; calibration is then that of the admitted.
         """
-        calibration = self._calibration.metrics()
-        never_explores = self.config.policy != "uniform" and not self.config.explore_share
-        if never_explores or len(self._calibration) < ROWS_BEFORE_CLAIMS:
-            calibration |= dict.fromkeys(ABOUT_THE_REJECTED, math.nan)
-        return {**self.totals(), "belief/concentration": self._core.concentration(), **calibration}
+        rejects = self.config.policy != "uniform"
+        unknown = rejects and (not self.config.measures_rejects or self._calibration.rejected < REJECTED_BEFORE_CLAIMS)
+        calibration = self._calibration.metrics(of_admitted=unknown)
+        belief = {f"belief/{name}": value for name, value in self._core.belief_parameters().items()}
+        return {**self.totals(), **belief, **calibration}
 
     def totals(self) -> dict[str, float]:
-        """Return totals since the start (`sampler/...`): scanned, rejected, drawn by kind, labelled, unknown, released and more."""
+        """Return totals since the start (`sampler/...`), scanned, rejected, drawn by kind, labelled, released and more, and `sampler/oldest_label_age`."""
         return {f"sampler/{name}": float(value) for name, value in self._core.counters().items()}
 
     def in_flight(self) -> list[Draw]:
@@ -231,6 +239,7 @@ class PromptSampler:
                 p_informative=float(taken["p_informative"][row]),
                 admission=float(taken["admissions"][row]),
                 kind=DRAW_KINDS[taken["kinds"][row]],
+                n_rollouts=int(taken["n_rollouts"][row]),
                 policy_version=int(policy_versions[row]),
             )
             for row in range(len(taken["draw_ids"]))
@@ -242,12 +251,15 @@ class PromptSampler:
             reward_targets=targets["reward_targets"],
             logprob_targets=targets["logprob_targets"],
             counts=targets["counts"],
-            weights=targets["weights"],
+            weights=targets["weights"] * targets["counts"] / self.group_size,
         )
 
     def _calibration_add(self, seen: Mapping[str, Any]) -> None:
-        """Keep what was predicted of the newly labelled; the warm-up is left out, because nothing was predicted to be rejected then."""
-        judged = (seen["statuses"] == VERDICT_STATUSES.index(VerdictStatus.LABELLED)) & (seen["kinds"] != DRAW_KINDS.index(DrawKind.WARMUP))
+        """Keep what was predicted of the newly labelled, where it shows: not in the warm-up, when nothing was predicted to be rejected, nor in a probe."""
+        hidden = [DRAW_KINDS.index(DrawKind.WARMUP)]
+        if self.config.probe_rollouts not in (0, self.group_size):
+            hidden.append(DRAW_KINDS.index(DrawKind.REPROBE))
+        judged = (seen["statuses"] == VERDICT_STATUSES.index(VerdictStatus.LABELLED)) & ~np.isin(seen["kinds"], hidden)
         rejected = np.isin(seen["kinds"], [DRAW_KINDS.index(DrawKind.EXPLORE), DRAW_KINDS.index(DrawKind.FILL)])
         self._calibration.add(
             seen["p_informative"][judged],
@@ -257,27 +269,6 @@ class PromptSampler:
             seen["pass_rates"][judged],
             rejected[judged],
         )
-
-    def _warn_of_shortage(self, n: int, taken: Mapping[str, Any]) -> None:
-        filled = int((taken["kinds"] == DRAW_KINDS.index(DrawKind.FILL)).sum())
-        if filled:
-            self._warn_once(
-                "fill", f"{filled} of {n} draws are the nearest rejected prompts: too few were admitted within {self.config.scan_cap} candidates per draw"
-            )
-        if len(taken["draw_ids"]) < n:
-            self._warn_once("short", f"{len(taken['draw_ids'])} draws instead of {n}: the pool of {len(self.prompts)} has no more free prompts")
-
-    def _warn_of_idle_window(self, policy_version: int, rejected: bool) -> None:
-        """A window that everything passes costs what uniform sampling costs; the usual cause is an estimator that does not learn."""
-        selecting = self.config.policy == "window" and policy_version >= self.config.warmup_steps
-        self._calls_without_reject = self._calls_without_reject + 1 if selecting and not rejected else 0
-        if self._calls_without_reject == IDLE_CALLS:
-            self._warn_once("idle", f"nothing was rejected in the last {IDLE_CALLS} batches: the estimator predicts every prompt inside {self.config.window}")
-
-    def _warn_once(self, topic: str, message: str) -> None:
-        if topic not in self._warned:
-            logger.warning("%s (counted in metrics; warned of once)", message)
-        self._warned.add(topic)
 
 
 def _build_core(prompts: Sequence[Prompt], group_size: int, config: SelectorConfig, seed: int) -> _core.Sampler:

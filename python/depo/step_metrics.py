@@ -10,11 +10,15 @@ from depo.records import JudgedGroup, VerdictStatus
 
 
 def rollout_metrics(rounds: Sequence[Sequence[JudgedGroup]], trained: Sequence[JudgedGroup]) -> dict[str, float]:
-    """Return `reward/...`, `rollout/...` and `train/groups` of one step; shares are over rolled-out groups or sequences, 0 where there are none."""
-    groups = [group for judged in rounds for group in judged]
-    lengths = np.array([ids.size for group in groups for ids in group.rollouts.response_ids])
-    finished = np.concatenate([group.rollouts.finished for group in groups]) if groups else np.zeros(0, bool)
-    rewards = np.concatenate([group.rewards_G for group in groups]) if groups else np.zeros(0, np.float32)
+    """Return `reward/...`, `rollout/...` and `train/groups` of one step.
+
+    Shares are over rolled-out groups (without probes) or sequences (with them), 0 where there are none.
+    """
+    generated = [group for judged in rounds for group in judged]
+    lengths = np.array([ids.size for group in generated for ids in group.rollouts.response_ids])
+    finished = np.concatenate([group.rollouts.finished for group in generated]) if generated else np.zeros(0, bool)
+    rewards = np.concatenate([group.rewards_G[: group.draw.n_rollouts] for group in generated]) if generated else np.zeros(0, np.float32)
+    groups = [group for group in generated if not group.is_probe]
     informative = sum(group.verdict.informative for group in groups)
     unknown_groups = sum(group.verdict.status is VerdictStatus.UNKNOWN for group in groups)
     return {
@@ -42,6 +46,7 @@ def selection_metrics(before: Mapping[str, float], after: Mapping[str, float]) -
         **counts,
         "selection/reject_share": change["sampler/rejected"] / scanned if scanned else 0.0,
         "selection/starved_total": after["sampler/starved_calls"],
+        "selection/oldest_label_age": after["sampler/oldest_label_age"],
         **calibration,
     }
 
@@ -55,7 +60,7 @@ def sequences_saved(metrics: Mapping[str, float], group_size: int) -> float:
     if not unfiltered > 0:
         return 0.0
     informative = metrics["rollout/informative_share"] * metrics["rollout/groups"]
-    return group_size * (informative / unfiltered - metrics["rollout/groups"])
+    return group_size * informative / unfiltered - metrics["rollout/sequences"]
 
 
 def _mean(values: np.ndarray) -> float:

@@ -13,17 +13,14 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, Literal
 
-import numpy as np
-
-from depo.advantages import group_advantages, overlong_penalties
 from depo.checkpoint import latest_checkpoint, load_checkpoint, save_checkpoint
 from depo.collect import Collector
 from depo.config import TrainConfig
 from depo.errors import StateError
 from depo.evaluate import evaluate, probe, probe_metrics
 from depo.parts import build_parts
-from depo.records import Float32Array, JudgedGroup
 from depo.run_log import RunLog
+from depo.shaping import AdvantageShaper
 from depo.step_metrics import rollout_metrics, selection_metrics, sequences_saved
 
 
@@ -53,6 +50,7 @@ class Trainer:
         """Build all parts, from the newest checkpoint of `run_directory` if there is one."""
         self.config, self.run_directory = config, run_directory
         newest = latest_checkpoint(run_directory / "checkpoints")
+        self.shaper = AdvantageShaper(config)
         self.parts = build_parts(config, newest)
         self.collector = Collector(
             config=config, sampler=self.parts.sampler, engine=self.parts.engine, reward=self.parts.reward, stopwatch=self.parts.stopwatch
@@ -67,9 +65,10 @@ class Trainer:
         before = sampler.totals() | self._reward_failures()
         rounds = self.collector.collect(step)
         groups = self.collector.training_groups(rounds)
-        advantages_BG = self._advantages(groups)
         with stopwatch("time/update"):
-            policy_metrics = learner.update([group.rollouts for group in groups], advantages_BG, step=step)
+            shaped = self.shaper(groups)
+            rollouts = [group.rollouts for group in groups]
+            policy_metrics = learner.update(rollouts, shaped.advantages_BG, step=step, token_factors=shaped.token_factors)
             engine.load_weights(learner.model, step + 1)
         with stopwatch("time/observe"):
             estimator_metrics = self._update_estimator()
@@ -79,6 +78,7 @@ class Trainer:
             **rollout_metrics(rounds, groups),
             **selection_metrics(before, after),
             **{name: after[name] - before[name] for name in self._reward_failures()},
+            **shaped.metrics,
             **policy_metrics,
             **estimator_metrics,
         }
@@ -107,6 +107,7 @@ class Trainer:
             "totals": {name: getattr(self.totals, name) for name in Totals.__slots__},
             "sampler": self.parts.sampler.state_dict(),
             "learner": self.parts.learner.state_dict(),
+            "shaper": self.shaper.state_dict(),
         }
         if self.parts.estimator:
             state["estimator"] = self.parts.estimator.state_dict()
@@ -122,23 +123,13 @@ class Trainer:
         self.totals = Totals(**checkpoint.state["totals"])
         self.parts.sampler.load_state_dict(checkpoint.state["sampler"])
         self.parts.learner.load_state_dict(checkpoint.state["learner"])
+        self.shaper.load_state_dict(checkpoint.state.get("shaper", {}))  # older checkpoints have none
         if self.parts.estimator:
             if "estimator" not in checkpoint.state:
                 raise StateError(f"{path}: got no estimator, which this configuration has; continue with estimator.enabled = false, or start another run")
             self.parts.estimator.load_state_dict(checkpoint.state["estimator"])
         self.parts.engine.load_weights(self.parts.policy, checkpoint.step)
         return checkpoint.step
-
-    def _advantages(self, groups: list[JudgedGroup]) -> Float32Array:
-        """Return advantages [B, G]; the length penalty shapes them, but never decides whether a group is informative."""
-        if not groups:
-            return np.zeros((0, self.config.rollout.group_size), np.float32)
-        rewards_BG = np.stack([group.rewards_G for group in groups])
-        loss = self.config.loss
-        if loss.overlong_buffer:
-            lengths_BG = np.array([[ids.size for ids in group.rollouts.response_ids] for group in groups])
-            rewards_BG = rewards_BG + overlong_penalties(lengths_BG, self.config.rollout.max_new_tokens, loss.overlong_buffer, loss.overlong_penalty)
-        return group_advantages(rewards_BG, loss, self.config.selection.tolerance)[0]
 
     def _reward_failures(self) -> dict[str, float]:
         return {f"reward/{cause}": float(count) for cause, count in self.parts.reward.counters().items()}
@@ -152,7 +143,7 @@ class Trainer:
         self.totals.tokens += metrics["rollout/tokens"]
         self.totals.empty_steps = 0 if metrics["rollout/informative_share"] > 0 else self.totals.empty_steps + 1
         totals = {"rollout/sequences_total": self.totals.sequences, "rollout/tokens_total": self.totals.tokens}
-        if self.config.selection.policy == "uniform" or not self.config.selection.explore_share:
+        if self.config.selection.policy == "uniform" or not self.config.selection.measures_rejects:
             return totals  # nothing is known of the rejected, so that a saving could only be guessed
         self.totals.sequences_saved += sequences_saved(metrics, self.config.rollout.group_size)
         return {**totals, "selection/sequences_saved_total": self.totals.sequences_saved}

@@ -9,7 +9,8 @@ use crate::state::{Carry, StateMap, StateReader};
 pub struct LabelAges {
     next: Vec<u32>,
     previous: Vec<u32>,
-    labelled_at: Vec<u32>,
+    /// Version after that of the last label; 0: never labelled.
+    unlabelled_from: Vec<u32>,
 }
 
 impl LabelAges {
@@ -19,15 +20,16 @@ impl LabelAges {
         Self::linked((0..len).map(|rank| order.at(rank) as u32), vec![0; len])
     }
 
-    fn linked(order: impl Iterator<Item = u32>, labelled_at: Vec<u32>) -> Self {
-        let sentinel = labelled_at.len() as u32;
-        let mut ages = Self { next: vec![sentinel; labelled_at.len() + 1], previous: vec![sentinel; labelled_at.len() + 1], labelled_at };
+    fn linked(order: impl Iterator<Item = u32>, unlabelled_from: Vec<u32>) -> Self {
+        let sentinel = unlabelled_from.len() as u32;
+        let mut ages =
+            Self { next: vec![sentinel; unlabelled_from.len() + 1], previous: vec![sentinel; unlabelled_from.len() + 1], unlabelled_from };
         order.for_each(|prompt| ages.append(prompt));
         ages
     }
 
     fn sentinel(&self) -> u32 {
-        self.labelled_at.len() as u32
+        self.unlabelled_from.len() as u32
     }
 
     fn append(&mut self, prompt: u32) {
@@ -45,7 +47,7 @@ impl LabelAges {
         self.next[before as usize] = after;
         self.previous[after as usize] = before;
         self.append(prompt);
-        self.labelled_at[prompt as usize] = version;
+        self.unlabelled_from[prompt as usize] = version.saturating_add(1);
     }
 
     /// Prompts from the least recently labelled on.
@@ -55,22 +57,33 @@ impl LabelAges {
             .take_while(move |&prompt| prompt != sentinel)
     }
 
-    /// Prompts unlabelled for more than `max_age` versions, oldest first.
+    /// Whether a prompt will have been unlabelled for `max_age` versions or more if it gets no label at `version`.
+    pub fn is_due(&self, prompt: u32, version: u32, max_age: u32) -> bool {
+        (version + 1).saturating_sub(self.unlabelled_from[prompt as usize]) >= max_age
+    }
+
+    /// The prompts of which that is so, oldest first.
     pub fn due(&self, version: u32, max_age: u32) -> impl Iterator<Item = u32> {
-        self.iter().take_while(move |&prompt| version.saturating_sub(self.labelled_at[prompt as usize]) > max_age)
+        self.iter().take_while(move |&prompt| self.is_due(prompt, version, max_age))
+    }
+
+    /// Versions since the last label of the prompt that has waited longest, those never labelled from the start on; 0 without prompts.
+    pub fn greatest(&self, version: u32) -> u64 {
+        let oldest = self.iter().next();
+        oldest.map_or(0, |prompt| (u64::from(version) + 1).saturating_sub(self.unlabelled_from[prompt as usize].into()))
     }
 
     pub(crate) fn save(&self, state: &mut StateMap) {
         state.insert("ages.order".into(), self.iter().collect::<Vec<u32>>().into());
-        state.insert("ages.labelled_at".into(), self.labelled_at.clone().into());
+        state.insert("ages.unlabelled_from".into(), self.unlabelled_from.clone().into());
     }
 
     /// Restores the order; prompts that the state does not know come first, as never labelled.
     pub(crate) fn restore(&mut self, state: &mut StateReader, carry: &Carry) -> Result<()> {
         let saved_order: Vec<u32> = state.array("ages.order", carry.saved_len())?;
-        let labelled_at = carry.gather(&state.array("ages.labelled_at", carry.saved_len())?, 0);
-        let mut seen = vec![false; labelled_at.len()];
-        let mut order = Vec::with_capacity(labelled_at.len());
+        let unlabelled_from = carry.gather(&state.array("ages.unlabelled_from", carry.saved_len())?, 0);
+        let mut seen = vec![false; unlabelled_from.len()];
+        let mut order = Vec::with_capacity(unlabelled_from.len());
         for old in saved_order {
             if let Some(prompt) = carry.prompt("ages.order", old)? {
                 if std::mem::replace(&mut seen[prompt as usize], true) {
@@ -80,7 +93,7 @@ impl LabelAges {
             }
         }
         let unknown = self.iter().filter(|&prompt| !seen[prompt as usize]).collect::<Vec<u32>>();
-        *self = Self::linked(unknown.into_iter().chain(order), labelled_at);
+        *self = Self::linked(unknown.into_iter().chain(order), unlabelled_from);
         Ok(())
     }
 }

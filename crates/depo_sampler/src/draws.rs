@@ -15,7 +15,7 @@ pub enum DrawKind {
     Warmup,
     /// At random from what the policy rejects.
     Explore,
-    /// Unlabelled for too long.
+    /// Unlabelled for too long, and without a place otherwise.
     Reprobe,
     /// Nearest to admission, because too few were admitted.
     Fill,
@@ -37,10 +37,14 @@ pub struct Draw {
     pub predicted_reward: f32,
     /// Believed probability that its group is informative.
     pub p_informative: f32,
+    /// Believed mean pass rate.
+    pub pass_rate: f32,
     /// Probability with which it was to be drawn, in (0, 1].
     pub admission: f32,
     /// Why it was drawn.
     pub kind: DrawKind,
+    /// Rollouts wanted: G, or fewer of a re-probe.
+    pub n_rollouts: u32,
     /// Policy version at the time of the draw.
     pub policy_version: u32,
 }
@@ -95,7 +99,9 @@ impl OpenDraws {
         let column = |field: fn(&Draw) -> f32| self.iter().map(field).collect::<Vec<f32>>();
         state.insert("draws.predicted_rewards".into(), column(|draw| draw.predicted_reward).into());
         state.insert("draws.p_informative".into(), column(|draw| draw.p_informative).into());
+        state.insert("draws.pass_rates".into(), column(|draw| draw.pass_rate).into());
         state.insert("draws.admissions".into(), column(|draw| draw.admission).into());
+        state.insert("draws.n_rollouts".into(), self.iter().map(|draw| draw.n_rollouts).collect::<Vec<_>>().into());
         state.insert("draws.kinds".into(), self.iter().map(|draw| draw.kind as u8).collect::<Vec<_>>().into());
         let versions = self.iter().map(|draw| draw.policy_version).collect::<Vec<_>>();
         state.insert("draws.policy_versions".into(), versions.into());
@@ -109,8 +115,10 @@ impl OpenDraws {
         let prompts: Vec<u32> = state.array("draws.prompts", len)?;
         let predicted_rewards: Vec<f32> = state.array("draws.predicted_rewards", len)?;
         let p_informative: Vec<f32> = state.array("draws.p_informative", len)?;
+        let pass_rates: Vec<f32> = state.array("draws.pass_rates", len)?;
         let admissions: Vec<f32> = state.array("draws.admissions", len)?;
         let kinds: Vec<u8> = state.array("draws.kinds", len)?;
+        let n_rollouts: Vec<u32> = state.array("draws.n_rollouts", len)?;
         let policy_versions: Vec<u32> = state.array("draws.policy_versions", len)?;
         for row in 0..len {
             if ids[row] >= self.issued {
@@ -124,8 +132,10 @@ impl OpenDraws {
                     prompt,
                     predicted_reward: predicted_rewards[row],
                     p_informative: p_informative[row],
+                    pass_rate: pass_rates[row],
                     admission: admissions[row],
                     kind,
+                    n_rollouts: n_rollouts[row],
                     policy_version: policy_versions[row],
                 };
                 self.open.insert(ids[row], draw);

@@ -6,17 +6,20 @@ pub mod age;
 pub mod allotment;
 pub mod belief;
 pub mod buffer;
-mod concentration;
 pub mod counters;
 pub mod draws;
 pub mod error;
+pub mod exploration;
 pub mod pool;
+mod portable;
+pub mod registry;
 pub mod replay;
 pub mod rng;
 pub mod sampler;
 pub mod selection;
 pub mod settings;
 pub mod state;
+pub mod variates;
 
 #[cfg(feature = "python")]
 mod python;

@@ -1,8 +1,10 @@
 //! Settings of a sampler, and their ranges.
 
-use crate::belief::BetaSettings;
+use crate::belief::{Belief, BeliefKind};
 use crate::error::{Error, Result, require};
-use crate::selection::{Budget, PolicyKind, SelectionPolicy, Uniform, Window};
+use crate::exploration::ExploreBy;
+use crate::registry::NamedNumbers;
+use crate::selection::{PolicyKind, SelectionPolicy};
 use crate::state::{StateMap, StateReader};
 
 /// How prompts are selected. `Default` is the budget policy with the Python package's default values.
@@ -14,30 +16,36 @@ pub struct Settings {
     pub seed: u64,
     /// Selection policy.
     pub policy: PolicyKind,
+    /// Numbers that the policy alone knows, by name; see `PolicyKind::options`.
+    pub policy_options: NamedNumbers,
     /// Policy versions below this admit everyone.
     pub warmup_steps: u32,
     /// Policy window: lowest and highest predicted reward admitted, 0 <= low < high <= 1.
     pub window: (f64, f64),
-    /// Policy budget: candidates compared for each prompt drawn, at least 1.
+    /// Policies that compare candidates: how many for each prompt drawn, at least 1.
     pub candidates_per_draw: usize,
     /// Share of each batch drawn at random from what the policy rejects, in [0, 1].
     pub explore_share: f64,
-    /// Prompts unlabelled for more than this many policy versions are due for a re-probe; 0: never.
+    /// How these places are given out.
+    pub explore_by: ExploreBy,
+    /// No prompt stays unlabelled for more than this many policy versions, as far as `reprobe_share` allows; 0: it may.
     pub max_age: u32,
+    /// Rollouts of a re-probe that would get no place otherwise, at most G; 0: G.
+    pub probe_rollouts: usize,
     /// At most this share of a batch goes to re-probes, in [0, 1].
     pub reprobe_share: f64,
-    /// Policy budget: least share of each batch by source index; every source has an entry, the sum is at most 1.
+    /// Policies that compare candidates: least share of each batch by source index; every source has an entry, the sum is at most 1.
     pub source_floors: Vec<f32>,
-    /// Policy window: candidates looked at per prompt wanted, at least 1.
+    /// Policies that admit and reject: candidates looked at per prompt wanted, at least 1.
     pub scan_cap: usize,
     /// Whether a prompt's own past results enter its forecast.
     pub use_history: bool,
-    /// Weight of a past result after one policy version, in (0, 1].
-    pub discount: f64,
-    /// Rollouts that a text prediction counts for, before it is learned; above 0.
-    pub prior_concentration: f64,
-    /// Whether that is learned from the labels.
-    pub learn_concentration: bool,
+    /// Model of pass rates.
+    pub belief: BeliefKind,
+    /// Numbers that this model alone knows, by name; those not named have their defaults.
+    pub belief_options: NamedNumbers,
+    /// Whether the model's parameters are fitted to the labels.
+    pub fit_belief: bool,
     /// A reward at or above this is a success.
     pub success_threshold: f64,
     /// Rewards of a group no further apart than this carry no signal.
@@ -54,18 +62,21 @@ impl Default for Settings {
             group_size: 8,
             seed: 0,
             policy: PolicyKind::Budget,
+            policy_options: NamedNumbers::new(),
             warmup_steps: 5,
             window: (0.15, 0.85),
             candidates_per_draw: 6,
-            explore_share: 0.0625,
+            explore_share: 0.005,
+            explore_by: ExploreBy::Uniform,
             max_age: 0,
+            probe_rollouts: 1,
             reprobe_share: 0.25,
             source_floors: vec![0.0],
             scan_cap: 40,
             use_history: true,
-            discount: 0.97,
-            prior_concentration: 4.0,
-            learn_concentration: true,
+            belief: BeliefKind::LogitNormal,
+            belief_options: NamedNumbers::new(),
+            fit_belief: true,
             success_threshold: 0.5,
             tolerance: 1e-6,
             replay_capacity: 2048,
@@ -81,18 +92,19 @@ impl Settings {
     /// A setting is out of its range.
     pub fn validate(&self) -> Result<()> {
         let (low, high) = self.window;
+        self.policy.registered().check_options("policy_options", &self.policy_options)?;
+        self.belief.registered().check_options("belief_options", &self.belief_options)?;
         require(self.group_size >= 2, "group_size", self.group_size, "at least 2")?;
         require(0.0 <= low && low < high && high <= 1.0, "window", format!("{:?}", self.window), "0 <= low < high <= 1")?;
         require(self.candidates_per_draw >= 1, "candidates_per_draw", self.candidates_per_draw, "at least 1")?;
         require((0.0..=1.0).contains(&self.explore_share), "explore_share", self.explore_share, "within 0..1")?;
+        let probe_range = format!("at most group_size = {}", self.group_size);
+        require(self.probe_rollouts <= self.group_size, "probe_rollouts", self.probe_rollouts, &probe_range)?;
         require((0.0..=1.0).contains(&self.reprobe_share), "reprobe_share", self.reprobe_share, "within 0..1")?;
         let floors = &self.source_floors;
         let fits = floors.iter().all(|&floor| floor >= 0.0) && floors.iter().sum::<f32>() <= 1.0 + 1e-6;
         require(fits, "source_floors", format!("{floors:?}"), "shares >= 0 that sum to at most 1")?;
         require(self.scan_cap >= 1, "scan_cap", self.scan_cap, "at least 1")?;
-        require(self.discount > 0.0 && self.discount <= 1.0, "discount", self.discount, "above 0, at most 1")?;
-        let concentration = self.prior_concentration;
-        require(concentration > 0.0 && concentration.is_finite(), "prior_concentration", concentration, "above 0, finite")?;
         require(self.success_threshold.is_finite(), "success_threshold", self.success_threshold, "a finite number")?;
         require(self.tolerance >= 0.0, "tolerance", self.tolerance, "at least 0")?;
         require(self.replay_capacity >= 1, "replay_capacity", self.replay_capacity, "at least 1")?;
@@ -108,39 +120,47 @@ impl Settings {
         }
     }
 
-    pub(crate) fn beta(&self) -> BetaSettings {
-        BetaSettings {
-            group_size: self.group_size,
-            discount: self.discount,
-            use_history: self.use_history,
-            prior_concentration: self.prior_concentration,
-            learn_concentration: self.learn_concentration,
-        }
+    /// Rollouts of a re-probe.
+    pub(crate) fn probe_size(&self) -> usize {
+        if self.probe_rollouts == 0 { self.group_size } else { self.probe_rollouts }
     }
 
-    pub(crate) fn selection_policy(&self) -> Box<dyn SelectionPolicy + Send> {
-        match self.policy {
-            PolicyKind::Uniform => Box::new(Uniform),
-            PolicyKind::Window => Box::new(Window { low: self.window.0, high: self.window.1, scan_cap: self.scan_cap }),
-            PolicyKind::Budget => Box::new(Budget { candidates_per_draw: self.candidates_per_draw }),
-        }
+    /// Probes that the share of one place in a batch pays for.
+    pub(crate) fn probes_per_place(&self) -> f64 {
+        self.reprobe_share * self.group_size as f64 / self.probe_size() as f64
+    }
+
+    /// The belief, of nothing yet, for a pool of `len` prompts.
+    pub(crate) fn belief(&self, len: usize) -> Box<dyn Belief + Send> {
+        (self.belief.registered().build)(self, len)
+    }
+
+    /// The policy, without a memory yet, for a pool of `len` prompts.
+    pub(crate) fn selection_policy(&self, len: usize) -> Box<dyn SelectionPolicy + Send> {
+        (self.policy.registered().build)(self, len)
     }
 
     /// Writes the settings that a saved state depends on.
     pub(crate) fn save(&self, state: &mut StateMap) {
         state.insert("settings.group_size".into(), (self.group_size as u64).into());
         state.insert("settings.seed".into(), self.seed.into());
+        state.insert("settings.belief".into(), self.belief.name().to_owned().into());
         state.insert("settings.policy".into(), self.policy.name().to_owned().into());
     }
 
-    /// Refuses a state whose labels or draws mean something else under these settings; every other setting may change.
-    pub(crate) fn check(&self, state: &mut StateReader) -> Result<()> {
+    /// Refuses a state whose labels or draws mean something else under these settings; every other setting may change. Returns whether the
+    /// state's policy is the present one.
+    pub(crate) fn check(&self, state: &mut StateReader) -> Result<bool> {
         for (name, expected) in [("settings.group_size", self.group_size as u64), ("settings.seed", self.seed)] {
             let got: u64 = state.take(name)?;
             if got != expected {
                 return Err(Error::state_entry(name, got, format!("{expected}, as this sampler was built with")));
             }
         }
-        state.take::<String>("settings.policy").map(drop)
+        let belief: String = state.take("settings.belief")?;
+        if belief != self.belief.name() {
+            return Err(Error::state_entry("settings.belief", belief, format!("{}, as this sampler was built with", self.belief.name())));
+        }
+        Ok(state.take::<String>("settings.policy")? == self.policy.name())
     }
 }

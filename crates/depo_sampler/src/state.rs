@@ -106,6 +106,11 @@ impl StateReader {
         Err(Error::state_entry(name, format!("length {}", array.len()), format!("length {len}")))
     }
 
+    /// Leaves out every entry whose name starts with `prefix`.
+    pub(crate) fn skip(&mut self, prefix: &str) {
+        self.entries.retain(|name, _| !name.starts_with(prefix));
+    }
+
     /// Ends reading.
     ///
     /// # Errors

@@ -4,30 +4,10 @@
 
 use depo_sampler::Error;
 use depo_sampler::advantage::{AdvantageOptions, group_advantages};
-use depo_sampler::belief::{Belief, BetaCounts, BetaSettings, DiscountedBeta};
 use depo_sampler::pool::PromptPool;
 use depo_sampler::replay::{Target, TargetReplay};
 use depo_sampler::rng::{Permutation, Stream};
 use proptest::prelude::*;
-
-fn beta_settings() -> BetaSettings {
-    BetaSettings { group_size: 8, discount: 0.9, use_history: true, prior_concentration: 4.0, learn_concentration: false }
-}
-
-/// Sum over k = 1 .. G - 1 of the beta-binomial probability of k successes, each term by the chain rule over an order of outcomes.
-fn informative_by_enumeration(alpha: f64, beta: f64, group_size: usize) -> f64 {
-    (1..(1_u32 << group_size) - 1)
-        .map(|outcomes| {
-            let (mut right, mut wrong, mut probability) = (alpha, beta, 1.0);
-            for rollout in 0..group_size {
-                let count = if outcomes >> rollout & 1 == 1 { &mut right } else { &mut wrong };
-                probability *= *count / (alpha + beta + rollout as f64);
-                *count += 1.0;
-            }
-            probability
-        })
-        .sum()
-}
 
 fn target(number: u32) -> Target {
     let value = number as f32;
@@ -109,45 +89,6 @@ proptest! {
     }
 
     #[test]
-    fn p_informative_equals_the_sum_over_all_outcomes(alpha in 1e-3..50.0_f64, beta in 1e-3..50.0_f64, group_size in 2..9_usize) {
-        let fast = BetaCounts { alpha, beta }.p_informative(group_size);
-        prop_assert!((fast - informative_by_enumeration(alpha, beta, group_size)).abs() < 1e-12);
-    }
-
-    #[test]
-    fn history_is_the_sum_of_labels_discounted_to_the_newest_in_any_order_of_arrival(
-        labels in prop::collection::vec((0..=8_u32, 0..30_u32), 1..12), prediction in 0.01..0.99_f32, wait in 0..10_u32,
-    ) {
-        let mut belief = DiscountedBeta::new(3, beta_settings());
-        belief.set_prior(1, prediction);
-        let mut newest = 0;
-        for &(successes, version) in &labels {
-            prop_assert_eq!(belief.observe(1, successes, 8, version, 1.0), version < newest);
-            newest = newest.max(version);
-        }
-        let now = newest + wait;
-        let weight = |version: u32| 0.9_f64.powf(f64::from(now - version));
-        let mean = f64::from(prediction);
-        let alpha: f64 = 4.0 * mean + labels.iter().map(|&(k, version)| weight(version) * f64::from(k)).sum::<f64>();
-        let beta: f64 = 4.0 * (1.0 - mean) + labels.iter().map(|&(k, version)| weight(version) * f64::from(8 - k)).sum::<f64>();
-        let forecast = belief.forecast(1, f32::NAN, now);
-        prop_assert!((forecast.pass_rate - alpha / (alpha + beta)).abs() < 1e-5);
-        let p_informative = BetaCounts { alpha, beta }.p_informative(8);
-        prop_assert!((forecast.p_informative - p_informative).abs() < 1e-5);
-    }
-
-    #[test]
-    fn without_history_labels_leave_predicted_prompts_alone(successes in 0..=8_u32, prediction in 0.0..=1.0_f32, weight in 1.0..=10.0_f64) {
-        let mut belief = DiscountedBeta::new(2, BetaSettings { use_history: false, ..beta_settings() });
-        let before = belief.forecast(0, prediction, 5);
-        belief.observe(0, successes, 8, 3, weight);
-        prop_assert_eq!(belief.forecast(0, prediction, 5), before);
-        // Without a prediction, the base rate of all labels speaks, each weighted by 1 / admission.
-        let base_rate = (0.999 + weight * f64::from(successes)) / (2.0 * 0.999 + weight * 8.0);
-        prop_assert!((belief.forecast(1, f32::NAN, 5).pass_rate - base_rate).abs() < 1e-12);
-    }
-
-    #[test]
     fn replay_equals_a_list_cut_from_the_front(capacity in 1..12_usize, pushes in prop::collection::vec(0..8_usize, 1..12)) {
         let mut replay = TargetReplay::new(capacity, 3);
         let mut all: Vec<Target> = vec![];
@@ -206,28 +147,4 @@ fn draws_are_unbiased() {
     for counts in [integers, first_sampled, last_ranked] {
         assert_uniform(&counts, 60_000);
     }
-}
-
-/// Rewards of a simulated stream of prompts whose predictions are right with probability `trust`, else random.
-fn learned_concentration(trust: f64) -> f64 {
-    let settings = BetaSettings { learn_concentration: true, ..beta_settings() };
-    let mut belief = DiscountedBeta::new(2000, settings);
-    for prompt in 0..2000_u32 {
-        let stream = Stream::of(5, "simulation", &[prompt.into()]);
-        let pass_rate = stream.unit(0);
-        let prediction = if stream.unit(1) < trust { pass_rate } else { stream.unit(2) };
-        belief.set_prior(prompt, prediction as f32);
-        let successes = (0..8).filter(|&rollout| stream.unit(10 + rollout) < pass_rate).count() as u32;
-        belief.observe(prompt, successes, 8, prompt / 16, 1.0);
-        let expected = if prompt < 31 { 4.0 } else { belief.concentration() };
-        assert!((belief.concentration() - expected).abs() < 1e-12, "learned from {} labels", prompt + 1);
-    }
-    belief.concentration()
-}
-
-#[test]
-fn text_earns_its_weight() {
-    let (useless, fair, perfect) = (learned_concentration(0.0), learned_concentration(0.8), learned_concentration(1.0));
-    assert!(useless < fair && fair < perfect, "{useless} {fair} {perfect}");
-    assert!(useless <= 2.0 && perfect >= 40.0, "{useless} {perfect}");
 }

@@ -62,7 +62,11 @@ proptest! {
         let free = prompts - caller.sampler.in_flight().count();
         let before = caller.issued.len();
         caller.apply(&Op::Batch(n));
-        prop_assert_eq!(caller.issued.len() - before, n.min(free));
+        let group_size = caller.settings.group_size as u32;
+        let is_full = |id: &u64| caller.sampler.in_flight().any(|draw| draw.draw_id == *id && draw.n_rollouts == group_size);
+        let (drawn, full) = (caller.issued.len() - before, caller.issued[before..].iter().filter(|id| is_full(id)).count());
+        prop_assert!(full <= n && drawn >= n.min(free), "{} draws, {} of full groups", drawn, full);
+        prop_assert!(caller.settings.max_age > 0 || drawn == n.min(free));
     }
 
     #[test]

@@ -14,21 +14,23 @@ fn candidates(standings: &[Standing], scores: &[f32]) -> Vec<Candidate> {
         prompt: index as u32,
         predicted_reward: f32::NAN,
         p_informative: score,
+        pass_rate: 0.5,
         standing,
         score,
+        due: false,
     };
     standings.iter().zip(scores).enumerate().map(candidate).collect()
 }
 
 fn give_out(candidates: &[Candidate], n: usize, explore_share: f64, floors: &[f32], seed: u64) -> Allotment {
     let sources: Vec<u32> = (0..candidates.len() as u32).map(|prompt| prompt % floors.len() as u32).collect();
-    let places = Places { n, explore_share, source_floors: floors, sources: &sources };
+    let places = Places { n, surplus_waits: true, explore_share, arms: None, source_floors: floors, sources: &sources };
     allot(candidates, &places, Stream::of(seed, "rounding", &[]), Stream::of(seed, "exploration", &[]))
 }
 
 fn standings() -> impl Strategy<Value = Vec<(Standing, f32)>> {
-    let window = prop_oneof![Just(Standing::Admitted), Just(Standing::Rejected), Just(Standing::Reprobe)];
-    let budget = prop_oneof![4 => Just(Standing::Competing), 1 => Just(Standing::Reprobe)];
+    let window = prop_oneof![Just(Standing::Admitted), Just(Standing::Rejected)];
+    let budget = Just(Standing::Competing);
     prop_oneof![prop::collection::vec((window, 0.0..1.0_f32), 0..14), prop::collection::vec((budget, 0.0..1.0_f32), 0..14),]
 }
 
@@ -59,6 +61,37 @@ proptest! {
         for (index, &admission) in admissions.iter().enumerate().filter(|(_, admission)| !admission.is_nan()) {
             // An admitted candidate without a place keeps its admission and waits for the next batch.
             let frequency = f64::from(drawn[index] + waiting[index]) / SEEDS as f64;
+            let error = (admission * (1.0 - admission) / SEEDS as f64).sqrt();
+            prop_assert!((frequency - admission).abs() <= 6.0 * error + 1.0 / SEEDS as f64, "{} {}", frequency, admission);
+        }
+    }
+
+    #[test]
+    fn where_nobody_waits_recorded_admission_is_the_frequency_over_random_arrivals(
+        rows in standings(), n in 1..8_usize, explore_share in 0.0..=0.5_f64, floor in prop_oneof![Just(0.0), 0.1..0.5_f32],
+    ) {
+        const SEEDS: u64 = 2000;
+        // Ties, or a floor; the two together are only nearly exact.
+        let score = |score: f32| if floor > 0.0 { score } else { (3.0 * score).floor() };
+        let (standings, scores): (Vec<_>, Vec<_>) = rows.into_iter().map(|(standing, merit)| (standing, score(merit))).unzip();
+        let candidates = candidates(&standings, &scores);
+        let sources: Vec<u32> = (0..candidates.len() as u32).map(|prompt| prompt % 2).collect();
+        let places = Places { n, surplus_waits: false, explore_share, arms: None, source_floors: &[floor, 0.0], sources: &sources };
+        let mut drawn = vec![0_u32; candidates.len()];
+        let mut admissions = vec![f64::NAN; candidates.len()];
+        for seed in 0..SEEDS {
+            let stream = |purpose| Stream::of(seed, purpose, &[]);
+            let arrived: Vec<Candidate> =
+                stream("arrival").sample(candidates.len(), candidates.len()).into_iter().map(|index| candidates[index]).collect();
+            for pick in allot(&arrived, &places, stream("rounding"), stream("exploration")).picks {
+                let prompt = arrived[pick.candidate].prompt as usize;
+                prop_assert!(admissions[prompt].is_nan() || (admissions[prompt] - pick.admission).abs() < 1e-12, "depends on the arrival");
+                admissions[prompt] = pick.admission;
+                drawn[prompt] += 1;
+            }
+        }
+        for (&count, &admission) in drawn.iter().zip(&admissions).filter(|(_, admission)| !admission.is_nan()) {
+            let frequency = f64::from(count) / SEEDS as f64;
             let error = (admission * (1.0 - admission) / SEEDS as f64).sqrt();
             prop_assert!((frequency - admission).abs() <= 6.0 * error + 1.0 / SEEDS as f64, "{} {}", frequency, admission);
         }
@@ -102,8 +135,10 @@ fn batch(sampler: &mut Sampler, n: usize, version: u32, predict: impl Fn(u32) ->
 
 fn label(sampler: &mut Sampler, draws: &[Draw], version: u32) {
     let ids: Vec<i64> = draws.iter().map(|draw| draw.draw_id as i64).collect();
-    let rewards: Vec<f32> = ids.iter().flat_map(|_| [1.0, 0.0]).collect();
-    sampler.observe(&ids, &rewards, [ids.len(), 2], &vec![0.5; ids.len()], version).unwrap();
+    let group_size = sampler.group_size();
+    let reward = |rollout: usize| if rollout == 0 { 1.0 } else { 0.0 };
+    let rewards: Vec<f32> = ids.iter().flat_map(|_| (0..group_size).map(reward)).collect();
+    sampler.observe(&ids, &rewards, [ids.len(), group_size], &vec![0.5; ids.len()], version).unwrap();
 }
 
 fn window_settings() -> Settings {
@@ -145,38 +180,61 @@ fn surplus_waits_and_is_judged_again_by_newer_predictions() {
     assert_eq!(scanned as usize, looked_at.len() + again.len() - 10, "waiting candidates count once");
 }
 
+/// Labels per version of a pool that is drawn from under an age limit, by prompt; and what all of it cost, in rollouts.
+fn follow_ages(prompts: usize, settings: &Settings, versions: u32) -> (Vec<Vec<u32>>, u64) {
+    let mut sampler = sampler(prompts, settings.clone());
+    let (mut labelled, mut cost) = (vec![vec![]; prompts], 0);
+    for version in 0..versions {
+        let (draws, _) = batch(&mut sampler, 8, version, |prompt| prompt as f32 / prompts as f32);
+        for draw in &draws {
+            labelled[draw.prompt as usize].push(version);
+            let is_probe = draw.kind == DrawKind::Reprobe;
+            assert_eq!(draw.n_rollouts as usize, if is_probe { settings.probe_rollouts } else { settings.group_size });
+            cost += u64::from(draw.n_rollouts);
+        }
+        label(&mut sampler, &draws, version);
+    }
+    (labelled, cost)
+}
+
 #[test]
-fn prompts_unlabelled_for_too_long_come_back_oldest_first() {
-    for prompts in [12, 20, 40] {
-        follow_reprobes(prompts);
+fn no_prompt_stays_unlabelled_longer_than_max_age_and_probes_are_paid_from_the_batch() {
+    for (max_age, probe_rollouts) in [(4, 1), (6, 1), (6, 2)] {
+        let budget =
+            Settings { policy: PolicyKind::Budget, candidates_per_draw: 2, reprobe_share: 1.0, group_size: 8, ..window_settings() };
+        let settings = Settings { max_age, probe_rollouts, ..budget };
+        let (labelled, cost) = follow_ages(30, &settings, 90);
+        for versions in labelled {
+            let starts = std::iter::once(-1).chain(versions.iter().map(|&version| i64::from(version)));
+            let gaps = starts.zip(versions.iter().map(|&version| i64::from(version)).chain([90])).map(|(start, end)| end - start);
+            assert!(gaps.max().unwrap() <= i64::from(max_age), "{versions:?}");
+        }
+        assert!(cost.abs_diff(90 * 8 * settings.group_size as u64) < settings.group_size as u64, "never more than a place is owed: {cost}");
     }
 }
 
-/// Compares the re-probes of sixty batches with the list of all due prompts.
-fn follow_reprobes(prompts: usize) {
-    let settings = Settings { policy: PolicyKind::Budget, max_age: 3, candidates_per_draw: 2, ..window_settings() };
-    let mut sampler = sampler(prompts, settings);
-    let mut labelled_at = vec![0_u32; prompts];
-    for version in 0..60 {
-        let age = |prompt: &u32| version - labelled_at[*prompt as usize];
-        let due: Vec<u32> = (0..prompts as u32).filter(|prompt| age(prompt) > 3).collect();
-        let (draws, _) = batch(&mut sampler, 8, version, |prompt| prompt as f32 / 40.0);
-        let of_kind = |draw: &&Draw| draw.kind == DrawKind::Reprobe;
-        let reprobed: Vec<u32> = draws.iter().filter(of_kind).map(|draw| draw.prompt).collect();
-        assert_eq!(reprobed.len(), due.len().min(2), "a quarter of the batch");
-        let youngest = reprobed.iter().map(age).min().unwrap_or(u32::MAX);
-        let mut left_out = due.iter().filter(|prompt| !reprobed.contains(prompt));
-        assert!(left_out.all(|prompt| age(prompt) <= youngest));
+#[test]
+fn probes_keep_to_their_share_of_a_batch_oldest_first() {
+    let settings = Settings { policy: PolicyKind::Budget, max_age: 1, candidates_per_draw: 6, group_size: 8, ..window_settings() };
+    let mut sampler = sampler(400, settings.clone());
+    let mut labelled_at = vec![-1; 400];
+    for version in 0..20 {
+        let (draws, _) = batch(&mut sampler, 8, version, |_| 0.5);
+        let probed: Vec<u32> = draws.iter().filter(|draw| draw.kind == DrawKind::Reprobe).map(|draw| draw.prompt).collect();
+        assert!(!probed.is_empty() && probed.len() <= 2 * settings.group_size, "a quarter of the batch");
+        let youngest = probed.iter().map(|&prompt| labelled_at[prompt as usize]).max().unwrap();
+        let labelled: Vec<usize> = draws.iter().map(|each| each.prompt as usize).collect();
+        assert!((0..400).filter(|prompt| !labelled.contains(prompt)).all(|prompt| labelled_at[prompt] >= youngest));
         label(&mut sampler, &draws, version);
-        for draw in &draws {
-            labelled_at[draw.prompt as usize] = version;
+        for prompt in labelled {
+            labelled_at[prompt] = i64::from(version);
         }
     }
 }
 
 #[test]
 fn warmup_admits_everyone_in_epoch_order() {
-    for policy in [PolicyKind::Uniform, PolicyKind::Window, PolicyKind::Budget] {
+    for &policy in PolicyKind::ALL {
         let mut sampler = sampler(100, Settings { policy, warmup_steps: 5, explore_share: 0.5, ..window_settings() });
         let mut uniform = self::sampler(100, Settings { policy: PolicyKind::Uniform, ..window_settings() });
         let (draws, looked_at) = batch(&mut sampler, 10, 4, |_| 0.99);
@@ -189,8 +247,9 @@ fn warmup_admits_everyone_in_epoch_order() {
 
 #[test]
 fn wanted_follows_the_running_threshold() {
-    let settings = Settings { policy: PolicyKind::Budget, use_history: false, ..window_settings() };
-    let mut sampler = sampler(100, Settings { learn_concentration: false, ..settings });
+    let exploit = [("optimism".to_owned(), 0.0), ("curiosity".to_owned(), 0.0)].into();
+    let settings = Settings { policy: PolicyKind::Budget, policy_options: exploit, use_history: false, ..window_settings() };
+    let mut sampler = sampler(100, Settings { fit_belief: false, ..settings });
     assert_eq!(sampler.wanted(&[0, 1], &[0.5, 0.001], 0), Ok(vec![true, true]));
     let mut threshold = None;
     for version in 0..20 {

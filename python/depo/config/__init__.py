@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from depo.config.loss import LossConfig
 from depo.config.sections import (
     DataConfig,
     EstimatorConfig,
     EvaluationConfig,
-    LossConfig,
     OptimizerConfig,
     PolicyConfig,
     RewardConfig,

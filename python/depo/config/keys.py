@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import field, fields
-from typing import Any, Literal, get_args, get_origin, get_type_hints
+from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 from depo.errors import ConfigError
+
+Section = TypeVar("Section")
 
 _NUMBER = r"\d+(?:\.\d+)?"
 _RANGE = re.compile(rf"\[(?:(?P<least>>=?) (?P<bound>{_NUMBER})\]|(?P<low>{_NUMBER})\.\.(?P<high>{_NUMBER})(?P<end>[\])]))$")
@@ -39,6 +41,11 @@ def require(condition: bool, name: str, got: object, expected: str) -> None:
     """Raise a ConfigError about key `name` unless the condition holds."""
     if not condition:
         raise ConfigError(f"{name}: got {got!r}, expected {expected}")
+
+
+def from_preset(section: Callable[..., Section], presets: Mapping[str, Mapping[str, Any]], preset: str, overrides: Mapping[str, Any]) -> Section:
+    """Return a section with the settings of a preset and `overrides` on top; the section itself refuses a preset that does not exist."""
+    return section(preset=preset, **{**presets.get(preset, {}), **overrides})
 
 
 def check_section(name: str, section: Any) -> None:

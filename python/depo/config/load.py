@@ -13,8 +13,9 @@ import tomli_w
 from pydantic import TypeAdapter, ValidationError
 
 from depo.config.keys import describe
-from depo.config.sections import ESTIMATOR_PRESETS, LOSS_PRESETS, SourceConfig, TrainConfig
-from depo.config.selector import SELECTOR_PRESETS
+from depo.config.loss import LOSS_PRESETS
+from depo.config.presets import SELECTOR_PRESETS
+from depo.config.sections import ESTIMATOR_PRESETS, SourceConfig, TrainConfig
 from depo.errors import ConfigError
 
 SECTIONS: Mapping[str, Any] = get_type_hints(TrainConfig)
@@ -23,7 +24,11 @@ SECTIONS: Mapping[str, Any] = get_type_hints(TrainConfig)
 KEYS: Mapping[str, Any] = {f"{section}.{name}": hint for section, cls in SECTIONS.items() for name, hint in get_type_hints(cls).items()}
 """`section.key` -> its type, in the order of a configuration file."""
 
-PRESETS: Mapping[str, Mapping[str, Mapping[str, Any]]] = {"selection": SELECTOR_PRESETS, "loss": LOSS_PRESETS, "estimator": ESTIMATOR_PRESETS}
+PRESETS: Mapping[str, Mapping[str, Mapping[str, Any]]] = {
+    "selection": {name: preset.settings for name, preset in SELECTOR_PRESETS.items()},
+    "loss": LOSS_PRESETS,
+    "estimator": ESTIMATOR_PRESETS,
+}
 """Section -> preset -> the keys that it sets."""
 
 _SOURCE_KEYS: Mapping[str, Any] = get_type_hints(SourceConfig)
@@ -34,7 +39,7 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> TrainConfig:
     """Read a configuration.
 
     Later wins: defaults, presets (`selection.preset`, `loss.preset`, `estimator.preset`), keys of the file, a preset named in the overrides (for the keys
-    that presets are about), other overrides.
+    that it or the file's preset sets), other overrides.
 
     Args:
         path: TOML file. Relative paths inside it are relative to the working directory.
@@ -50,10 +55,16 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> TrainConfig:
         raise ConfigError(f"{path}: not valid TOML: {error}") from None
     overriding = _typed_overrides(_split(overrides))
     values = _without_presets(_typed_tables(tables, f"in {path}"), overriding) | overriding
-    try:
-        return TrainConfig(**{section: _build(cls, _of_section(values, section)) for section, cls in SECTIONS.items()})
-    except ConfigError as error:
-        raise ConfigError(f"{error} (in {path}{' and overrides' if overrides else ''})") from None
+    return _resolve(values, f"in {path}{' and overrides' if overrides else ''}")
+
+
+def override_defaults(overrides: Sequence[str]) -> TrainConfig:
+    """Return the defaults with overrides on top, for commands that have no file; see `load_config` for their form.
+
+    Raises:
+        ConfigError: An unknown key, a value of the wrong type or out of its range.
+    """
+    return _resolve(_typed_overrides(_split(overrides)), _COMMAND_LINE)
 
 
 def dump_config(config: TrainConfig) -> str:
@@ -76,6 +87,14 @@ def suggestion(name: str, known: Sequence[str]) -> str:
     return f"; did you mean {near[0]}?" if near else ""
 
 
+def _resolve(values: Mapping[str, Any], where: str) -> TrainConfig:
+    """Return the configuration of `section.key` -> value, presets below them and defaults below those."""
+    try:
+        return TrainConfig(**{section: _build(cls, _of_section(values, section)) for section, cls in SECTIONS.items()})
+    except ConfigError as error:
+        raise ConfigError(f"{error} ({where})") from None
+
+
 def _build(cls: Any, values: dict[str, Any]) -> Any:
     if hasattr(cls, "from_preset"):
         return cls.from_preset(values.pop("preset", cls().preset), **values)
@@ -83,9 +102,9 @@ def _build(cls: Any, values: dict[str, Any]) -> Any:
 
 
 def _without_presets(values: Mapping[str, Any], overriding: Mapping[str, Any]) -> dict[str, Any]:
-    """Take out of the file's values what a preset on the command line decides, also where the file spells it out, as a resolved one does."""
-    named = [section for section in PRESETS if f"{section}.preset" in overriding]
-    decided = {f"{section}.{name}" for section in named for preset in PRESETS[section].values() for name in preset}
+    """Take out of the file's values what a preset on the command line, or the file's that it replaces, decides; a resolved file spells that out."""
+    named = [(section, layer.get(f"{section}.preset")) for section in PRESETS if f"{section}.preset" in overriding for layer in (values, overriding)]
+    decided = {f"{section}.{name}" for section, preset in named for name in PRESETS[section].get(str(preset), {})}
     return {name: value for name, value in values.items() if name not in decided}
 
 

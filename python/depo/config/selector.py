@@ -2,20 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from depo.config.keys import check_section, key, require
-
-SELECTOR_PRESETS: Mapping[str, Mapping[str, Any]] = {
-    "uniform": {"policy": "uniform", "warmup_steps": 0, "explore_share": 0.0, "backfill": False},
-    "dapo": {"policy": "uniform", "warmup_steps": 0, "explore_share": 0.0, "backfill_draws": "batch"},
-    "depo_paper": {"policy": "window", "use_history": False, "warmup_steps": 100, "explore_share": 0.0, "backfill": False},
-    "depo": {},
-}
-"""Differences of each preset from the defaults below: GRPO's epoch order; DAPO's dynamic sampling (arXiv 2503.14476); DEPO as published
-(arXiv 2602.06375: window on the text prediction after 100 steps); this project's own."""
+from depo.config.keys import check_section, from_preset, key, require
+from depo.config.presets import SELECTOR_PRESETS
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -28,22 +21,41 @@ class SelectorConfig:
         ConfigError: A value is out of its range.
     """
 
-    preset: str = key("depo", "named starting point: uniform (GRPO), dapo, depo_paper, depo; other keys override it")
-    policy: Literal["uniform", "window", "budget"] = key(
-        "budget", "uniform: everyone in epoch order; window: predicted reward within `window`; budget: the most probably informative candidates"
+    preset: str = key("depo", f"named starting point: {', '.join(SELECTOR_PRESETS)}; other keys override it")
+    policy: Literal["uniform", "window", "budget", "thompson", "mopps", "greso", "polaris", "prime_pools", "dps"] = key(
+        "budget",
+        "uniform: everyone in epoch order; window: predicted reward within `window`; budget: the most probably informative candidates; "
+        "thompson: the same at a drawn pass rate; others: see the presets of that name",
+    )
+    policy_options: Mapping[str, float] = key(
+        {},
+        "numbers that one policy alone knows: budget optimism, curiosity; mopps decay, target; greso keep, adaptation, target_zero_variance; "
+        "polaris stage_steps, drop_above; prime_pools hard_up_to, normal_up_to, hard_weight, easy_weight",
     )
     warmup_steps: int = key(5, "policy steps during which everyone is admitted, while the estimator learns [>= 0]")
     window: tuple[float, float] = key((0.15, 0.85), "policy window: admitted range of the predicted reward [0 <= low < high <= 1]")
-    candidates_per_draw: int = key(6, "policy budget: candidates compared for each prompt drawn [>= 1]")
-    explore_share: float = key(0.0625, "share of each batch drawn at random from what the policy rejects; measures false rejects [0..0.5]")
-    max_age: int = key(0, "re-probe prompts without a label, or never drawn, for more than this many policy steps; 0: never [>= 0]")
-    reprobe_share: float = key(0.25, "at most this share of a batch goes to re-probes [0..1]")
-    source_floors: Mapping[str, float] = key({}, "policy budget: source name -> least share of each batch [sum <= 1]")
+    candidates_per_draw: int = key(6, "budget, thompson, mopps, prime_pools, dps: candidates compared for each prompt drawn [>= 1]")
+    explore_share: float = key(0.005, "share of each batch drawn at random from what the policy rejects; measures false rejects [0..0.5]")
+    explore_by: Literal["uniform", "ucb"] = key(
+        "uniform",
+        "uniform: explores all rejected alike; ucb: those of the source and fifth of believed pass rates that promise most informative groups (FDSW-UCB), "
+        "which says nothing of the other rejected",
+    )
+    max_age: int = key(0, "no prompt stays unlabelled for more than this many policy steps: it is probed, as far as reprobe_share allows; 0: never [>= 0]")
+    probe_rollouts: int = key(1, "rollouts of such a probe, at most group_size; 0: group_size. Probes are learned from, not trained on [>= 0]")
+    reprobe_share: float = key(0.25, "at most this share of a batch's rollouts goes to probes [0..1]")
+    source_floors: Mapping[str, float] = key({}, "policies that compare candidates: source name -> least share of each batch [sum <= 1]")
     scan_cap: int = key(40, "candidates looked at per prompt wanted before the nearest rejected ones fill the batch [>= 1]")
     use_history: bool = key(True, "fuse the text prediction with each prompt's own past results; off: text alone")
-    discount: float = key(0.97, "weight of a past result after one policy step [0..1]")
-    prior_concentration: float = key(4.0, "how many rollouts the text prediction counts for, before it is learned [> 0]")
-    learn_concentration: bool = key(True, "fit prior_concentration online by the likelihood of the incoming results")
+    belief: Literal["logit_normal", "beta"] = key(
+        "logit_normal", "model of pass rates: logit_normal: random walk of the logit pass rate, with drift; beta: discounted counts"
+    )
+    belief_options: Mapping[str, float] = key(
+        {},
+        "where the belief's parameters start: logit_normal prior_variance, text_precision, text_precision_labelled, drift, noise, spread; "
+        "beta base_concentration, text_concentration, discount",
+    )
+    fit_belief: bool = key(True, "fit those parameters online by the likelihood of the incoming results; off: they stay")
     success_threshold: float = key(0.5, "a reward at or above this is a success")
     tolerance: float = key(1e-6, "rewards of a group closer than this carry no signal [>= 0]")
     replay_capacity: int = key(2048, "reward targets remembered for the estimator [>= 1]")
@@ -60,11 +72,18 @@ class SelectorConfig:
         check_section("selection", self)
         require(self.preset in SELECTOR_PRESETS, "selection.preset", self.preset, "one of " + ", ".join(SELECTOR_PRESETS))
         require(0.0 <= low < high <= 1.0, "selection.window", self.window, "0 <= low < high <= 1")
-        require(self.discount > 0.0, "selection.discount", self.discount, "above 0")
+        for name, options in (("policy_options", self.policy_options), ("belief_options", self.belief_options)):
+            finite = all(math.isfinite(value) for value in options.values())
+            require(finite, f"selection.{name}", dict(options), "finite numbers")
         expected = f"at most scan_cap = {self.scan_cap}"
         require(self.candidates_per_draw <= self.scan_cap, "selection.candidates_per_draw", self.candidates_per_draw, expected)
         expected = "shares >= 0 that sum to at most 1"
         require(all(share >= 0 for share in floors) and sum(floors) <= 1.0, "selection.source_floors", dict(self.source_floors), expected)
+
+    @property
+    def measures_rejects(self) -> bool:
+        """Whether what is rejected is also drawn at random, each with a known probability above 0: only then anything is known of it."""
+        return self.policy == "uniform" or (self.explore_share > 0 and self.explore_by == "uniform")
 
     @classmethod
     def from_preset(cls, preset: str, **overrides: Any) -> SelectorConfig:
@@ -73,5 +92,4 @@ class SelectorConfig:
         Raises:
             ConfigError: Unknown preset, or a value out of its range.
         """
-        require(preset in SELECTOR_PRESETS, "selection.preset", preset, "one of " + ", ".join(SELECTOR_PRESETS))
-        return cls(preset=preset, **{**SELECTOR_PRESETS[preset], **overrides})
+        return from_preset(cls, {name: each.settings for name, each in SELECTOR_PRESETS.items()}, preset, overrides)

@@ -17,13 +17,20 @@ from transformers import PreTrainedTokenizerBase
 
 from depo.config import EstimatorConfig
 from depo.errors import StateError
+from depo.estimator.features import FrozenFeatures
 from depo.estimator.model import DifficultyModel, build_encoder
 from depo.estimator.text import TextEncoder, load_tokenizer
 from depo.estimator.training import build_optimizer, check_batch, difficulty_loss, load_targets, optimizer_step
 from depo.keyed import derive_key
-from depo.records import Float32Array, TargetBatch
+from depo.records import Float32Array, Int64Array, TargetBatch
 
 STATE_FORMAT = 1
+HEADS_FILE = "heads.safetensors"
+"""Trunk and heads of an exported estimator; its presence tells such a directory from a bare encoder."""
+
+SETTINGS_FILE = "estimator.json"
+"""EstimatorConfig of an exported estimator."""
+
 LOGIT_LIMIT = 15.0
 """Logits are clamped to this before the sigmoid: beyond about 17 it would round to exactly 1 in float32."""
 
@@ -38,14 +45,20 @@ class BertDifficultyEstimator:
         """Build the model.
 
         Args:
-            config: Settings. With `model` set, encoder and tokenizer come from that directory; else the encoder is a fresh BERT on `tokenizer`.
+            config: Settings. With `model` set, encoder and tokenizer come from that directory, trunk and heads too if `save_pretrained` wrote it;
+                else the encoder is a fresh BERT on `tokenizer`.
             tokenizer: The policy's tokenizer.
             seed: Source of every random number.
             device: Where the model lives.
 
         Raises:
             ConfigError: `config.model` is no directory, or has fewer positions than `max_length`.
+            StateError: `config.model` holds heads of other sizes, or that were trained with another pooling.
         """
+        saved = Path(config.model) if config.model and (Path(config.model) / HEADS_FILE).is_file() else None
+        if saved:
+            _check_pooling(saved, config)
+            config = replace(config, model=str(saved / "encoder"))
         self._config = config
         self._seed = seed
         self._version = 0
@@ -55,6 +68,9 @@ class BertDifficultyEstimator:
         with _seeded(seed, "estimator/init", 0, self._device):
             self._model = DifficultyModel(build_encoder(config, len(tokenizer)), config).to(self._device)
         self._optimizer = build_optimizer(self._model, config)
+        self._frozen = FrozenFeatures(self._model, self._text, self._device) if config.encoder_lr_scale == 0 else None
+        if saved:
+            self._load_heads(saved / HEADS_FILE)
 
     @property
     def version(self) -> int:
@@ -68,12 +84,9 @@ class BertDifficultyEstimator:
         Texts are scored in batches of similar length, so a text's last bits may depend on its company.
         """
         self._model.eval()
-        rows = self._text.encode(texts) if len(texts) else []
-        order = np.argsort([len(row) for row in rows], kind="stable")
-        predictions_C = np.empty(len(rows), np.float32)
-        for start in range(0, len(rows), self._config.predict_batch):
-            chosen = order[start : start + self._config.predict_batch]
-            scores_M, _ = self._model(*self._text.pad([rows[index] for index in chosen], self._device))
+        predictions_C = np.empty(len(texts), np.float32)
+        for chosen, pooled_MH in self._pooled_batches(texts):
+            scores_M, _ = self._model(pooled_MH)
             predictions_C[chosen] = torch.sigmoid(scores_M.clamp(-LOGIT_LIMIT, LOGIT_LIMIT)).cpu().numpy()
         return predictions_C
 
@@ -124,6 +137,8 @@ class BertDifficultyEstimator:
         ordered = [names[id(parameter)] for group in self._optimizer.param_groups for parameter in group["params"]]
         moments = {index: _copied(state["optimizer"][name]) for index, name in enumerate(ordered) if name in state["optimizer"]}
         self._optimizer.load_state_dict({"state": moments, "param_groups": groups})
+        if self._frozen:
+            self._frozen.forget()
         self._seed, self._version = int(state["seed"]), int(state["version"])
         self._text.seen, self._text.overflowed = (int(state["texts_seen"]), int(state["texts_overflowed"]))
 
@@ -132,8 +147,8 @@ class BertDifficultyEstimator:
         self._model.encoder.save_pretrained(path / "encoder")
         self._text.tokenizer.save_pretrained(str(path / "encoder"))
         heads = {name: tensor for name, tensor in self._model.state_dict().items() if not name.startswith("encoder.")}
-        save_file(heads, path / "heads.safetensors")
-        (path / "estimator.json").write_text(json.dumps(asdict(self._config), indent=2, sort_keys=True) + "\n", encoding="utf-8")
+        save_file(heads, path / HEADS_FILE)
+        (path / SETTINGS_FILE).write_text(json.dumps(asdict(self._config), indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
     @classmethod
     def from_pretrained(cls, path: Path, *, device: torch.device | str = "cpu") -> BertDifficultyEstimator:
@@ -142,16 +157,32 @@ class BertDifficultyEstimator:
         Raises:
             StateError: The heads do not fit the settings.
         """
-        settings = json.loads((path / "estimator.json").read_text(encoding="utf-8"))
-        config = replace(EstimatorConfig(**settings), trunk_sizes=tuple(settings["trunk_sizes"]), model=str(path / "encoder"))
-        estimator = cls(config, load_tokenizer(path / "encoder"), seed=0, device=device)
-        state = estimator.state_dict()
+        config = replace(_load_settings(path), model=str(path))
+        return cls(config, load_tokenizer(path / "encoder"), seed=0, device=device)
+
+    def _load_heads(self, path: Path) -> None:
+        state = self.state_dict()
         encoder = {name: tensor for name, tensor in state["model"].items() if name.startswith("encoder.")}
-        estimator.load_state_dict({**state, "model": encoder | load_file(path / "heads.safetensors")})
-        return estimator
+        self.load_state_dict({**state, "model": encoder | load_file(path)})
+
+    def _pooled(self, texts: Sequence[str]) -> Tensor:
+        if self._frozen:
+            return torch.as_tensor(self._frozen(texts)).to(self._device)
+        return self._model.pool(*self._text.pad(self._text.encode(texts), self._device))
+
+    def _pooled_batches(self, texts: Sequence[str]) -> Iterator[tuple[Int64Array, Tensor]]:
+        """Yield positions and pooled outputs [M, H] until each text had its turn: at once if nothing is to be encoded, else in batches of similar length."""
+        if self._frozen:
+            yield np.arange(len(texts)), self._pooled(texts)
+            return
+        rows = self._text.encode(texts) if len(texts) else []
+        order = np.argsort([len(row) for row in rows], kind="stable")
+        for start in range(0, len(rows), self._config.predict_batch):
+            chosen = order[start : start + self._config.predict_batch]
+            yield chosen, self._model.pool(*self._text.pad([rows[index] for index in chosen], self._device))
 
     def _step(self, batch: TargetBatch) -> dict[str, float]:
-        scores_M, distills_M = self._model(*self._text.pad(self._text.encode(batch.texts), self._device))
+        scores_M, distills_M = self._model(self._pooled(batch.texts))
         terms = difficulty_loss(scores_M, distills_M, load_targets(batch, self._config, self._device), self._config)
         norm = optimizer_step(self._model, self._optimizer, terms.loss, self._config.grad_clip)
         values = {"loss": terms.loss, "score_loss": terms.score, "distill_loss": terms.distill, "ranking_loss": terms.ranking}
@@ -167,6 +198,18 @@ def _seeded(seed: int, purpose: str, counter: int, device: torch.device) -> Iter
         for generator in [torch.default_generator, *(torch.cuda.default_generators[index] for index in cuda)]:
             generator.manual_seed(key)
         yield
+
+
+def _load_settings(path: Path) -> EstimatorConfig:
+    settings = json.loads((path / SETTINGS_FILE).read_text(encoding="utf-8"))
+    return EstimatorConfig(**{**settings, "trunk_sizes": tuple(settings["trunk_sizes"])})
+
+
+def _check_pooling(path: Path, config: EstimatorConfig) -> None:
+    """Unlike other sizes, another pooling would go unnoticed: the trunk would read what it was never trained on."""
+    saved = _load_settings(path).pooling
+    if config.pooling != saved:
+        raise StateError(f"estimator.pooling: got {config.pooling!r}, expected {saved!r}, which {path} was trained with")
 
 
 def _copied(tensors: Mapping[str, Any]) -> dict[str, Tensor]:

@@ -177,28 +177,42 @@ class CalibrationWindow:
         self._rows[positions[kept]] = rows[kept]
         self._total += len(rows)
 
-    def metrics(self) -> dict[str, float]:
+    @property
+    def rejected(self) -> int:
+        """How many of the remembered the policy alone would have rejected."""
+        return int(self._rows[: len(self), self.COLUMNS.index("rejected_by_policy")].sum())
+
+    def metrics(self, *, of_admitted: bool = False) -> dict[str, float]:
         """Return metrics named `calibration/...`, NaN where undefined.
+
+        Args:
+            of_admitted: Whether to leave out the rejected, of whom too few are known: each weighs so much that they drown the rest. Then the last three
+                are NaN.
 
         Returns:
             brier, ece and auroc of p_informative; mae of predicted_reward against the observed pass rate; false_reject_rate and lost_share;
             unfiltered_informative_share, what uniform sampling would find.
         """
-        p_informative_N, predicted_N, admission_N, informative_N, pass_rate_N, rejected_N = self._rows[: len(self)].T
+        rows = self._rows[: len(self)]
+        rows = rows[rows[:, self.COLUMNS.index("rejected_by_policy")] == 0] if of_admitted else rows
+        p_informative_N, predicted_N, admission_N, informative_N, pass_rate_N, rejected_N = rows.T
         weights_N = 1 / admission_N
         known_N = np.isfinite(p_informative_N)
         judged = (p_informative_N[known_N], informative_N[known_N], weights_N[known_N])
         errors_N = np.abs(predicted_N - pass_rate_N)
         measured_N = np.isfinite(errors_N)
-        return {
+        calibration = {
             "calibration/brier": brier(*judged),
             "calibration/ece": expected_calibration_error(*judged),
             "calibration/auroc": auroc(*judged),
             "calibration/mae": share(errors_N[measured_N], weights_N[measured_N]).value,
+        }
+        about_rejected = {
             "calibration/false_reject_rate": false_reject_rate(informative_N, rejected_N, weights_N).value,
             "calibration/lost_share": lost_share(informative_N, rejected_N, weights_N).value,
             "calibration/unfiltered_informative_share": share(informative_N, weights_N).value,
         }
+        return calibration | (dict.fromkeys(about_rejected, float("nan")) if of_admitted else about_rejected)
 
     def state_dict(self) -> dict[str, Any]:
         """Return a copy of the observations."""

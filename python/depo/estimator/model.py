@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+
 import torch
 from torch import Tensor, nn
 from transformers import AutoModel, BertConfig, BertModel, PreTrainedModel
@@ -12,6 +14,8 @@ from depo.errors import ConfigError
 TRUNK_STD = 0.02
 HEAD_STD = 0.001
 """Standard deviation of the heads' initial weights: so small that the first prediction is 0.5 for every prompt."""
+
+logger = logging.getLogger(__name__)
 
 
 class ResidualBlock(nn.Module):
@@ -27,7 +31,7 @@ class ResidualBlock(nn.Module):
 
 
 class DifficultyModel(nn.Module):
-    """Token ids of a prompt -> logit of its pass rate and logit of exp(mean token log-probability).
+    """Token ids of a prompt, `pool`ed by the encoder -> logit of its pass rate and logit of exp(mean token log-probability).
 
     Float32 throughout: the small steps of AdamW vanish in bfloat16 weights.
     """
@@ -52,18 +56,19 @@ class DifficultyModel(nn.Module):
         _initialise(self.distill_head, HEAD_STD)
         self.float()
 
-    def forward(self, ids_MT: Tensor, mask_MT: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the score logits and the distillation logits.
+    def pool(self, ids_MT: Tensor, mask_MT: Tensor) -> Tensor:
+        """Return what the trunk reads of each prompt, float32 [M, H].
 
         Args:
             ids_MT: int64 [M, T] token ids.
             mask_MT: int64 [M, T], 1 where there is a token.
-
-        Returns:
-            Two float32 [M].
         """
         hidden_MTH = self.encoder(input_ids=ids_MT, attention_mask=mask_MT).last_hidden_state
-        features_MH = self.trunk(hidden_MTH[:, 0] if self._pooling == "cls" else _masked_mean(hidden_MTH, mask_MT))
+        return hidden_MTH[:, 0] if self._pooling == "cls" else _masked_mean(hidden_MTH, mask_MT)
+
+    def forward(self, pooled_MH: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the score logits and the distillation logits of pooled prompts, two float32 [M]."""
+        features_MH = self.trunk(pooled_MH)
         return self.score_head(features_MH).squeeze(-1), self.distill_head(features_MH).squeeze(-1)
 
 
@@ -74,6 +79,8 @@ def build_encoder(config: EstimatorConfig, vocabulary: int) -> PreTrainedModel:
         ConfigError: The encoder has fewer positions than `max_length`.
     """
     if not config.model:
+        if config.encoder_lr_scale == 0:
+            logger.warning("estimator.encoder_lr_scale is 0 without estimator.model: an encoder with random weights is never trained")
         return BertModel(
             BertConfig(
                 vocab_size=vocabulary, hidden_size=config.hidden_size, num_hidden_layers=config.layers, num_attention_heads=config.heads,

@@ -24,6 +24,7 @@ class JournalColumns:
         p_informative: float64 in [0, 1].
         admissions: float64 in (0, 1].
         informative: bool.
+        full: bool, False for a probe, of fewer rollouts than a group.
     """
 
     steps: Float64Array
@@ -33,10 +34,12 @@ class JournalColumns:
     p_informative: Float64Array
     admissions: Float64Array
     informative: BoolArray
+    full: BoolArray
 
     @classmethod
     def of(cls, journal: Sequence[Row], success_threshold: float) -> JournalColumns:
         """Return the columns of journal rows; a reward at or above `success_threshold` is a success."""
+        sizes = np.array([len(row["rewards"]) for row in journal], np.int64)
         return cls(
             steps=numbers(journal, "step"),
             kinds=np.array([row["kind"] for row in journal], np.str_),
@@ -45,6 +48,7 @@ class JournalColumns:
             p_informative=numbers(journal, "p_informative"),
             admissions=numbers(journal, "admission"),
             informative=np.array([row["informative"] for row in journal], bool),
+            full=sizes == sizes.max(initial=0),
         )
 
     @property

@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from depo.estimator.calibration import reliability_curve
-from depo.metrics import TIMINGS
+from depo.metric_names import TIMINGS
 from depo.records import BoolArray, DrawKind
 from depo.report.charts import COLOURS, GREY, THOUSANDS, Chart, describe_axes, panels, plot_smoothed, render, shares_from_0_to_1
 from depo.report.journal import JournalColumns, mean_by_step, numbers
@@ -81,7 +81,7 @@ def band_of(accuracy_name: str) -> str:
 
 
 def _prediction(journal: JournalColumns) -> Drawn:
-    known = np.isfinite(journal.predicted_rewards) & np.isfinite(journal.pass_rates)
+    known = np.isfinite(journal.predicted_rewards) & np.isfinite(journal.pass_rates) & journal.full
     if not known.any():
         return _NO_ESTIMATOR
     steps, predicted, observed = journal.steps[known], journal.predicted_rewards[known], journal.pass_rates[known]
@@ -121,7 +121,7 @@ def _stack_kinds(ax: Axes, journal: JournalColumns) -> None:
         if shares.any():
             ax.bar(edges[:-1], shares, np.diff(edges), bottom, align="edge", color=colour, label=kind.value)
         bottom += shares
-    describe_axes(ax, y="share of the groups rolled out", title="why they were drawn")
+    describe_axes(ax, y="share of the draws", title="why they were drawn")
     ax.legend(loc="center", fontsize="small", framealpha=1)
 
 
@@ -160,7 +160,7 @@ def _generated(run: RunRecords) -> Drawn:
 
 def _calibration(run: RunRecords, journal: JournalColumns) -> Drawn:
     figure, (ax,) = panels(width=5.2, height=4.4)
-    judged = np.isfinite(journal.p_informative) & (journal.kinds != DrawKind.WARMUP)
+    judged = np.isfinite(journal.p_informative) & (journal.kinds != DrawKind.WARMUP) & journal.full
     probes = [row for row in run.probes if row["step"] > journal.last_warmup_step and row["p_informative"] is not None]
     if not judged.any() and not probes:
         return "no P(informative) was recorded after the warm-up"

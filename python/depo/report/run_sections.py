@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from depo.config import TrainConfig
-from depo.metrics import METRICS, TIMINGS, Metric, describe
+from depo.metric_names import METRICS, TIMINGS, Metric, describe
 from depo.report.page import number, paragraph, percent, section, table
 from depo.report.run_charts import accuracy_names, band_of
 from depo.run_records import RunRecords

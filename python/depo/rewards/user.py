@@ -3,17 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import importlib
-import importlib.util
 import inspect
 import logging
 import math
-import sys
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from numbers import Real
-from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -21,6 +16,7 @@ import numpy as np
 from depo.errors import ConfigError
 from depo.records import Float32Array, Prompt
 from depo.rewards.scorer import Scorer
+from depo.user_code import load_function
 
 logger = logging.getLogger(__name__)
 
@@ -37,11 +33,7 @@ def load_user_scorer(reference: str) -> Scorer:
     Raises:
         ConfigError: It cannot be imported, is no function, or has neither TRL's nor verl's signature.
     """
-    place, _, name = reference.rpartition(":")
-    module = _import_file(Path(place), reference) if place.endswith(".py") else _import_module(place, reference)
-    function = getattr(module, name, None)
-    if not callable(function):
-        raise ConfigError(f"reward.function: got {reference!r}, but {place} has no function {name!r}")
+    function = load_function(reference, "reward.function")
     parameters = inspect.signature(function).parameters
     if {"data_source", "solution_str", "ground_truth"} <= parameters.keys():
         return VerlScorer(function)
@@ -153,32 +145,6 @@ class VerlScorer:
                 raise ValueError(f"{_name(self._function)}: got a mapping with {', '.join(map(str, value))}, expected one with score")
             value = value["score"]
         return _as_float(value, self._function)
-
-
-def _import_file(file: Path, reference: str) -> ModuleType:
-    if not file.is_file():
-        raise ConfigError(f"reward.function: got {reference!r}, but there is no file {file}")
-    name = f"depo_user_{file.stem}"
-    spec = importlib.util.spec_from_file_location(name, file)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module  # dataclasses and the like look their module up
-    try:
-        spec.loader.exec_module(module)
-    except Exception as error:
-        del sys.modules[name]
-        raise ConfigError(f"reward.function: got {reference!r}, but importing {file} raised {type(error).__name__}: {error}") from error
-    return module
-
-
-def _import_module(name: str, reference: str) -> ModuleType:
-    try:
-        return importlib.import_module(name)
-    except Exception as error:
-        raise ConfigError(
-            f"reward.function: got {reference!r}, but importing {name!r} raised {type(error).__name__}: {error}; a file is given as path/file.py:function"
-        ) from error
 
 
 def _required(parameter: inspect.Parameter) -> bool:

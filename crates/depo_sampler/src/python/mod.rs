@@ -2,6 +2,7 @@
 
 mod convert;
 
+use std::collections::BTreeMap;
 use std::sync::{Mutex, PoisonError};
 
 use numpy::prelude::*;
@@ -106,9 +107,9 @@ impl Sampler {
 #[pymethods]
 impl Sampler {
     #[new]
-    #[pyo3(signature = (ids, sources, *, group_size, seed, policy, warmup_steps, window, candidates_per_draw, explore_share, max_age,
-        reprobe_share, source_floors, scan_cap, use_history, discount, prior_concentration, learn_concentration, success_threshold,
-        tolerance, replay_capacity, max_target_weight))]
+    #[pyo3(signature = (ids, sources, *, group_size, seed, policy, policy_options, warmup_steps, window, candidates_per_draw, explore_share,
+        explore_by = "uniform", max_age, probe_rollouts, reprobe_share, source_floors, scan_cap, use_history, belief, belief_options,
+        fit_belief, success_threshold, tolerance, replay_capacity, max_target_weight))]
     #[expect(clippy::too_many_arguments, reason = "the keyword arguments of the Python class")]
     fn new(
         py: Python<'_>,
@@ -117,18 +118,21 @@ impl Sampler {
         group_size: &Bound<'_, PyAny>,
         seed: &Bound<'_, PyAny>,
         policy: &str,
+        policy_options: BTreeMap<String, f64>,
         warmup_steps: &Bound<'_, PyAny>,
         window: (f64, f64),
         candidates_per_draw: &Bound<'_, PyAny>,
         explore_share: f64,
+        explore_by: &str,
         max_age: &Bound<'_, PyAny>,
+        probe_rollouts: &Bound<'_, PyAny>,
         reprobe_share: f64,
         source_floors: &Bound<'_, PyAny>,
         scan_cap: &Bound<'_, PyAny>,
         use_history: bool,
-        discount: f64,
-        prior_concentration: f64,
-        learn_concentration: bool,
+        belief: &str,
+        belief_options: BTreeMap<String, f64>,
+        fit_belief: bool,
         success_threshold: f64,
         tolerance: f64,
         replay_capacity: &Bound<'_, PyAny>,
@@ -138,18 +142,19 @@ impl Sampler {
         let mut settings = Settings {
             group_size: unsigned("group_size", group_size)?,
             seed: unsigned("seed", seed)?,
+            policy_options,
             warmup_steps: unsigned("warmup_steps", warmup_steps)?,
             window,
             candidates_per_draw: unsigned("candidates_per_draw", candidates_per_draw)?,
             explore_share,
             max_age: unsigned("max_age", max_age)?,
+            probe_rollouts: unsigned("probe_rollouts", probe_rollouts)?,
             reprobe_share,
             source_floors: floats::<1>("source_floors", source_floors)?.0,
             scan_cap: unsigned("scan_cap", scan_cap)?,
             use_history,
-            discount,
-            prior_concentration,
-            learn_concentration,
+            belief_options,
+            fit_belief,
             success_threshold,
             tolerance,
             replay_capacity: unsigned("replay_capacity", replay_capacity)?,
@@ -158,21 +163,35 @@ impl Sampler {
         };
         let core = detached(py, move || {
             settings.policy = policy.parse()?;
+            settings.belief = belief.parse()?;
+            settings.explore_by = explore_by.parse()?;
             CoreSampler::new(ids, sources, settings)
         })?;
         Ok(Self { core: Mutex::new(core) })
     }
 
     /// Candidates to be scored next for a batch of n.
+    #[pyo3(signature = (n, policy_version, among = None))]
     fn propose<'py>(
         &self,
         py: Python<'py>,
         n: &Bound<'py, PyAny>,
         policy_version: &Bound<'py, PyAny>,
+        among: Option<&Bound<'py, PyAny>>,
     ) -> PyResult<Bound<'py, PyArray1<i64>>> {
         let (n, version) = (unsigned("n", n)?, unsigned("policy_version", policy_version)?);
-        let prompts = self.with_core(py, |core| core.propose(n, version))?;
+        let among: Option<Vec<i64>> = among.map(|among| integers("among", among)).transpose()?;
+        let prompts = self.with_core(py, |core| match &among {
+            Some(among) => core.propose_among(n, version, among),
+            None => core.propose(n, version),
+        })?;
         Ok(prompts.into_iter().map(i64::from).collect::<Vec<i64>>().into_pyarray(py))
+    }
+
+    /// Candidates that may be looked at for each prompt wanted.
+    fn candidates_per_draw(&self, py: Python<'_>, policy_version: &Bound<'_, PyAny>) -> PyResult<usize> {
+        let version = unsigned("policy_version", policy_version)?;
+        self.with_core(py, |core| Ok(core.candidates_per_draw(version)))
     }
 
     /// Judge the candidates of the last `propose`.
@@ -290,9 +309,12 @@ impl Sampler {
         Ok(dict)
     }
 
-    /// Rollouts that the text prediction counts for at present.
-    fn concentration(&self, py: Python<'_>) -> PyResult<f64> {
-        self.with_core(py, |core| Ok(core.concentration()))
+    /// The belief's parameters by name, as fitted at present.
+    fn belief_parameters<'py>(&self, py: Python<'py>) -> Dict<'py> {
+        let dict = PyDict::new(py);
+        let parameters = self.with_core(py, |core| Ok(core.belief_parameters()))?;
+        parameters.into_iter().try_for_each(|(name, value)| dict.set_item(name, value))?;
+        Ok(dict)
     }
 
     /// Everything that `load_state_dict` needs.
@@ -326,6 +348,7 @@ fn draw_columns<'py>(py: Python<'py>, draws: &[Draw]) -> Dict<'py> {
     set(&dict, "p_informative", draws, |draw| draw.p_informative)?;
     set(&dict, "admissions", draws, |draw| draw.admission)?;
     set(&dict, "kinds", draws, |draw| draw.kind as u8)?;
+    set(&dict, "n_rollouts", draws, |draw| i64::from(draw.n_rollouts))?;
     Ok(dict)
 }
 

@@ -2,8 +2,9 @@
 
 use super::Sampler;
 use crate::advantage::{GroupSummary, require_no_infinity};
+use crate::belief::Label;
 use crate::counters::Counter;
-use crate::draws::{Closing, Draw};
+use crate::draws::{Closing, Draw, DrawKind};
 use crate::error::{Error, Result, require};
 use crate::replay::Target;
 
@@ -70,7 +71,7 @@ impl Sampler {
             let got = format!("{} at position {at}", logprob_targets[at]);
             return Err(Error::argument("logprob_targets", got, "exp(mean log-prob) within 0..1, or NaN for unknown"));
         }
-        self.clock = self.clock.max(policy_version);
+        self.advance_clock(policy_version);
         let groups = rewards.chunks_exact(group_size).zip(logprob_targets);
         let observed = draw_ids.iter().zip(groups);
         Ok(observed.map(|(&id, (group, &target))| self.observe_one(id, group, target, policy_version)).collect())
@@ -104,8 +105,24 @@ impl Sampler {
 
     fn record(&mut self, draw: Draw, summary: &GroupSummary, successes: usize, logprob_target: f32, policy_version: u32) -> Observation {
         let weight = (1.0 / f64::from(draw.admission)).min(self.settings.max_target_weight);
-        let late = self.belief.observe(draw.prompt, successes as u32, summary.known as u32, policy_version, weight);
         let informative = summary.is_informative(self.settings.tolerance);
+        let label = Label {
+            prompt: draw.prompt,
+            successes: successes as u32,
+            rollouts: summary.known as u32,
+            informative,
+            version: policy_version,
+            kind: draw.kind,
+            weight,
+        };
+        let late = self.belief.observe(&label);
+        // Policies think in groups: a probe of one rollout would look to them like a group without signal.
+        if draw.n_rollouts as usize == self.settings.group_size {
+            self.policy.observe(&label);
+        }
+        if draw.kind == DrawKind::Explore {
+            self.explored.pull(self.cluster_of(&draw), informative);
+        }
         let pass_rate = (successes as f64 / summary.known as f64) as f32;
         self.replay.push(Target {
             prompt: draw.prompt,

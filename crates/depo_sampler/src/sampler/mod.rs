@@ -1,19 +1,21 @@
 //! The whole as one state machine: propose, offer, take; observe, release; save, load. One clock: the policy version.
 
 mod labels;
+mod proposing;
 mod saving;
 
 use crate::age::LabelAges;
-use crate::allotment::{Candidate, Pick, Places, allot, places_for};
-use crate::belief::{Belief, DiscountedBeta, Forecast};
-use crate::buffer::{Pending, PromptBuffer};
+use crate::allotment::{Allotment, Candidate, Pick, Places, allot};
+use crate::belief::{Belief, Forecast};
+use crate::buffer::PromptBuffer;
 use crate::counters::{Counter, Counters};
-use crate::draws::{Draw, OpenDraws};
+use crate::draws::{Draw, DrawKind, OpenDraws};
 use crate::error::{Error, Result, require};
+use crate::exploration::{Arms, ExploreBy, cluster};
 use crate::pool::PromptPool;
 use crate::replay::{Target, TargetReplay};
 use crate::rng::Stream;
-use crate::selection::{Judgement, Progress, SelectionPolicy, Standing};
+use crate::selection::{Asked, Judgement, SelectionPolicy, Standing};
 use crate::settings::Settings;
 
 pub use labels::{Observation, Status};
@@ -32,12 +34,16 @@ pub struct Sampler {
     buffer: PromptBuffer,
     draws: OpenDraws,
     replay: TargetReplay,
+    /// What explored groups said of their clusters.
+    explored: Arms,
     counters: Counters,
     /// Running mean of the lowest score that won a place in open competition.
     threshold: Option<f64>,
     /// Newest policy version that any call named.
     clock: u32,
     takes: u64,
+    /// Part of a place that probes have cost and that was not taken off yet.
+    probe_debt: f64,
 }
 
 impl Sampler {
@@ -50,58 +56,26 @@ impl Sampler {
         settings.validate_sources(&sources)?;
         let len = ids.len();
         Ok(Self {
-            policy: settings.selection_policy(),
+            policy: settings.selection_policy(len),
             pool: PromptPool::new(ids, sources, settings.seed)?,
             ages: LabelAges::new(settings.seed, len),
-            belief: Box::new(DiscountedBeta::new(len, settings.beta())),
+            belief: settings.belief(len),
             buffer: PromptBuffer::default(),
             draws: OpenDraws::default(),
             replay: TargetReplay::new(settings.replay_capacity, settings.seed),
+            explored: Arms::new(settings.source_floors.len()),
             counters: Counters::default(),
             threshold: None,
             clock: 0,
             takes: 0,
+            probe_debt: 0.0,
             settings,
         })
     }
 
-    /// Candidates to be scored next for a batch of `n`: first those left admitted by the last batch and those due for a re-probe.
-    /// Empty when enough are admitted, or the scan cap or the pool is exhausted.
-    ///
-    /// # Errors
-    /// The candidates of the last call have not been offered.
-    pub fn propose(&mut self, n: usize, policy_version: u32) -> Result<Vec<u32>> {
-        self.clock = self.clock.max(policy_version);
-        let unanswered = !self.buffer.pending().is_empty();
-        let begins = self.buffer.open_batch()?;
-        if unanswered {
-            return Ok(self.buffer.propose());
-        }
-        let warmup = policy_version < self.settings.warmup_steps;
-        if begins && !warmup {
-            self.propose_reprobes(n, policy_version);
-        }
-        let progress =
-            Progress { n, admitted: self.buffer.admitted(), waiting: self.buffer.pending().len(), judged: self.buffer.judged().len() };
-        let fresh = if warmup { progress.missing() } else { self.policy.fresh_candidates(&progress) };
-        for prompt in self.pool.claim_next(fresh) {
-            self.buffer.wait_for(Pending { prompt, reprobe: false });
-            self.counters[Counter::Scanned] += 1;
-        }
-        Ok(self.buffer.propose())
-    }
-
-    fn propose_reprobes(&mut self, n: usize, policy_version: u32) {
-        if self.settings.max_age == 0 {
-            return;
-        }
-        let due = self.ages.due(policy_version, self.settings.max_age).filter(|&prompt| self.pool.is_free(prompt));
-        let prompts: Vec<u32> = due.take(places_for(self.settings.reprobe_share, n)).collect();
-        for prompt in prompts {
-            self.pool.claim(prompt);
-            self.buffer.wait_for(Pending { prompt, reprobe: true });
-            self.counters[Counter::Scanned] += 1;
-        }
+    /// Rollouts of a full group, G.
+    pub fn group_size(&self) -> usize {
+        self.settings.group_size
     }
 
     /// Judges the candidates of the last `propose` by their text predictions (NaN: none).
@@ -111,7 +85,7 @@ impl Sampler {
     pub fn offer(&mut self, candidates: &[i64], predicted_rewards: &[f32], policy_version: u32) -> Result<()> {
         require_predictions(candidates.len(), predicted_rewards)?;
         let accepted = self.buffer.accept(&self.prompt_indices("candidates", candidates)?)?;
-        self.clock = self.clock.max(policy_version);
+        self.advance_clock(policy_version);
         let warmup = policy_version < self.settings.warmup_steps;
         for (pending, &predicted_reward) in accepted.iter().zip(predicted_rewards) {
             let prompt = pending.prompt;
@@ -119,40 +93,32 @@ impl Sampler {
                 self.belief.set_prior(prompt, predicted_reward);
             }
             let forecast = self.belief.forecast(prompt, predicted_reward, policy_version);
-            let Judgement { standing, score } = match (pending.reprobe, warmup) {
-                (true, _) => Judgement { standing: Standing::Reprobe, score: 0.0 },
-                (false, true) => Judgement { standing: Standing::Warmup, score: 0.0 },
-                (false, false) => self.policy.judge(predicted_reward, &forecast),
+            let Judgement { standing, score } = if warmup {
+                Judgement { standing: Standing::Warmup, score: 0.0 }
+            } else {
+                self.judgement(prompt, predicted_reward, forecast, policy_version)
             };
-            let p_informative = forecast.p_informative as f32;
-            self.buffer.judge(Candidate { prompt, predicted_reward, p_informative, standing, score });
+            let (p_informative, pass_rate) = (forecast.p_informative as f32, forecast.pass_rate as f32);
+            self.buffer.judge(Candidate { prompt, predicted_reward, p_informative, pass_rate, standing, score, due: pending.due });
         }
         Ok(())
     }
 
-    /// Hands out up to `n` draws and marks them in flight. Without `propose` and `offer` before it, only what is buffered.
+    /// Hands out draws worth up to `n` groups and marks them in flight; a re-probe costs `probe_rollouts` / G of a group. Without `propose` and `offer` before it, only what is buffered.
     pub fn take(&mut self, n: usize, policy_version: u32) -> Vec<Draw> {
-        self.clock = self.clock.max(policy_version);
+        self.advance_clock(policy_version);
+        let surplus_waits = !self.buffer.is_named();
         let candidates = self.buffer.close_batch();
-        let places = Places {
-            n,
-            explore_share: self.settings.explore_share,
-            source_floors: &self.settings.source_floors,
-            sources: self.pool.sources(),
-        };
-        let stream = |purpose| Stream::of(self.settings.seed, purpose, &[self.takes]);
-        let allotment = allot(&candidates, &places, stream("explore_count"), stream("explore"));
+        let (allotment, probes) = self.give_places(n, surplus_waits, &candidates);
         self.takes += 1;
         for candidate in &candidates {
             self.pool.release(candidate.prompt);
         }
         let draw = |pick: &Pick| self.open_draw(&candidates[pick.candidate], pick, policy_version);
-        let draws: Vec<Draw> = allotment.picks.iter().map(draw).collect();
-        // A re-probe that found no place is due next time in any case.
-        let surplus = allotment.surplus.iter().map(|&index| candidates[index]);
-        for candidate in surplus.filter(|candidate| candidate.standing != Standing::Reprobe) {
-            self.pool.claim(candidate.prompt);
-            self.buffer.judge(candidate);
+        let draws: Vec<Draw> = allotment.picks.iter().chain(&probes).map(draw).collect();
+        if surplus_waits {
+            let is_probed = |index: usize| probes.iter().any(|pick| pick.candidate == index);
+            self.keep(allotment.surplus.iter().filter(|&&index| !is_probed(index)).map(|&index| candidates[index]));
         }
         self.counters[Counter::Rejected] += allotment.rejected as u64;
         self.counters[Counter::StarvedCalls] += u64::from(allotment.filled > 0);
@@ -164,14 +130,66 @@ impl Sampler {
         draws
     }
 
+    /// Gives out `n` places, less what probes cost: those unlabelled for too long that get no place.
+    fn give_places(&mut self, n: usize, surplus_waits: bool, candidates: &[Candidate]) -> (Allotment, Vec<Pick>) {
+        let stream = |purpose| Stream::of(self.settings.seed, purpose, &[self.takes]);
+        let cost_of_one = self.settings.probe_size() as f64 / self.settings.group_size as f64;
+        let arms = (self.settings.explore_by == ExploreBy::Ucb).then(|| self.arms_with_open_draws());
+        let mut cost = 0;
+        loop {
+            let places = Places {
+                n: n - cost,
+                surplus_waits,
+                explore_share: self.settings.explore_share,
+                arms: arms.as_ref(),
+                source_floors: &self.settings.source_floors,
+                sources: self.pool.sources(),
+            };
+            let allotment = allot(candidates, &places, stream("explore_count"), stream("explore"));
+            let mut probes = left_due(candidates, &allotment);
+            probes.truncate((n as f64 / cost_of_one) as usize);
+            let owed = self.probe_debt + probes.len() as f64 * cost_of_one;
+            // Whole places only; the rest is remembered, so that costs are exact over time.
+            let due_cost = (owed.floor().max(0.0) as usize).min(n);
+            if due_cost <= cost {
+                self.probe_debt = owed - cost as f64;
+                return (allotment, probes);
+            }
+            cost = due_cost;
+        }
+    }
+
+    /// What is known of the clusters, with explored groups that are still out as pulls without reward, so that no cluster gets them all.
+    fn arms_with_open_draws(&self) -> Arms {
+        let mut arms = self.explored.clone();
+        for draw in self.draws.iter().filter(|draw| draw.kind == DrawKind::Explore) {
+            arms.pull(self.cluster_of(draw), false);
+        }
+        arms
+    }
+
+    fn cluster_of(&self, draw: &Draw) -> u32 {
+        cluster(self.pool.sources()[draw.prompt as usize], draw.pass_rate)
+    }
+
+    /// Keeps admitted candidates for the next batch.
+    fn keep(&mut self, surplus: impl Iterator<Item = Candidate>) {
+        for candidate in surplus {
+            self.pool.claim(candidate.prompt);
+            self.buffer.judge(candidate);
+        }
+    }
+
     fn open_draw(&mut self, candidate: &Candidate, pick: &Pick, policy_version: u32) -> Draw {
         let draw = Draw {
             draw_id: self.draws.next_id(),
             prompt: candidate.prompt,
             predicted_reward: candidate.predicted_reward,
             p_informative: candidate.p_informative,
+            pass_rate: candidate.pass_rate,
             admission: pick.admission as f32,
             kind: pick.kind,
+            n_rollouts: if pick.kind == DrawKind::Reprobe { self.settings.probe_size() } else { self.settings.group_size } as u32,
             policy_version,
         };
         self.pool.claim(draw.prompt);
@@ -197,9 +215,26 @@ impl Sampler {
     /// As `beliefs`.
     pub fn wanted(&self, prompts: &[i64], predicted_rewards: &[f32], policy_version: u32) -> Result<Vec<bool>> {
         let forecasts = self.beliefs(prompts, predicted_rewards, policy_version)?;
-        let threshold = self.threshold.unwrap_or(0.0);
-        let pairs = forecasts.iter().zip(predicted_rewards);
-        Ok(pairs.map(|(forecast, &prediction)| self.policy.wants(prediction, forecast, threshold)).collect())
+        let threshold = self.threshold.unwrap_or(f64::NEG_INFINITY);
+        let rows = prompts.iter().zip(predicted_rewards).zip(forecasts);
+        let judgements = rows.map(|((&prompt, &prediction), forecast)| self.judgement(prompt as u32, prediction, forecast, policy_version));
+        Ok(judgements.map(|judgement| judgement.is_wanted(threshold)).collect())
+    }
+
+    /// What the policy says of a prompt at this version, with the lots of the version: whoever is asked again gets the same ones.
+    fn judgement(&self, prompt: u32, predicted_reward: f32, forecast: Forecast, policy_version: u32) -> Judgement {
+        let stream = Stream::of(self.settings.seed, "judge", &[policy_version.into(), prompt.into()]);
+        let visits = self.counters[Counter::Labelled] as f64 / self.pool.len().max(1) as f64;
+        let asked = Asked { prompt, predicted_reward, forecast, policy_version, visits, stream };
+        self.policy.judge(&asked, self.belief.as_ref())
+    }
+
+    /// Notes that `policy_version` exists.
+    fn advance_clock(&mut self, policy_version: u32) {
+        if policy_version > self.clock {
+            self.clock = policy_version;
+            self.policy.begin_step(policy_version);
+        }
     }
 
     /// Targets recorded since the last call.
@@ -217,14 +252,14 @@ impl Sampler {
         self.draws.iter()
     }
 
-    /// Totals since construction, and the epochs completed.
+    /// Totals since construction, the epochs completed, and for how many versions the least recently labelled prompt has been unlabelled.
     pub fn counters(&self) -> impl Iterator<Item = (&'static str, u64)> {
-        self.counters.named().chain([("epochs", self.pool.epoch())])
+        self.counters.named().chain([("epochs", self.pool.epoch()), ("oldest_label_age", self.ages.greatest(self.clock))])
     }
 
-    /// Rollouts that the text prediction counts for at present.
-    pub fn concentration(&self) -> f64 {
-        self.belief.concentration()
+    /// The belief's parameters by name, as fitted at present.
+    pub fn belief_parameters(&self) -> Vec<(&'static str, f64)> {
+        self.belief.parameters()
     }
 
     /// Checks prompt indices that come from outside.
@@ -236,6 +271,14 @@ impl Sampler {
         };
         prompts.iter().enumerate().map(in_range).collect()
     }
+}
+
+/// The candidates unlabelled for too long that `allotment` leaves without a place, those that could wait for one included: they have waited enough.
+fn left_due(candidates: &[Candidate], allotment: &Allotment) -> Vec<Pick> {
+    let mut left: Vec<bool> = candidates.iter().map(|candidate| candidate.due).collect();
+    allotment.picks.iter().for_each(|pick| left[pick.candidate] = false);
+    let indices = (0..candidates.len()).filter(|&index| left[index]);
+    indices.map(|candidate| Pick { candidate, kind: DrawKind::Reprobe, admission: 1.0 }).collect()
 }
 
 /// One prediction per candidate, each within [0, 1] or NaN.

@@ -5,7 +5,7 @@ use crate::error::{Error, Result};
 use crate::state::{Carry, StateMap, StateReader};
 
 /// Version of the saved state's layout.
-pub const STATE_VERSION: u64 = 1;
+pub const STATE_VERSION: u64 = 2;
 
 /// How the prompts of a loaded state relate to the pool.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -27,18 +27,22 @@ impl Sampler {
         self.pool.save(&mut state);
         self.ages.save(&mut state);
         self.belief.save(&mut state);
+        self.policy.save(&mut state);
         self.buffer.save(&mut state);
         self.draws.save(&mut state);
         self.replay.save(&mut state);
+        self.explored.save(&mut state);
         self.counters.save(&mut state);
         state.insert("sampler.threshold".into(), self.threshold.map_or_else(Vec::new, |value| vec![value]).into());
         state.insert("sampler.clock".into(), u64::from(self.clock).into());
+        state.insert("sampler.probe_debt".into(), self.probe_debt.into());
         state.insert("sampler.takes".into(), self.takes.into());
         state
     }
 
     /// Restores what `state` returned. `strict`: the pool must hold the same prompts in the same order. Otherwise what is known of each
-    /// prompt is carried over by id, and open draws of missing prompts are dropped.
+    /// prompt is carried over by id, and open draws of missing prompts are dropped; what is known of clusters is forgotten, for other
+    /// sources may bear their numbers. Another policy than the state's starts without a memory.
     ///
     /// # Errors
     /// The state does not fit this sampler; nothing has changed then.
@@ -48,10 +52,15 @@ impl Sampler {
         if version != STATE_VERSION {
             return Err(Error::state_entry("version", version, STATE_VERSION));
         }
-        self.settings.check(&mut reader)?;
+        let same_policy = self.settings.check(&mut reader)?;
         let saved_ids: Vec<u64> = reader.take("pool.ids")?;
         let carry = Carry::new(&saved_ids, self.pool.ids(), strict)?;
         let mut restored = Self::new(self.pool.ids().to_vec(), self.pool.sources().to_vec(), self.settings.clone())?;
+        if same_policy {
+            restored.policy.restore(&mut reader, &carry)?;
+        } else {
+            reader.skip("policy.");
+        }
         restored.restore(reader, &carry)?;
         *self = restored;
         let matched = carry.matched();
@@ -65,10 +74,16 @@ impl Sampler {
         self.buffer.restore(&mut reader, carry)?;
         self.draws.restore(&mut reader, carry)?;
         self.replay.restore(&mut reader, carry)?;
+        if carry.is_identical() {
+            self.explored.restore(&mut reader)?;
+        } else {
+            reader.skip("exploration.");
+        }
         self.counters.restore(&mut reader)?;
         self.threshold = reader.take::<Vec<f64>>("sampler.threshold")?.first().copied();
         let clock: u64 = reader.take("sampler.clock")?;
         self.clock = u32::try_from(clock).map_err(|_| Error::state_entry("sampler.clock", clock, "below 2^32"))?;
+        self.probe_debt = reader.take("sampler.probe_debt")?;
         self.takes = reader.take("sampler.takes")?;
         reader.finish()?;
         self.claim_restored()

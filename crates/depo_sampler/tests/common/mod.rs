@@ -1,5 +1,7 @@
 //! A caller that drives a sampler through arbitrary operations and writes down everything it answers.
 
+use depo_sampler::belief::BeliefKind;
+use depo_sampler::exploration::ExploreBy;
 use depo_sampler::rng::Stream;
 use depo_sampler::sampler::Status;
 use depo_sampler::selection::PolicyKind;
@@ -18,6 +20,8 @@ pub enum Op {
     Take(usize),
     /// A full batch: propose and offer until nothing more is proposed, then take.
     Batch(usize),
+    /// A full batch among the prompts that these bits name.
+    Among(usize, u64),
     /// Observe the draw at this place (modulo) among all draws ever made, with rewards made from this number.
     Observe(usize, u64),
     /// Release the draw at this place.
@@ -36,6 +40,7 @@ pub fn ops() -> impl Strategy<Value = Vec<Op>> {
         Just(Op::Offer),
         (0..12_usize).prop_map(Op::Take),
         (0..12_usize).prop_map(Op::Batch),
+        (0..12_usize, any::<u64>()).prop_map(|(n, bits)| Op::Among(n, bits)),
         (0..60_usize, any::<u64>()).prop_map(|(place, seed)| Op::Observe(place, seed)),
         (0..60_usize, any::<u64>()).prop_map(|(place, seed)| Op::Observe(place, seed)),
         (0..60_usize).prop_map(Op::Release),
@@ -47,15 +52,18 @@ pub fn ops() -> impl Strategy<Value = Vec<Op>> {
 }
 
 pub fn settings() -> impl Strategy<Value = Settings> {
-    let policies = prop_oneof![Just(PolicyKind::Uniform), Just(PolicyKind::Window), Just(PolicyKind::Budget)];
-    (policies, any::<u64>(), 0..4_u32, 0.0..0.5_f64, 0..5_u32, any::<bool>(), any::<bool>()).prop_map(
-        |(policy, seed, warmup_steps, explore_share, max_age, use_history, floors)| Settings {
+    let kinds = (prop::sample::select(PolicyKind::ALL), prop::sample::select(BeliefKind::ALL), prop::sample::select(&ExploreBy::ALL));
+    (kinds, any::<u64>(), 0..4_u32, 0.0..0.5_f64, 0..5_u32, any::<bool>(), any::<bool>()).prop_map(
+        |((policy, belief, explore_by), seed, warmup_steps, explore_share, max_age, use_history, floors)| Settings {
             group_size: 4,
             policy,
+            belief,
             seed,
             warmup_steps,
             explore_share,
+            explore_by,
             max_age,
+            probe_rollouts: (max_age % 3) as usize,
             use_history,
             window: (0.4, 0.6),
             scan_cap: 5,
@@ -112,6 +120,7 @@ impl Caller {
                 }
                 self.take(n);
             }
+            Op::Among(n, bits) => self.batch_among(n, bits),
             Op::Observe(place, seed) => self.observe(place, seed),
             Op::Release(place) => {
                 let id = self.draw_id(place);
@@ -138,6 +147,23 @@ impl Caller {
         let proposed = self.sampler.propose(n, self.version).unwrap();
         self.note(&proposed);
         self.pending = proposed.into_iter().map(i64::from).collect();
+    }
+
+    /// Ends the present batch and fills another one with named prompts.
+    fn batch_among(&mut self, n: usize, bits: u64) {
+        self.offer();
+        self.take(0);
+        let among: Vec<i64> = (0..self.ids.len() as i64).filter(|prompt| bits >> (prompt % 64) & 1 == 1).collect();
+        let busy: Vec<i64> = self.sampler.in_flight().map(|draw| draw.prompt.into()).collect();
+        let proposed = self.sampler.propose_among(n, self.version, &among).unwrap();
+        self.note(&proposed);
+        let mut sorted: Vec<i64> = proposed.iter().copied().map(i64::from).collect();
+        self.pending.clone_from(&sorted);
+        sorted.sort_unstable();
+        assert_eq!(sorted, among.into_iter().filter(|prompt| !busy.contains(prompt)).collect::<Vec<_>>(), "all that are free, once");
+        self.offer();
+        assert!(self.sampler.propose_among(n, self.version, &[]).unwrap().is_empty(), "nothing more");
+        self.take(n);
     }
 
     fn offer(&mut self) {

@@ -1,0 +1,79 @@
+//! Parameters fitted to the incoming labels: a posterior over a grid, whose likelihoods fade, so that parameters follow the policy.
+
+use crate::error::Result;
+use crate::portable::exp;
+use crate::state::{StateMap, StateReader};
+
+const LABELS_BEFORE_LEARNING: u64 = 32;
+
+/// Discounted log-likelihood of the labels under each setting of `N` parameters; the configured setting comes first.
+#[derive(Debug, Clone)]
+pub(crate) struct Fit<const N: usize> {
+    name: &'static str,
+    settings: Vec<[f64; N]>,
+    log_likelihoods: Vec<f64>,
+    labels: u64,
+    /// Share of its weight that a label keeps when the next one arrives.
+    memory: f64,
+    learn: bool,
+    /// What is used now: the configured setting at first, later the posterior mean, which is steadier than the best.
+    value: [f64; N],
+}
+
+impl<const N: usize> Fit<N> {
+    /// Nothing is learned yet. `memory`: the share of its weight that a label keeps when the next one arrives.
+    pub(crate) fn new(name: &'static str, configured: [f64; N], grid: impl Iterator<Item = [f64; N]>, memory: f64, learn: bool) -> Self {
+        let settings: Vec<[f64; N]> = std::iter::once(configured).chain(grid).collect();
+        Self { name, log_likelihoods: vec![0.0; settings.len()], settings, labels: 0, memory, learn, value: configured }
+    }
+
+    pub(crate) fn value(&self) -> [f64; N] {
+        self.value
+    }
+
+    /// Log-likelihoods of one label under each setting, to be observed; empty if nothing is to be learned.
+    pub(crate) fn likelihoods(&self, log_likelihood: impl Fn(&[f64; N]) -> f64) -> Vec<f64> {
+        if self.learn { self.settings.iter().map(log_likelihood).collect() } else { Vec::new() }
+    }
+
+    /// Takes in one label by what `likelihoods` said of it.
+    pub(crate) fn observe(&mut self, likelihoods: Vec<f64>) {
+        self.labels += u64::from(self.learn);
+        for (total, likelihood) in self.log_likelihoods.iter_mut().zip(likelihoods) {
+            *total = self.memory * *total + likelihood;
+        }
+        self.value = self.mean();
+    }
+
+    fn mean(&self) -> [f64; N] {
+        if !self.learn || self.labels < LABELS_BEFORE_LEARNING {
+            return self.settings[0];
+        }
+        let highest = self.log_likelihoods.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+        let (mut total, mut sums) = (0.0, [0.0; N]);
+        for (setting, log_likelihood) in self.settings.iter().zip(&self.log_likelihoods) {
+            let mass = exp(log_likelihood - highest);
+            total += mass;
+            sums.iter_mut().zip(setting).for_each(|(sum, value)| *sum += mass * value);
+        }
+        sums.map(|sum| sum / total)
+    }
+
+    pub(crate) fn save(&self, state: &mut StateMap) {
+        state.insert(format!("{}.configured", self.name), self.settings[0].to_vec().into());
+        state.insert(format!("{}.log_likelihoods", self.name), self.log_likelihoods.clone().into());
+        state.insert(format!("{}.labels", self.name), self.labels.into());
+    }
+
+    /// Restores what was learned, unless another value is configured now: then learning starts anew.
+    pub(crate) fn restore(&mut self, state: &mut StateReader) -> Result<()> {
+        let configured: Vec<f64> = state.array(&format!("{}.configured", self.name), N)?;
+        let log_likelihoods = state.array(&format!("{}.log_likelihoods", self.name), self.settings.len())?;
+        let labels = state.take(&format!("{}.labels", self.name))?;
+        if configured.iter().zip(&self.settings[0]).all(|(saved, own)| saved.to_bits() == own.to_bits()) {
+            (self.log_likelihoods, self.labels) = (log_likelihoods, labels);
+            self.value = self.mean();
+        }
+        Ok(())
+    }
+}

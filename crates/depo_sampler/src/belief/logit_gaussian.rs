@@ -1,0 +1,200 @@
+//! A Gaussian over the logit of a pass rate, integrated on a fixed grid of nodes.
+
+use std::f64::consts::PI;
+
+use crate::portable::{exp, ln};
+
+/// Nodes of the rule, evenly spaced over mean +- `REACH` standard deviations. For smooth integrands the sum converges geometrically; Gauss-Hermite
+/// rules of this order place so few nodes where a group of one kind puts its likelihood that posteriors become erratic.
+const NODES: usize = 40;
+const REACH: f64 = 5.0;
+const SPACING: f64 = 2.0 * REACH / (NODES - 1) as f64;
+
+/// Standard normal density at the nodes, normalised to 1, first half; the second mirrors it. Literals, so that all platforms agree.
+const HALF_WEIGHTS: [f64; NODES / 2] = [
+    3.812_102_355_342_948_5e-7,
+    1.329_461_423_543_151_5e-6,
+    4.341_439_035_614_034e-6,
+    1.327_511_992_851_239_7e-5,
+    3.800_930_943_021_286e-5,
+    1.019_033_085_821_417_5e-4,
+    2.558_193_376_152_499_5e-4,
+    6.013_471_194_508_699e-4,
+    1.323_621_702_808_710_4e-3,
+    2.728_031_015_542_095e-3,
+    5.264_795_509_202_064e-3,
+    9.513_941_807_751_33e-3,
+    1.609_853_120_369_011_3e-2,
+    2.550_696_559_346_549_5e-2,
+    3.784_235_178_221_298_5e-2,
+    5.257_075_575_572_909e-2,
+    6.838_440_963_094_417e-2,
+    8.329_458_391_685_408e-2,
+    9.499_991_218_563_376e-2,
+    1.014_556_935_904_640_2e-1,
+];
+
+/// Below this variance a belief would no longer move.
+const LEAST_VARIANCE: f64 = 1e-4;
+
+/// A belief is never wider than this allows.
+const LEAST_PRECISION: f64 = 1e-2;
+
+/// Means beyond this say no more than this: pass rates of 1e-8.
+const FARTHEST_MEAN: f64 = 18.0;
+
+/// How logit pass rates move per policy version.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Dynamics {
+    /// What is added.
+    pub drift: f64,
+    /// Variance of what is added at random.
+    pub noise: f64,
+    /// Rate at which they move away from 0: the solved get safer, the failed stay behind.
+    pub spread: f64,
+}
+
+/// Normal distribution of logit(pass rate).
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct LogitGaussian {
+    /// Mean.
+    pub mean: f64,
+    /// Variance, above 0.
+    pub variance: f64,
+}
+
+/// What a distribution of the pass rate expects of a group.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Outlook {
+    /// Mean pass rate.
+    pub pass_rate: f64,
+    /// Mean of P(informative | pass rate).
+    pub p_informative: f64,
+    /// Standard deviation of P(informative | pass rate).
+    pub deviation: f64,
+}
+
+impl LogitGaussian {
+    /// The distribution of this variance whose mean pass rate is about `pass_rate` (`MacKay`'s probit approximation, "The evidence framework applied to
+    /// classification networks", Neural Computation 1992).
+    pub fn around(pass_rate: f64, variance: f64) -> Self {
+        Self { mean: (ln(pass_rate) - ln(1.0 - pass_rate)) * (1.0 + PI * variance / 8.0).sqrt(), variance }
+    }
+
+    /// After `elapsed` steps, backward in time if negative; noise adds up in both directions.
+    #[must_use]
+    pub fn after(self, elapsed: f64, dynamics: Dynamics) -> Self {
+        let growth = exp((dynamics.spread * elapsed).clamp(-1.0, 1.0));
+        Self {
+            mean: (self.mean * growth + dynamics.drift * elapsed).clamp(-FARTHEST_MEAN, FARTHEST_MEAN),
+            variance: self.variance * growth * growth + dynamics.noise * elapsed.abs(),
+        }
+    }
+
+    /// Product of two independent opinions.
+    #[must_use]
+    pub fn fused(self, other: Self) -> Self {
+        let (own, its) = (1.0 / self.variance, 1.0 / other.variance);
+        Self { mean: (own * self.mean + its * other.mean) / (own + its), variance: 1.0 / (own + its) }
+    }
+
+    /// What this opinion becomes by the same step that led from `prior` to `posterior`: their difference in precision and weighted mean is added.
+    /// A surprise may widen it.
+    #[must_use]
+    pub fn learning(self, prior: Self, posterior: Self) -> Self {
+        let precision = (1.0 / self.variance + 1.0 / posterior.variance - 1.0 / prior.variance).max(LEAST_PRECISION);
+        let weighted_mean = self.mean / self.variance + posterior.mean / posterior.variance - prior.mean / prior.variance;
+        Self { mean: (weighted_mean / precision).clamp(-FARTHEST_MEAN, FARTHEST_MEAN), variance: 1.0 / precision }
+    }
+
+    /// Odds against success at `N` of the nodes, evenly chosen: a geometric progression, so two exponentials serve all.
+    fn odds_against<const N: usize>(self) -> [f64; N] {
+        let (deviation, stride) = (self.variance.sqrt(), (NODES / N) as f64);
+        let ratio = exp(-stride * SPACING * deviation);
+        let mut odds = exp(REACH * deviation - self.mean);
+        std::array::from_fn(|_| {
+            let here = odds;
+            odds *= ratio;
+            here
+        })
+    }
+
+    /// Expected pass rate and P(informative) = 1 - p^G - (1 - p)^G of a group of `group_size`.
+    pub fn outlook(self, group_size: usize) -> Outlook {
+        let (right, wrong) = pass_rates(self.odds_against::<NODES>());
+        let (all_right, all_wrong) = (powers(right, group_size as u32), powers(wrong, group_size as u32));
+        let (mut pass_rate, mut mean, mut square) = (0.0, 0.0, 0.0);
+        for (node, weight) in weights().enumerate() {
+            let informative = 1.0 - all_right[node] - all_wrong[node];
+            pass_rate += weight * right[node];
+            mean += weight * informative;
+            square += weight * informative * informative;
+        }
+        Outlook { pass_rate, p_informative: mean.clamp(0.0, 1.0), deviation: (square - mean * mean).max(0.0).sqrt() }
+    }
+
+    /// Log-likelihood of one sequence of `rollouts` with `successes`.
+    pub fn log_likelihood(self, successes: u32, rollouts: u32) -> f64 {
+        self.log_likelihood_on::<NODES>(successes, rollouts)
+    }
+
+    /// The same on every second node, which is enough for the variance of a prompt with labels.
+    pub(crate) fn rough_log_likelihood(self, successes: u32, rollouts: u32) -> f64 {
+        self.log_likelihood_on::<{ NODES / 2 }>(successes, rollouts)
+    }
+
+    fn log_likelihood_on<const N: usize>(self, successes: u32, rollouts: u32) -> f64 {
+        let stride = NODES / N;
+        let (right, wrong) = pass_rates(self.odds_against::<N>());
+        let (all_right, all_wrong) = (powers(right, successes), powers(wrong, rollouts - successes));
+        let nodes = weights().step_by(stride).zip(all_right.into_iter().zip(all_wrong));
+        let total: f64 = nodes.map(|(weight, (rights, wrongs))| weight * rights * wrongs).sum();
+        ln((total * stride as f64).max(f64::MIN_POSITIVE))
+    }
+
+    /// The normal distribution with the mean and the variance of the posterior after `successes` of `rollouts`.
+    #[must_use]
+    pub fn given(self, successes: u32, rollouts: u32) -> Self {
+        let (right, wrong) = (f64::from(successes), f64::from(rollouts - successes));
+        // In logarithms: the likelihood of many rollouts underflows.
+        let logs = self.odds_against::<NODES>().map(|odds| {
+            let log_denominator = ln(1.0 + odds);
+            wrong * (ln(odds) - log_denominator) - right * log_denominator
+        });
+        let highest = logs.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+        let (mut total, mut mean, mut square) = (0.0, 0.0, 0.0);
+        for (node, (log, weight)) in logs.into_iter().zip(weights()).enumerate() {
+            let (mass, place) = (weight * exp(log - highest), node as f64 * SPACING - REACH);
+            total += mass;
+            mean += mass * place;
+            square += mass * place * place;
+        }
+        (mean, square) = (mean / total, square / total);
+        let variance = (self.variance * (square - mean * mean)).max(LEAST_VARIANCE);
+        Self { mean: (self.mean + mean * self.variance.sqrt()).clamp(-FARTHEST_MEAN, FARTHEST_MEAN), variance }
+    }
+}
+
+/// Probabilities of success and failure at these odds against success.
+fn pass_rates<const N: usize>(odds: [f64; N]) -> ([f64; N], [f64; N]) {
+    let right = odds.map(|odds| 1.0 / (1.0 + odds));
+    (right, std::array::from_fn(|node| odds[node] * right[node]))
+}
+
+/// Powers of all nodes at a time, by squaring: a loop that compiles to vector instructions, with the same bits as `power`.
+fn powers<const N: usize>(mut factors: [f64; N], exponent: u32) -> [f64; N] {
+    let mut results = [1.0; N];
+    let mut rest = exponent;
+    while rest > 0 {
+        if rest & 1 == 1 {
+            results = std::array::from_fn(|node| results[node] * factors[node]);
+        }
+        factors = factors.map(|factor| factor * factor);
+        rest >>= 1;
+    }
+    results
+}
+
+fn weights() -> impl Iterator<Item = f64> {
+    HALF_WEIGHTS.into_iter().chain(HALF_WEIGHTS.into_iter().rev())
+}

@@ -1,0 +1,276 @@
+//! Logit-normal state-space belief: each prompt's logit pass rate is a random walk with drift, seen through its labels and its text.
+//!
+//! Per prompt a Gaussian over x = logit(pass rate), moved by x' = (1 + spread) x + drift + N(0, noise) per policy version (process noise as in Kalman
+//! filters; KGPS, arXiv 2607.27610, does so per prompt), and updated by moment matching on the binomial likelihood. The text prediction is a second, independent opinion,
+//! N(logit of the prediction, 1 / precision), fused when asked and never stored: its newest version counts, and a precision of 0 makes it
+//! count for nothing. Six parameters are fitted to the labels: variance of a prompt never labelled, text precision without and with labels, drift,
+//! noise, spread. Spread is what keeps the belief calibrated where nobody looks for long: over training the solved get safer and the failed fall behind, so
+//! that without it rejected prompts are believed better than they are.
+
+use super::fit::Fit;
+use super::logit_gaussian::{Dynamics, LogitGaussian};
+use super::{BaseRate, Belief, Forecast, Label, NamedOption, PRIOR_MARGIN, Registered};
+use crate::error::Result;
+use crate::portable::exp;
+use crate::rng::Stream;
+use crate::settings::Settings;
+use crate::state::{Carry, StateMap, StateReader};
+use crate::variates::Variates;
+
+/// Variance of the logit pass rate of a prompt that was never labelled.
+const PRIOR_VARIANCE: NamedOption = NamedOption { name: "prior_variance", default: 5.0, range: (1e-2, 1e2) };
+
+/// 1 / variance of the logit pass rate around the text prediction.
+const TEXT_PRECISION: NamedOption = NamedOption { name: "text_precision", default: 0.5, range: (0.0, 1e2) };
+
+/// The same for a prompt with labels, where the text adds less, for the labels have shown how it errs.
+const TEXT_PRECISION_LABELLED: NamedOption = NamedOption { name: "text_precision_labelled", default: 0.1, range: (0.0, 1e2) };
+
+/// Expected change of a logit pass rate per policy version.
+const DRIFT: NamedOption = NamedOption { name: "drift", default: 0.0, range: (-1.0, 1.0) };
+
+/// Variance of that change.
+const NOISE: NamedOption = NamedOption { name: "noise", default: 0.01, range: (1e-6, 10.0) };
+
+/// Rate at which logit pass rates move away from 0 per policy version.
+const SPREAD: NamedOption = NamedOption { name: "spread", default: 0.0, range: (-0.5, 0.5) };
+
+pub(super) const BELIEF: Registered = Registered {
+    name: "logit_normal",
+    options: &[PRIOR_VARIANCE, TEXT_PRECISION, TEXT_PRECISION_LABELLED, DRIFT, NOISE, SPREAD],
+    build: |settings, len| Box::new(LogitNormal::new(len, settings)),
+};
+
+const PRIOR_VARIANCES: [f64; 6] = [1.0, 2.5, 5.0, 9.0, 14.0, 20.0];
+const TEXT_PRECISIONS: [f64; 8] = [0.0, 0.1, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0];
+const DRIFTS: [f64; 9] = [-0.1, -0.03, -0.01, 0.0, 0.01, 0.02, 0.03, 0.05, 0.1];
+const NOISES: [f64; 6] = [1e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1];
+const SPREADS: [f64; 7] = [-0.02, -0.005, 0.0, 0.002, 0.005, 0.01, 0.02];
+
+/// What first labels say of text fades within some hundred of them, for the estimator learns while prompts run out.
+const FIRST_MEMORY: f64 = 0.99;
+const MEMORY: f64 = 0.999;
+
+/// Drift and noise are small beside the noise of one label.
+const LONG_MEMORY: f64 = 0.9998;
+
+/// A label costs some microseconds under all settings: later on, one in four is enough.
+const LABELS_ALL_FITTED: u64 = 1024;
+const FITTED_EVERY: u64 = 4;
+
+#[derive(Debug, Clone, Copy)]
+struct PromptRecord {
+    mean: f32,
+    /// 0: never labelled.
+    variance: f32,
+    version: u32,
+    predicted_reward: f32,
+}
+
+impl PromptRecord {
+    fn is_labelled(&self) -> bool {
+        self.variance > 0.0
+    }
+
+    fn state(&self) -> LogitGaussian {
+        LogitGaussian { mean: self.mean.into(), variance: self.variance.into() }
+    }
+}
+
+const UNKNOWN_PROMPT: PromptRecord = PromptRecord { mean: 0.0, variance: 0.0, version: 0, predicted_reward: f32::NAN };
+
+/// The belief of the module's description.
+#[derive(Debug, Clone)]
+pub struct LogitNormal {
+    group_size: usize,
+    use_history: bool,
+    records: Vec<PromptRecord>,
+    base_rate: BaseRate,
+    labels: u64,
+    /// [prior variance, text precision] of prompts without labels.
+    prior: Fit<2>,
+    /// [text precision] of prompts with labels.
+    reminder: Fit<1>,
+    /// [drift, noise].
+    movement: Fit<2>,
+    spread: Fit<1>,
+}
+
+impl LogitNormal {
+    /// Nothing is known of any of `len` prompts.
+    pub fn new(len: usize, settings: &Settings) -> Self {
+        let [variance, precision, reminder, drift, noise, spread] =
+            [PRIOR_VARIANCE, TEXT_PRECISION, TEXT_PRECISION_LABELLED, DRIFT, NOISE, SPREAD].map(|option| option.of(&settings.belief_options));
+        let fit = settings.fit_belief;
+        let priors = PRIOR_VARIANCES.into_iter().flat_map(|variance| TEXT_PRECISIONS.map(|precision| [variance, precision]));
+        let movements = DRIFTS.into_iter().flat_map(|drift| NOISES.map(|noise| [drift, noise]));
+        Self {
+            group_size: settings.group_size,
+            use_history: settings.use_history,
+            records: vec![UNKNOWN_PROMPT; len],
+            base_rate: BaseRate::default(),
+            labels: 0,
+            prior: Fit::new("belief.prior", [variance, precision], priors, FIRST_MEMORY, fit),
+            reminder: Fit::new("belief.reminder", [reminder], TEXT_PRECISIONS.map(|precision| [precision]).into_iter(), MEMORY, fit),
+            movement: Fit::new("belief.movement", [drift, noise], movements, LONG_MEMORY, fit),
+            spread: Fit::new("belief.spread", [spread], SPREADS.map(|spread| [spread]).into_iter(), LONG_MEMORY, fit),
+        }
+    }
+
+    /// What a prompt's labels say at `version`, or at its own version if that is newer; without labels, what all labels say.
+    fn walk(&self, record: &PromptRecord, version: u32) -> LogitGaussian {
+        if !record.is_labelled() || !self.use_history {
+            return LogitGaussian::around(self.base_rate.mean(), self.prior.value()[0]);
+        }
+        record.state().after(f64::from(version.saturating_sub(record.version)), self.dynamics())
+    }
+
+    fn text_precision(&self, record: &PromptRecord) -> f64 {
+        if record.is_labelled() && self.use_history { self.reminder.value()[0] } else { self.prior.value()[1] }
+    }
+
+    fn dynamics(&self) -> Dynamics {
+        let ([drift, noise], [spread]) = (self.movement.value(), self.spread.value());
+        Dynamics { drift, noise, spread }
+    }
+
+    fn believed(&self, prompt: u32, predicted_reward: f32, version: u32) -> LogitGaussian {
+        let record = &self.records[prompt as usize];
+        let predicted_reward = if predicted_reward.is_nan() { record.predicted_reward } else { predicted_reward };
+        with_text(self.walk(record, version), predicted_reward, self.text_precision(record))
+    }
+
+    /// Fits the parameters to a label that is about to be taken in.
+    fn learn(&mut self, record: &PromptRecord, label: &Label) {
+        if record.is_labelled() && self.use_history {
+            self.learn_movement(record, label);
+            return;
+        }
+        let base_rate = self.base_rate.mean();
+        let priors = self.prior.likelihoods(|&[variance, precision]| {
+            let prior = with_text(LogitGaussian::around(base_rate, variance), record.predicted_reward, precision);
+            prior.log_likelihood(label.successes, label.rollouts)
+        });
+        self.prior.observe(priors);
+    }
+
+    /// The part of `learn` that concerns prompts with labels.
+    fn learn_movement(&mut self, record: &PromptRecord, label: &Label) {
+        let Some(elapsed) = label.version.checked_sub(record.version) else { return };
+        let ([precision], current) = (self.reminder.value(), self.dynamics());
+        let likelihood = |dynamics, precision| {
+            let state = record.state().after(f64::from(elapsed), dynamics);
+            with_text(state, record.predicted_reward, precision).rough_log_likelihood(label.successes, label.rollouts)
+        };
+        if !record.predicted_reward.is_nan() {
+            let reminders = self.reminder.likelihoods(|&[precision]| likelihood(current, precision));
+            self.reminder.observe(reminders);
+        }
+        if elapsed > 0 {
+            let movements = self.movement.likelihoods(|&[drift, noise]| likelihood(Dynamics { drift, noise, ..current }, precision));
+            let spreads = self.spread.likelihoods(|&[spread]| likelihood(Dynamics { spread, ..current }, precision));
+            self.movement.observe(movements);
+            self.spread.observe(spreads);
+        }
+    }
+}
+
+/// Fuses what labels say with the text prediction (NaN: none).
+fn with_text(walk: LogitGaussian, predicted_reward: f32, precision: f64) -> LogitGaussian {
+    if predicted_reward.is_nan() || precision <= 0.0 {
+        return walk;
+    }
+    walk.fused(LogitGaussian::around(f64::from(predicted_reward).clamp(PRIOR_MARGIN, 1.0 - PRIOR_MARGIN), 1.0 / precision))
+}
+
+impl Belief for LogitNormal {
+    fn observe(&mut self, label: &Label) -> bool {
+        let record = self.records[label.prompt as usize];
+        if self.labels < LABELS_ALL_FITTED || self.labels.is_multiple_of(FITTED_EVERY) {
+            self.learn(&record, label);
+        }
+        self.labels += 1;
+        // A late label is weighed at its own time; the state then walks on to the time of the newest.
+        let (lag, dynamics) = (f64::from(record.version.saturating_sub(label.version)), self.dynamics());
+        let newest = self.walk(&record, label.version);
+        let then = with_text(newest.after(-lag, dynamics), record.predicted_reward, self.text_precision(&record));
+        let said = then.given(label.successes, label.rollouts);
+        let state = if lag > 0.0 { newest.learning(then.after(lag, dynamics), said.after(lag, dynamics)) } else { newest.learning(then, said) };
+        self.records[label.prompt as usize] = PromptRecord {
+            mean: state.mean as f32,
+            variance: state.variance as f32,
+            version: record.version.max(label.version),
+            ..record
+        };
+        self.base_rate.observe(label);
+        label.version < record.version
+    }
+
+    fn set_prior(&mut self, prompt: u32, predicted_reward: f32) {
+        self.records[prompt as usize].predicted_reward = predicted_reward;
+    }
+
+    fn forecast(&self, prompt: u32, predicted_reward: f32, version: u32) -> Forecast {
+        let outlook = self.believed(prompt, predicted_reward, version).outlook(self.group_size);
+        Forecast {
+            pass_rate: outlook.pass_rate,
+            p_informative: outlook.p_informative,
+            deviation: outlook.deviation,
+            labelled: self.records[prompt as usize].is_labelled(),
+        }
+    }
+
+    fn draw_pass_rate(&self, prompt: u32, predicted_reward: f32, version: u32, stream: Stream) -> f64 {
+        let LogitGaussian { mean, variance } = self.believed(prompt, predicted_reward, version);
+        1.0 / (1.0 + exp(-(mean + variance.sqrt() * Variates::new(stream).normal())))
+    }
+
+    fn parameters(&self) -> Vec<(&'static str, f64)> {
+        let ([prior_variance, text_precision], dynamics) = (self.prior.value(), self.dynamics());
+        vec![
+            ("base_rate", self.base_rate.mean()),
+            ("prior_variance", prior_variance),
+            ("text_precision", text_precision),
+            ("text_precision_labelled", self.reminder.value()[0]),
+            ("drift", dynamics.drift),
+            ("noise", dynamics.noise),
+            ("spread", dynamics.spread),
+        ]
+    }
+
+    fn save(&self, state: &mut StateMap) {
+        let column = |field: fn(&PromptRecord) -> f32| self.records.iter().map(field).collect::<Vec<f32>>();
+        state.insert("belief.means".into(), column(|record| record.mean).into());
+        state.insert("belief.variances".into(), column(|record| record.variance).into());
+        state.insert("belief.predicted_rewards".into(), column(|record| record.predicted_reward).into());
+        let versions: Vec<u32> = self.records.iter().map(|record| record.version).collect();
+        state.insert("belief.versions".into(), versions.into());
+        self.base_rate.save(state);
+        state.insert("belief.labels".into(), self.labels.into());
+        self.prior.save(state);
+        self.reminder.save(state);
+        self.movement.save(state);
+        self.spread.save(state);
+    }
+
+    fn restore(&mut self, state: &mut StateReader, carry: &Carry) -> Result<()> {
+        let len = carry.saved_len();
+        let means: Vec<f32> = state.array("belief.means", len)?;
+        let variances: Vec<f32> = state.array("belief.variances", len)?;
+        let predicted_rewards: Vec<f32> = state.array("belief.predicted_rewards", len)?;
+        let versions: Vec<u32> = state.array("belief.versions", len)?;
+        let record = |prompt: usize| PromptRecord {
+            mean: means[prompt],
+            variance: variances[prompt],
+            version: versions[prompt],
+            predicted_reward: predicted_rewards[prompt],
+        };
+        self.records = carry.gather(&(0..len).map(record).collect::<Vec<_>>(), UNKNOWN_PROMPT);
+        self.base_rate.restore(state)?;
+        self.labels = state.take("belief.labels")?;
+        self.prior.restore(state)?;
+        self.reminder.restore(state)?;
+        self.movement.restore(state)?;
+        self.spread.restore(state)
+    }
+}

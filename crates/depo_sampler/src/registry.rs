@@ -1,0 +1,94 @@
+//! Beliefs and policies by name, each with the numbers that it alone knows. Adding one takes its file and one line in its registry.
+
+use std::collections::BTreeMap;
+
+use crate::error::{Result, require};
+use crate::settings::Settings;
+
+/// Numbers set by name.
+pub type NamedNumbers = BTreeMap<String, f64>;
+
+/// A number that one belief or policy alone knows.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct NamedOption {
+    /// Its name.
+    pub name: &'static str,
+    /// Value unless set.
+    pub default: f64,
+    /// Least and greatest value.
+    pub range: (f64, f64),
+}
+
+impl NamedOption {
+    /// The value that is set, or the default.
+    pub(crate) fn of(&self, set: &NamedNumbers) -> f64 {
+        set.get(self.name).copied().unwrap_or(self.default)
+    }
+
+    fn fits(&self, name: &str, value: f64) -> bool {
+        self.name == name && (self.range.0..=self.range.1).contains(&value)
+    }
+}
+
+/// One entry of a registry.
+pub(crate) struct Registered<T: ?Sized> {
+    pub name: &'static str,
+    pub options: &'static [NamedOption],
+    /// Builds it, knowing nothing yet, for a pool of so many prompts.
+    pub build: fn(&Settings, usize) -> Box<T>,
+}
+
+impl<T: ?Sized> Registered<T> {
+    /// Checks names and ranges of the options that are set under `argument`.
+    pub(crate) fn check_options(&self, argument: &'static str, set: &NamedNumbers) -> Result<()> {
+        let range = |option: &NamedOption| format!("{} within {}..{}", option.name, option.range.0, option.range.1);
+        let ranges: Vec<String> = self.options.iter().map(range).collect();
+        let known = if ranges.is_empty() { "none".to_owned() } else { ranges.join(", ") };
+        let expected = format!("options of {}: {known}", self.name);
+        let fits = |name: &str, value: f64| self.options.iter().any(|option| option.fits(name, value));
+        set.iter().try_for_each(|(name, &value)| require(fits(name, value), argument, format!("{name} = {value}"), &expected))
+    }
+}
+
+/// Declares the modules of a folder, and the enum that names what they hold.
+macro_rules! registry {
+    ($(#[$kind_doc:meta])* $kinds:ident of $kept:ty as $argument:literal in $constant:ident { $($(#[$doc:meta])* $kind:ident: $module:ident;)* }) => {
+        $(mod $module;)*
+
+        $(#[$kind_doc])*
+        #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+        pub enum $kinds {
+            $($(#[$doc])* $kind,)*
+        }
+
+        impl $kinds {
+            /// Every kind.
+            pub const ALL: &[Self] = &[$(Self::$kind),*];
+
+            pub(crate) fn registered(self) -> &'static $crate::registry::Registered<$kept> {
+                match self { $(Self::$kind => &$module::$constant,)* }
+            }
+
+            /// The name in settings.
+            pub fn name(self) -> &'static str {
+                self.registered().name
+            }
+
+            /// The numbers that this kind alone knows.
+            pub fn options(self) -> &'static [$crate::registry::NamedOption] {
+                self.registered().options
+            }
+        }
+
+        impl std::str::FromStr for $kinds {
+            type Err = $crate::error::Error;
+
+            fn from_str(name: &str) -> $crate::error::Result<Self> {
+                let names = || Self::ALL.iter().map(|kind| kind.name()).collect::<Vec<_>>().join(", ");
+                let found = Self::ALL.iter().copied().find(|kind| kind.name() == name);
+                found.ok_or_else(|| $crate::error::Error::argument($argument, format!("{name:?}"), format!("one of {}", names())))
+            }
+        }
+    };
+}
+pub(crate) use registry;

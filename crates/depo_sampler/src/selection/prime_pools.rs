@@ -1,0 +1,91 @@
+//! Difficulty pools of prime-rl (Prime Intellect, `DifficultyPoolSampler`, 2026): a prompt's weight is that of the pool in which the pass
+//! rate of its latest group lies.
+//!
+//! Weighted sampling without replacement by exponential keys: the candidates with the greatest ln(u) / w are drawn (Efraimidis and Spirakis,
+//! "Weighted random sampling with a reservoir", 2006). The source samples with replacement from the whole pool; here a prompt is in flight
+//! once, and candidates compete in chunks. Its gate that refuses groups without advantage is the trainer's backfill.
+
+use super::{Asked, Judgement, NamedOption, Registered, Search, SelectionPolicy};
+use crate::belief::{Belief, Label};
+use crate::error::Result;
+use crate::portable::ln;
+use crate::settings::Settings;
+use crate::state::{Carry, StateMap, StateReader};
+use crate::variates::Variates;
+
+const WEIGHT_RANGE: (f64, f64) = (1e-6, 1e6);
+
+/// Pass rates up to this are hard.
+const HARD_UP_TO: NamedOption = NamedOption { name: "hard_up_to", default: 0.25, range: (0.0, 1.0) };
+
+/// Pass rates above the former and up to this are normal, higher ones easy.
+const NORMAL_UP_TO: NamedOption = NamedOption { name: "normal_up_to", default: 0.75, range: (0.0, 1.0) };
+
+/// Weight of hard prompts; normal and unseen ones weigh 1.
+const HARD_WEIGHT: NamedOption = NamedOption { name: "hard_weight", default: 0.2, range: WEIGHT_RANGE };
+
+/// Weight of easy prompts.
+const EASY_WEIGHT: NamedOption = NamedOption { name: "easy_weight", default: 0.2, range: WEIGHT_RANGE };
+
+pub(super) const POLICY: Registered = Registered {
+    name: "prime_pools",
+    options: &[HARD_UP_TO, NORMAL_UP_TO, HARD_WEIGHT, EASY_WEIGHT],
+    build: |settings, len| Box::new(PrimePools::new(settings, len)),
+};
+
+struct PrimePools {
+    candidates_per_draw: usize,
+    hard_up_to: f64,
+    normal_up_to: f64,
+    hard_weight: f64,
+    easy_weight: f64,
+    /// Pass rate of each prompt's latest group; NaN: unseen.
+    pass_rates: Vec<f64>,
+}
+
+impl PrimePools {
+    fn new(settings: &Settings, len: usize) -> Self {
+        Self {
+            candidates_per_draw: settings.candidates_per_draw,
+            hard_up_to: HARD_UP_TO.of(&settings.policy_options),
+            normal_up_to: NORMAL_UP_TO.of(&settings.policy_options),
+            hard_weight: HARD_WEIGHT.of(&settings.policy_options),
+            easy_weight: EASY_WEIGHT.of(&settings.policy_options),
+            pass_rates: vec![f64::NAN; len],
+        }
+    }
+
+    fn weight(&self, pass_rate: f64) -> f64 {
+        if pass_rate <= self.hard_up_to {
+            self.hard_weight
+        } else if pass_rate > self.normal_up_to {
+            self.easy_weight
+        } else {
+            1.0
+        }
+    }
+}
+
+impl SelectionPolicy for PrimePools {
+    fn search(&self) -> Search {
+        Search::Compare { candidates_per_draw: self.candidates_per_draw }
+    }
+
+    fn judge(&self, asked: &Asked, _belief: &dyn Belief) -> Judgement {
+        let weight = self.weight(self.pass_rates[asked.prompt as usize]);
+        Judgement::competing(ln(Variates::new(asked.stream).unit()) / weight)
+    }
+
+    fn observe(&mut self, label: &Label) {
+        self.pass_rates[label.prompt as usize] = label.pass_rate();
+    }
+
+    fn save(&self, state: &mut StateMap) {
+        state.insert("policy.pass_rates".into(), self.pass_rates.clone().into());
+    }
+
+    fn restore(&mut self, state: &mut StateReader, carry: &Carry) -> Result<()> {
+        self.pass_rates = carry.gather(&state.array("policy.pass_rates", carry.saved_len())?, f64::NAN);
+        Ok(())
+    }
+}

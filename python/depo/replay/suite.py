@@ -1,0 +1,173 @@
+"""Every selector, budget and seed over one log; interrupted at any tick, it goes on from there."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from depo.checkpoint import latest_checkpoint, load_checkpoint, save_checkpoint
+from depo.config.selector import SelectorConfig
+from depo.errors import StateError
+from depo.replay.drive import Replay
+from depo.replay.log import RolloutLog
+from depo.replay.measures import calibration, ece_noise, informative_share_by_tick, measure, reliability
+from depo.replay.picks import Picks
+from depo.replay.selectors import TextModel, build_selector, reads_text
+
+Result = Mapping[str, Any]
+"""One replay's `measure`s with selector, budget, seed, warm, cpu_seconds, cpu_per_pick, reliability and informative_share_by_tick."""
+
+Pooled = Mapping[str, Any]
+"""The `calibration` of all seeds of a selector and budget together, with selector, budget, seeds, ece_noise, ece_probed_noise and reliability."""
+
+
+class Job(NamedTuple):
+    """One replay to be made."""
+
+    selector: str
+    budget: float
+    seed: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Terms:
+    """What all replays of a suite share.
+
+    Attributes:
+        configs: Selector -> its settings.
+        warm: Ticks that are not scored [>= 0].
+        batch: Prompts drawn at once [>= 1].
+        encoder: Names what reads the texts; empty: nothing does.
+        text_models: Seed -> a fresh text model for one replay; None: history alone.
+    """
+
+    configs: Mapping[str, SelectorConfig]
+    warm: int
+    batch: int
+    encoder: str = ""
+    text_models: Callable[[int], TextModel] | None = None
+
+
+class Suite:
+    """Runs replays in order and keeps what is done, in memory and, with a directory, on disk.
+
+    Args:
+        log: The log.
+        terms: What all replays share.
+        directory: Where progress is kept; None: nowhere.
+
+    Raises:
+        StateError: The directory holds the progress of replays on other terms or of another log.
+    """
+
+    def __init__(self, log: RolloutLog, terms: Terms, directory: Path | None = None) -> None:
+        self.log, self.terms = log, terms
+        self._directory = directory
+        self._done: dict[Job, Result] = {}
+        self._picks: dict[Job, Picks] = {}
+        self._begun: tuple[Job, Mapping[str, Any]] | None = None
+        self._identity: dict[str, Any] = {
+            "log": log.fingerprint(),
+            "warm": terms.warm,
+            "batch": terms.batch,
+            "encoder": terms.encoder,
+            "selectors": json.loads(json.dumps({name: asdict(config) for name, config in terms.configs.items()})),
+        }
+        self._restore()
+
+    def run(self, jobs: Sequence[Job], *, on_tick: Callable[[int], None], interrupted: Callable[[], bool]) -> list[Result] | None:
+        """Return the results of the jobs, in order; None if interrupted before the last tick.
+
+        Args:
+            jobs: Replays to be made; those that are done already are not made again.
+            on_tick: Is told, after each tick, how many ticks of all jobs are done.
+            interrupted: Asked before each tick; if so, progress is saved and `run` returns.
+        """
+        for number, job in enumerate(jobs):
+            if job in self._done:
+                continue
+            replay = self._replay(job)
+            while not replay.done:
+                if interrupted():
+                    self._begun = job, replay.state_dict()
+                    self._save()
+                    return None
+                replay.step()
+                on_tick(number * self.log.n_ticks + replay.ticks_done)
+            self._done[job], self._picks[job], self._begun = self._result(job, replay), replay.picks, None
+            self._save()
+        return [self._done[job] for job in jobs]
+
+    def pooled(self, jobs: Iterable[Job]) -> list[Pooled]:
+        """Return the calibration of finished jobs, those of a selector and budget that differ by the seed taken together, in order of appearance."""
+        groups: dict[tuple[str, float], list[Job]] = {}
+        for job in jobs:
+            groups.setdefault((job.selector, job.budget), []).append(job)
+        return [self._pooled(same) for same in groups.values()]
+
+    def _pooled(self, jobs: Sequence[Job]) -> Pooled:
+        picks, warm = Picks.join([self._picks[job] for job in jobs]), self.terms.warm
+        return {
+            "selector": jobs[0].selector,
+            "budget": jobs[0].budget,
+            "seeds": [job.seed for job in jobs],
+            **calibration(self.log, picks, warm),
+            **{f"{name}_noise": value for name, value in ece_noise(self.log, picks, warm).items()},
+            "reliability": _curve(self.log, picks, warm),
+        }
+
+    def _replay(self, job: Job) -> Replay:
+        config = self.terms.configs[job.selector]
+        reading = self.terms.text_models is not None and reads_text(job.selector, config)
+        text_model = self.terms.text_models(job.seed) if self.terms.text_models and reading else None
+        selector = build_selector(job.selector, self.log, config, seed=job.seed, batch=self.terms.batch, text_model=text_model)
+        replay = Replay(self.log, selector, job.budget)
+        if self._begun and self._begun[0] == job:
+            replay.load_state_dict(self._begun[1])
+        return replay
+
+    def _result(self, job: Job, replay: Replay) -> Result:
+        warm, picks = self.terms.warm, replay.picks
+        return {
+            **job._asdict(),
+            **measure(self.log, picks, warm),
+            "cpu_seconds": replay.cpu_seconds,
+            "cpu_per_pick": replay.cpu_seconds / len(picks.records),
+            "warm": warm,
+            "reliability": _curve(self.log, picks, warm),
+            "informative_share_by_tick": informative_share_by_tick(self.log, picks),
+        }
+
+    def _save(self) -> None:
+        if self._directory is None:
+            return
+        begun = {"job": self._begun[0]._asdict(), "replay": self._begun[1]} if self._begun else {}
+        picks = [self._picks[job].state_dict() for job in self._done]
+        state = {"identity": self._identity, "results": list(self._done.values()), "picks": picks, "begun": begun}
+        ticks_done = len(self._done) * self.log.n_ticks + (self._begun[1]["ticks_done"] if self._begun else 0)
+        save_checkpoint(self._directory, ticks_done, state, {}, keep=1)
+
+    def _restore(self) -> None:
+        newest = latest_checkpoint(self._directory) if self._directory else None
+        if newest is None:
+            return
+        state = load_checkpoint(newest).state
+        saved, own = state["identity"], self._identity
+        others = {name: config for name, config in saved["selectors"].items() if name not in own["selectors"]}
+        expected = {**own, "selectors": {**own["selectors"], **others}}
+        differing = [name for name in own if name != "selectors" and saved[name] != own[name]]
+        differing += [name for name, config in saved["selectors"].items() if config != expected["selectors"][name]]
+        if differing:
+            raise StateError(f"{self._directory}: holds replays with another {', '.join(differing)}: choose another directory or delete it")
+        self._identity = expected
+        self._done = {Job(result["selector"], result["budget"], result["seed"]): result for result in state["results"]}
+        self._picks = {job: Picks.from_state(columns) for job, columns in zip(self._done, state["picks"], strict=True)}
+        if state["begun"]:
+            self._begun = Job(**state["begun"]["job"]), state["begun"]["replay"]
+
+
+def _curve(log: RolloutLog, picks: Picks, warm: int) -> dict[str, list[float]]:
+    return {name: values.tolist() for name, values in reliability(log, picks, warm)._asdict().items()}
