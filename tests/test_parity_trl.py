@@ -16,11 +16,13 @@ from depo.config import LossConfig, OptimizerConfig, PolicyConfig
 from depo.learner import PolicyLearner
 from depo.losses import k3_kl, policy_loss, sequence_weights
 from depo.records import RolloutGroup
-from reference_losses import VOCABULARY, tiny_policy
+from reference_losses import tiny_policy
 
 if importlib.util.find_spec("trl") is None:  # unlike importorskip, a TRL that is there but broken is a failure
     pytest.skip("TRL is not installed", allow_module_level=True)
 import trl
+
+from trl_helpers import word_tokenizer
 
 GROUP_SIZE, MAX_NEW_TOKENS, TEMPERATURE, TOLERANCE = 4, 8, 0.9, 1e-6
 CASES = [
@@ -47,16 +49,6 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     directory = tmp_path_factory.mktemp("policy")
     tiny_policy().save_pretrained(directory)
     return directory
-
-
-def word_tokenizer() -> Any:
-    """'w5' is token 5; token 0 pads, token 1 ends a response."""
-    from tokenizers import Tokenizer, models, pre_tokenizers
-    from transformers import PreTrainedTokenizerFast
-
-    words = Tokenizer(models.WordLevel({"<pad>": 0, "<eos>": 1} | {f"w{token}": token for token in range(2, VOCABULARY)}))
-    words.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    return PreTrainedTokenizerFast(tokenizer_object=words, pad_token="<pad>", eos_token="<eos>", padding_side="left")
 
 
 def make_trainer(checkpoint: Path, reward: Callable[..., list[float]], **settings: Any) -> Any:

@@ -1,0 +1,66 @@
+"""depo's settings inside another framework's configuration, and the estimator that they describe."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+from depo.config import EstimatorConfig, SelectorConfig
+from depo.config.load import load_tables
+from depo.errors import ConfigError
+from depo.protocols import DifficultyEstimator
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AdapterSettings:
+    """How an adapter chooses.
+
+    Attributes:
+        selector: How prompts are selected; probes are whole groups (`probe_rollouts` 0), because frameworks roll out and train whole ones.
+        estimator: The difficulty estimator; None: each prompt's own history alone.
+        seed: Seed of every draw.
+        device: Where the estimator lives.
+    """
+
+    selector: SelectorConfig
+    estimator: EstimatorConfig | None
+    seed: int
+    device: str
+
+    def build_estimator(self, tokenizer: PreTrainedTokenizerBase) -> DifficultyEstimator | None:
+        """Return a fresh estimator on the policy's tokenizer, or None."""
+        if self.estimator is None:
+            return None
+        from depo.estimator import BertDifficultyEstimator
+
+        return BertDifficultyEstimator(self.estimator, tokenizer, seed=self.seed, device=self.device)
+
+    @property
+    def update_options(self) -> dict[str, int]:
+        """Keyword arguments of `PromptSampler.update_estimator`."""
+        return {"replay_steps": self.estimator.replay_steps, "replay_batch": self.estimator.replay_batch} if self.estimator else {}
+
+
+def read_settings(tables: Mapping[str, Any], where: str) -> AdapterSettings:
+    """Read `selection` and `estimator`, as in depo's configuration files, `seed` and `device`; without `estimator` there is none.
+
+    Args:
+        tables: What the framework's configuration says of depo.
+        where: Where that stands, for messages: "data.depo".
+
+    Raises:
+        ConfigError: An unknown name, a value of the wrong type or out of its range.
+    """
+    if unknown := set(tables) - {"selection", "estimator", "seed", "device"}:
+        raise ConfigError(f"{where}: got {', '.join(map(str, sorted(unknown)))}, expected selection, estimator, seed or device")
+    chosen = load_tables({name: tables[name] for name in ("selection", "estimator") if name in tables}, f"in {where}")
+    return AdapterSettings(
+        selector=replace(chosen.selection, probe_rollouts=0),
+        estimator=chosen.estimator if "estimator" in tables and chosen.estimator.enabled else None,
+        seed=int(tables.get("seed", 0)),
+        device=str(tables.get("device", "cpu")),
+    )
