@@ -43,14 +43,14 @@ def test_each_group_is_labelled_once_by_what_it_earned(tmp_path: Path) -> None:
 
 def test_verls_own_loop_logs_depo_and_continues_from_its_checkpoint(tmp_path: Path) -> None:
     estimator = "+data.depo.estimator={hidden_size: 16, layers: 1, heads: 2, feed_forward: 16, trunk_sizes: [16, 8], max_length: 32}"
-    whole, expected = start(tmp_path / "whole", estimator, "trainer.total_training_steps=8")
+    whole, expected = start(tmp_path / "whole", estimator, "trainer.total_training_steps=22")
     rows = fit(whole, tmp_path / "whole.jsonl")
-    assert [row["depo/sampler/labelled"] for row in rows] == list(range(4, 36, 4))
+    assert [row["depo/sampler/labelled"] for row in rows] == list(range(4, 92, 4))
     assert {"depo/estimator/score_loss", "depo/estimator/distill_loss", "depo/belief/base_rate"} <= rows[-1].keys()
 
-    first, head = start(tmp_path / "cut", estimator, "trainer.total_training_steps=3", "trainer.save_freq=3")
+    first, head = start(tmp_path / "cut", estimator, "trainer.total_training_steps=10", "trainer.save_freq=10")
     fit(first, tmp_path / "first.jsonl")
-    second, tail = start(tmp_path / "cut", estimator, "trainer.total_training_steps=8")
+    second, tail = start(tmp_path / "cut", estimator, "trainer.total_training_steps=22")
     assert fit(second, tmp_path / "second.jsonl")[-1] == rows[-1]
     assert head.texts + tail.texts == expected.texts
 
