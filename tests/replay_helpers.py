@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow
+import pyarrow.parquet
 from hypothesis import strategies as st
 
 from depo.config.selector import SelectorConfig
@@ -15,6 +20,9 @@ from depo.replay.selectors import replay_config
 
 G = 4
 DEPO = SelectorConfig.from_preset("depo", warmup_steps=0)
+
+Group = tuple[int, str, int, int, float]
+"""Clock, prompt id, successes, rollouts, weight."""
 
 
 def epochs_log(successes_NK: Any, group_size: int = G) -> RolloutLog:
@@ -56,3 +64,24 @@ def play(log: RolloutLog, selector: str, budget: float = 0.3, *, seed: int = 0, 
 def begin(log: RolloutLog, selector: str, budget: float = 0.3, *, seed: int = 0, batch: int = 4, depo: SelectorConfig = DEPO) -> Replay:
     """Return a replay before its first tick."""
     return Replay(log, build_selector(selector, log, replay_config(selector, depo), seed=seed, batch=batch), budget)
+
+
+def write_rows(path: Path, rows: Sequence[Mapping[str, Any]]) -> Path:
+    """Write rows as Parquet or JSON lines, as the name says."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if path.suffix == ".parquet":
+        pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), path)
+    else:
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+def groups(log: RolloutLog) -> list[Group]:
+    """Return everything that is recorded."""
+    ticks = [log.tick(index) for index in range(log.n_ticks)]
+    counts = [
+        (tick.clock, log.prompts[prompt].id, int(successes), int(rollouts))
+        for tick in ticks
+        for prompt, successes, rollouts in zip(tick.prompts, tick.successes, tick.rollouts, strict=True)
+    ]
+    return [(*count, float(weight)) for count, weight in zip(counts, log.weights, strict=True)]

@@ -268,10 +268,13 @@ def test_finished_replays_are_kept_for_a_larger_suite(tmp_path: Path) -> None:
 
 def test_progress_on_other_terms_is_refused(tmp_path: Path) -> None:
     log = random_log(n=20, ticks=5)
-    run(suite(log, tmp_path), JOBS[:3])
-    with pytest.raises(StateError, match="another log: choose another directory"):
-        suite(random_log(n=20, ticks=5, seed=1), tmp_path)
-    with pytest.raises(StateError, match="another warm, batch"):
-        suite(log, tmp_path, warm=2, batch=5)
-    with pytest.raises(StateError, match="another depo, oracle: "):
-        suite(log, tmp_path, depo=replace(DEPO, scan_cap=50))
+    run(suite(log, tmp_path), JOBS)
+    before = sorted(tmp_path.rglob("*"))
+    for other, differing in (
+        (suite(random_log(n=20, ticks=5, seed=1), tmp_path), "another log"),
+        (suite(log, tmp_path, warm=2, batch=5), "another warm, batch"),
+        (suite(log, tmp_path, depo=replace(DEPO, scan_cap=50)), r"depo-budget0.2-seed0: holds a replay with another selection"),
+    ):
+        with pytest.raises(StateError, match=f"{differing}: choose another directory"):
+            run(other, JOBS)
+    assert sorted(tmp_path.rglob("*")) == before

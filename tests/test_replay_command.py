@@ -19,6 +19,7 @@ from depo.cli import main, train_main
 from depo.config.presets import SELECTOR_PRESETS
 from depo.replay.measures import MEASURES
 from replay_helpers import G
+from sampler_helpers import make
 from tiny import TINY_CONFIG
 
 SAMPLE = Path(__file__).parent / "data" / "one_shot_rlvr_sample.jsonl"
@@ -72,6 +73,13 @@ def test_overrides_are_settings_of_depo(tmp_path: Path) -> None:
     assert aged[1]["informative_share_by_tick"] == plain[1]["informative_share_by_tick"]
 
 
+def test_shortages_are_not_warned_of_in_a_replay_but_after_it(caplog: pytest.LogCaptureFixture) -> None:
+    replay(SAMPLE, "--selectors", "greso", "--seeds", 1, "--budget", 1)
+    assert caplog.text == ""
+    make(size=5).sample(8, policy_version=0)
+    assert "no more free prompts" in caplog.text
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -112,7 +120,7 @@ def test_ctrl_c_finishes_the_tick_and_the_same_command_goes_on(tmp_path: Path, c
     state, interrupted, whole = tmp_path / "state", tmp_path / "interrupted.json", tmp_path / "whole.json"
     command = [sys.executable, "-c", "from depo.cli import main; main()", "replay", *arguments, "--state", str(state), "--json", str(interrupted)]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-    while process.poll() is None and not (state / "latest").exists():
+    while process.poll() is None and not any(state.glob("*/latest")):
         time.sleep(0.02)
     process.send_signal(signal.SIGINT)
     out, _ = process.communicate(timeout=120)
@@ -124,7 +132,7 @@ def test_ctrl_c_finishes_the_tick_and_the_same_command_goes_on(tmp_path: Path, c
     assert without_times(interrupted) == without_times(whole)
     capsys.readouterr()
     assert replay(*arguments, "--state", state, "--batch", 5) == 2
-    assert "holds replays with another batch" in capsys.readouterr().err
+    assert "holds a replay with another batch" in capsys.readouterr().err
 
 
 def test_without_texts_nothing_heavy_is_loaded() -> None:

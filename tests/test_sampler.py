@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import math
 from typing import get_args, get_type_hints
 
@@ -17,12 +16,6 @@ from sampler_helpers import G, LengthEstimator, answer, make, pool
 
 PRESETS = tuple(SELECTOR_PRESETS)
 BELIEFS = get_args(get_type_hints(SelectorConfig)["belief"])
-
-
-@pytest.fixture(autouse=True)
-def _hear_warnings(caplog: pytest.LogCaptureFixture) -> None:
-    """Undo what a command that ran in this process before has silenced."""
-    caplog.set_level(logging.WARNING, "depo.sampler_warnings")
 
 
 @pytest.mark.parametrize("preset", PRESETS)

@@ -6,16 +6,19 @@ import json
 import logging
 import math
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from depo import sampler_warnings
 from depo.config.presets import SELECTOR_PRESETS
 from depo.config.selector import SelectorConfig
 from depo.errors import ConfigError
+from depo.interruption import interruptible
 from depo.replay.advice import advise
-from depo.replay.console import interruptible, tick_progress
+from depo.replay.console import tick_progress
 from depo.replay.encoder import TextModels
 from depo.replay.layouts import read_log
 from depo.replay.log import RolloutLog
@@ -133,9 +136,19 @@ def _run_directory(logs: Sequence[Path], log: RolloutLog) -> Path | None:
 
 
 def _run(suite: Suite, jobs: Sequence[Job]) -> list[Result] | None:
-    logging.getLogger("depo.sampler_warnings").setLevel(logging.ERROR)  # a shortage is a matter of the budget here
-    with interruptible() as received, tick_progress(len(jobs) * suite.log.n_ticks) as on_tick:
+    with _without_warnings(), interruptible() as received, tick_progress(len(jobs) * suite.log.n_ticks) as on_tick:
         return suite.run(jobs, on_tick=on_tick, interrupted=lambda: bool(received))
+
+
+@contextmanager
+def _without_warnings() -> Iterator[None]:
+    """Silence the samplers: a shortage is a matter of the budget here."""
+    level = sampler_warnings.logger.level
+    sampler_warnings.logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        sampler_warnings.logger.setLevel(level)
 
 
 def _publish(options: ReplayOptions, log: RolloutLog, summary: Mapping[str, Any], results: Sequence[Result], pooled: Sequence[Pooled]) -> None:

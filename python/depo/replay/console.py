@@ -1,34 +1,10 @@
-"""A suite on the console: a live line on a terminal, and Ctrl-C that waits for the end of a tick."""
+"""A suite on the console: a live line where that is a terminal."""
 
 from __future__ import annotations
 
-import signal
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from types import FrameType
-
-
-@contextmanager
-def interruptible() -> Iterator[list[int]]:
-    """Collect the first SIGINT or SIGTERM instead of dying of it; a second one acts as always."""
-    received: list[int] = []
-    previous = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-
-    def restore() -> None:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
-
-    def remember(number: int, _frame: FrameType | None) -> None:
-        received.append(number)
-        restore()
-
-    for number in previous:
-        signal.signal(number, remember)
-    try:
-        yield received
-    finally:
-        restore()
 
 
 @contextmanager

@@ -134,7 +134,7 @@ class RolloutLog:
     @property
     def informative(self) -> BoolArray:
         """Whether each record's group has both a success and a failure, bool [R]."""
-        return (self.successes > 0) & (self.successes < self.rollouts)
+        return _mixed(self.successes, self.rollouts)
 
     @property
     def effective_groups(self) -> float:
@@ -152,7 +152,7 @@ class RolloutLog:
             prompts=self.prompt_positions[rows],
             successes=successes,
             rollouts=rollouts,
-            informative=(successes > 0) & (successes < rollouts),
+            informative=_mixed(successes, rollouts),
         )
 
     def first(self, n_ticks: int) -> RolloutLog:
@@ -169,6 +169,10 @@ class RolloutLog:
         for column in (self.clocks, self.bounds, self.prompt_positions, self.successes, self.rollouts, self.weights):
             digest.update(np.ascontiguousarray(column).tobytes())
         return digest.hexdigest()
+
+
+def _mixed(successes: Int64Array, rollouts: Int64Array) -> BoolArray:
+    return (successes > 0) & (successes < rollouts)
 
 
 class GroupCollector:

@@ -52,15 +52,12 @@ class Terms:
 
 
 class Suite:
-    """Runs replays in order and keeps what is done, in memory and, with a directory, on disk.
+    """Runs replays in order and keeps what is done, in memory and, with a directory, on disk: a checkpoint per replay.
 
     Args:
         log: The log.
         terms: What all replays share.
         directory: Where progress is kept; None: nowhere.
-
-    Raises:
-        StateError: The directory holds the progress of replays on other terms or of another log.
     """
 
     def __init__(self, log: RolloutLog, terms: Terms, directory: Path | None = None) -> None:
@@ -68,15 +65,7 @@ class Suite:
         self._directory = directory
         self._done: dict[Job, Result] = {}
         self._picks: dict[Job, Picks] = {}
-        self._begun: tuple[Job, Mapping[str, Any]] | None = None
-        self._identity: dict[str, Any] = {
-            "log": log.fingerprint(),
-            "warm": terms.warm,
-            "batch": terms.batch,
-            "encoder": terms.encoder,
-            "selectors": json.loads(json.dumps({name: asdict(config) for name, config in terms.configs.items()})),
-        }
-        self._restore()
+        self._identity = {"log": log.fingerprint(), "warm": terms.warm, "batch": terms.batch, "encoder": terms.encoder}
 
     def run(self, jobs: Sequence[Job], *, on_tick: Callable[[int], None], interrupted: Callable[[], bool]) -> list[Result] | None:
         """Return the results of the jobs, in order; None if interrupted before the last tick.
@@ -85,20 +74,25 @@ class Suite:
             jobs: Replays to be made; those that are done already are not made again.
             on_tick: Is told, after each tick, how many ticks of all jobs are done.
             interrupted: Asked before each tick; if so, progress is saved and `run` returns.
+
+        Raises:
+            StateError: The directory holds one of the jobs on other terms or of another log; nothing was run.
         """
+        begun = self._restore(jobs)
         for number, job in enumerate(jobs):
             if job in self._done:
                 continue
             replay = self._replay(job)
+            if job in begun:
+                replay.load_state_dict(begun[job])
             while not replay.done:
                 if interrupted():
-                    self._begun = job, replay.state_dict()
-                    self._save()
+                    self._save(job, replay, {"replay": replay.state_dict()})
                     return None
                 replay.step()
                 on_tick(number * self.log.n_ticks + replay.ticks_done)
-            self._done[job], self._picks[job], self._begun = self._result(job, replay), replay.picks, None
-            self._save()
+            self._done[job], self._picks[job] = self._result(job, replay), replay.picks
+            self._save(job, replay, {"result": self._done[job], "picks": replay.picks.state_dict()})
         return [self._done[job] for job in jobs]
 
     def pooled(self, jobs: Iterable[Job]) -> list[Pooled]:
@@ -124,10 +118,7 @@ class Suite:
         reading = self.terms.text_models is not None and reads_text(job.selector, config)
         text_model = self.terms.text_models(job.seed) if self.terms.text_models and reading else None
         selector = build_selector(job.selector, self.log, config, seed=job.seed, batch=self.terms.batch, text_model=text_model)
-        replay = Replay(self.log, selector, job.budget)
-        if self._begun and self._begun[0] == job:
-            replay.load_state_dict(self._begun[1])
-        return replay
+        return Replay(self.log, selector, job.budget)
 
     def _result(self, job: Job, replay: Replay) -> Result:
         warm, picks = self.terms.warm, replay.picks
@@ -141,32 +132,33 @@ class Suite:
             "informative_share_by_tick": informative_share_by_tick(self.log, picks),
         }
 
-    def _save(self) -> None:
-        if self._directory is None:
-            return
-        begun = {"job": self._begun[0]._asdict(), "replay": self._begun[1]} if self._begun else {}
-        picks = [self._picks[job].state_dict() for job in self._done]
-        state = {"identity": self._identity, "results": list(self._done.values()), "picks": picks, "begun": begun}
-        ticks_done = len(self._done) * self.log.n_ticks + (self._begun[1]["ticks_done"] if self._begun else 0)
-        save_checkpoint(self._directory, ticks_done, state, {}, keep=1)
+    def _save(self, job: Job, replay: Replay, content: Mapping[str, Any]) -> None:
+        if self._directory:
+            save_checkpoint(self._directory / _name(job), replay.ticks_done, {"identity": self._identity_of(job), **content}, {}, keep=1)
 
-    def _restore(self) -> None:
-        newest = latest_checkpoint(self._directory) if self._directory else None
-        if newest is None:
-            return
-        state = load_checkpoint(newest).state
-        saved, own = state["identity"], self._identity
-        others = {name: config for name, config in saved["selectors"].items() if name not in own["selectors"]}
-        expected = {**own, "selectors": {**own["selectors"], **others}}
-        differing = [name for name in own if name != "selectors" and saved[name] != own[name]]
-        differing += [name for name, config in saved["selectors"].items() if config != expected["selectors"][name]]
-        if differing:
-            raise StateError(f"{self._directory}: holds replays with another {', '.join(differing)}: choose another directory or delete it")
-        self._identity = expected
-        self._done = {Job(result["selector"], result["budget"], result["seed"]): result for result in state["results"]}
-        self._picks = {job: Picks.from_state(columns) for job, columns in zip(self._done, state["picks"], strict=True)}
-        if state["begun"]:
-            self._begun = Job(**state["begun"]["job"]), state["begun"]["replay"]
+    def _restore(self, jobs: Iterable[Job]) -> dict[Job, Mapping[str, Any]]:
+        """Take over which jobs are done, and return the states of those that were interrupted."""
+        begun: dict[Job, Mapping[str, Any]] = {}
+        for job in jobs:
+            newest = latest_checkpoint(self._directory / _name(job)) if self._directory else None
+            if newest is None or job in self._done:
+                continue
+            state = load_checkpoint(newest).state
+            if differing := [name for name, value in self._identity_of(job).items() if state["identity"][name] != value]:
+                raise StateError(f"{newest.parent}: holds a replay with another {', '.join(differing)}: choose another directory or delete it")
+            if "result" in state:
+                self._done[job], self._picks[job] = state["result"], Picks.from_state(state["picks"])
+            else:
+                begun[job] = state["replay"]
+        return begun
+
+    def _identity_of(self, job: Job) -> dict[str, Any]:
+        settings = json.loads(json.dumps(asdict(self.terms.configs[job.selector])))  # as they come back from disk: tuples as lists
+        return {**self._identity, "selection": settings}
+
+
+def _name(job: Job) -> str:
+    return f"{job.selector}-budget{job.budget}-seed{job.seed}"
 
 
 def _curve(log: RolloutLog, picks: Picks, warm: int) -> dict[str, list[float]]:
