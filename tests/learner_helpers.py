@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -20,8 +21,10 @@ UNCLIPPED = 1e9
 def make_learner(model: Qwen2ForCausalLM, *, loss: LossConfig | None = None, policy: PolicyConfig | None = None, **settings: Any) -> PolicyLearner:
     reference_model = settings.pop("reference_model", None)
     temperature = settings.pop("temperature", 1.0)
+    learner_class = settings.pop("learner_class", PolicyLearner)
+    limit = settings.pop("max_logprob_mismatch", math.inf)
     optimizer = OptimizerConfig(**{"learning_rate": 1e-2, "warmup_steps": 0, "grad_clip": UNCLIPPED} | settings)
-    return PolicyLearner(
+    return learner_class(
         model,
         loss=loss or LossConfig(),
         optimizer=optimizer,
@@ -30,6 +33,7 @@ def make_learner(model: Qwen2ForCausalLM, *, loss: LossConfig | None = None, pol
         temperature=temperature,
         pad_token_id=0,
         reference_model=reference_model,
+        max_logprob_mismatch=limit,
     )
 
 

@@ -97,7 +97,11 @@ def batch_loss(
     sequence_sums = []
     for n, (new, old, advantage) in enumerate(zip(logprobs, rollout_logprobs, advantages, strict=True)):
         total = torch.zeros((), dtype=torch.float64)
-        token_losses = surrogate_losses(new, old, np.broadcast_to(advantage, new.shape).tolist(), config)
+        token_advantages = np.broadcast_to(advantage, new.shape).tolist()
+        if config.rollout_correction == "truncate":  # on-policy: the learner's old policy is its present one
+            weights = [min(math.exp(new[t].item() - old[t].item()), config.rollout_correction_cap) for t in range(new.numel())]
+            old, token_advantages = new.detach(), [w * a for w, a in zip(weights, token_advantages, strict=True)]
+        token_losses = surrogate_losses(new, old, token_advantages, config)
         for t in range(new.numel()):
             total = total + token_losses[t]
             if reference_logprobs is not None:

@@ -255,7 +255,7 @@ BAD_CALLS: list[tuple[type[Exception], str, Any]] = [
     (ValueError, "rewards: got -inf", lambda: _core.group_advantages([[1.0, -math.inf]])),
     (ValueError, "rewards: got a <U1 array", lambda: _core.group_advantages([["a", "b"]])),
     (ValueError, "ddof: got 2", lambda: _core.group_advantages([[1.0, 0.0]], ddof=2)),
-    (StateError, "got 1 for entry \"version\", expected 2", lambda: build().load_state_dict({**build().state_dict(), "version": 1})),
+    (StateError, "got 1 for entry \"version\", expected 3", lambda: build().load_state_dict({**build().state_dict(), "version": 1})),
     (StateError, "got logit_normal for entry \"settings.belief\", expected beta", lambda: build(belief="beta").load_state_dict(build().state_dict())),
     (StateError, "settings.seed", lambda: build(seed=4).load_state_dict(build().state_dict())),
     (StateError, "settings.group_size", lambda: build(group_size=8).load_state_dict(build().state_dict())),

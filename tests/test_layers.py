@@ -16,7 +16,7 @@ PACKAGE = Path(depo.__file__).parent
 
 LAYERS = [
     {"errors", "records", "config", "protocols", "_core"},
-    {"interruption", "keyed", "precision", "user_code"},
+    {"batch", "interruption", "keyed", "precision", "user_code"},
     {
         "advantages",
         "data",
@@ -30,20 +30,21 @@ LAYERS = [
         "progress",
         "rewards",
         "rollout",
+        "scale",
         "state_files",
     },
     {"checkpoint", "learner", "run_log", "run_records", "sampler_warnings", "shaping", "step_metrics", "warm_start"},
     {"distributed", "sampler"},
     {"collect", "integrations", "parts", "testing"},
     {"evaluate"},
-    {"trainer"},
+    {"dry_run", "trainer"},
     {"report", "run_directory"},
     {"compare", "replay"},
     {"cli"},
 ]
 """Modules of depo, lowest first: each may import from the layers below it; the lowest knows itself alone, and a package also its own modules."""
 
-CORE_USERS = {"sampler", "advantages", "keyed"}
+CORE_USERS = {"sampler", "advantages", "keyed", "scale"}
 """The only modules that know of the Rust core."""
 
 LEVELS = {module: level for level, modules in enumerate(LAYERS) for module in modules}

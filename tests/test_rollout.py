@@ -2,89 +2,25 @@
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Callable, Sequence
-
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
-from tokenizers import Tokenizer, models, pre_tokenizers
-from transformers import (
-    GPT2Config,
-    GPT2LMHeadModel,
-    GPTJConfig,
-    GPTJForCausalLM,
-    Lfm2Config,
-    Lfm2ForCausalLM,
-    LlamaConfig,
-    LlamaForCausalLM,
-    MistralConfig,
-    MistralForCausalLM,
-    PreTrainedModel,
-    PreTrainedTokenizerFast,
-    Qwen2Config,
-    Qwen2ForCausalLM,
-)
+from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
-from depo.keyed import derive_key, uniforms
 from depo.precision import mixed_precision
-from depo.records import Prompt, RolloutGroup
-from depo.rollout.local import COMPACT_BELOW, LocalEngine
-from depo.rollout.prompts import encode_prompts
-from depo.rollout.sampling import sample_tokens
-
-VOCAB_SIZE = 40
-PAD, EOS = 0, 1
-IDS = {"pad_token_id": PAD, "eos_token_id": EOS, "bos_token_id": None}
-SIZES = {
-    "vocab_size": VOCAB_SIZE, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2, "intermediate_size": 48,
-    "max_position_embeddings": 64, **IDS,
-}  # fmt: skip
-GPT_SIZES = {"vocab_size": VOCAB_SIZE, "n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 64, **IDS}
-
-MODELS: dict[str, Callable[[], PreTrainedModel]] = {
-    "qwen2_tied": lambda: Qwen2ForCausalLM(Qwen2Config(**SIZES, tie_word_embeddings=True)),
-    "qwen2_untied_eager": lambda: Qwen2ForCausalLM(Qwen2Config(**SIZES, tie_word_embeddings=False, attn_implementation="eager")),
-    "llama": lambda: LlamaForCausalLM(LlamaConfig(**SIZES)),
-    "gpt2": lambda: GPT2LMHeadModel(GPT2Config(**GPT_SIZES)),
-    "gptj_mask_by_model": lambda: GPTJForCausalLM(GPTJConfig(**GPT_SIZES, rotary_dim=8)),
-    "mistral_sliding_window": lambda: MistralForCausalLM(MistralConfig(**SIZES, sliding_window=5)),
-    "lfm2_recurrent": lambda: Lfm2ForCausalLM(Lfm2Config(**SIZES, layer_types=["conv", "full_attention"])),
-}
-PROMPT_LENGTHS = (9, 2, 6, 2, 12, 5)
-
-
-def build_model(name: str = "qwen2_tied") -> PreTrainedModel:
-    torch.manual_seed(0)
-    model = MODELS[name]()
-    for parameter in model.parameters():
-        if parameter.ndim > 1:
-            torch.nn.init.normal_(parameter, std=0.25)
-    return model
+from depo.records import Prompt
+from depo.rollout.local import COMPACT_BELOW
+from rollout_helpers import EOS, MODELS, PAD, PROMPT_LENGTHS, build_engine, build_model, flat_responses, word_prompts, word_tokenizer
 
 
 @pytest.fixture(scope="module")
 def tokenizer() -> PreTrainedTokenizerFast:
-    words = {"<pad>": PAD, "<eos>": EOS, **{f"w{i}": i for i in range(2, VOCAB_SIZE)}}
-    words_only = Tokenizer(models.WordLevel(words, unk_token="<pad>"))
-    words_only.pre_tokenizer = pre_tokenizers.Whitespace()
-    return PreTrainedTokenizerFast(tokenizer_object=words_only, pad_token="<pad>", eos_token="<eos>")
+    return word_tokenizer()
 
 
 @pytest.fixture(scope="module")
 def prompts() -> list[Prompt]:
-    draws = np.random.default_rng(0)
-    return [Prompt(text=" ".join(f"w{i}" for i in draws.integers(2, VOCAB_SIZE, size=n))) for n in PROMPT_LENGTHS]
-
-
-def build_engine(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, **options: object) -> LocalEngine:
-    return LocalEngine(model, tokenizer, **{"max_new_tokens": 12, "sequences_per_batch": 64, "max_prompt_tokens": 40, **options})
-
-
-def flat_responses(groups: Sequence[RolloutGroup]) -> list[list[int]]:
-    return [ids.tolist() for group in groups for ids in group.response_ids]
+    return word_prompts()
 
 
 def teacher_forced(model: PreTrainedModel, prompt_ids: np.ndarray, response_ids: np.ndarray, temperature: float) -> np.ndarray:
@@ -157,43 +93,6 @@ def test_greedy_is_what_transformers_generates(name, tokenizer, prompts):
         assert not group.rollout_logprobs[0].any()
 
 
-def test_tokens_follow_the_softmax(tokenizer):
-    model, temperature, count = build_model().eval(), 1.3, 20_000
-    engine = build_engine(model, tokenizer, max_new_tokens=1, sequences_per_batch=count)
-    group = engine.generate([Prompt(text="w5 w6 w7")], count, [7], temperature=temperature)[0]
-    with torch.no_grad():
-        logits = model(input_ids=torch.from_numpy(group.prompt_ids)[None]).logits[0, -1].double()
-    expected = (logits / temperature).softmax(-1).numpy() * count
-    observed = np.bincount(np.concatenate(group.response_ids), minlength=VOCAB_SIZE)
-    chi_square = ((observed - expected) ** 2 / expected).sum()
-    degrees = VOCAB_SIZE - 1
-    assert chi_square < degrees + 5 * np.sqrt(2 * degrees)
-
-
-@given(
-    logits=st.lists(st.one_of(st.floats(-120, 120, width=32), st.just(-np.inf)), min_size=1, max_size=30).filter(lambda row: max(row) > -np.inf),
-    uniform=st.one_of(st.floats(0, 1, exclude_max=True), st.sampled_from([0.0, 1 - 2**-53, 2**-60])),
-)
-def test_a_sampled_token_spans_its_uniform_number(logits, uniform):
-    tokens, logprobs = sample_tokens(torch.tensor([logits]), torch.tensor([uniform], dtype=torch.float64), 1.0)
-    probabilities = np.exp(np.array(logits) - max(logits))
-    below = probabilities[: tokens[0]].sum() / probabilities.sum()
-    share = probabilities[tokens[0]] / probabilities.sum()
-    assert share > 0
-    assert below - 1e-6 <= uniform <= below + share + 1e-6
-    assert float(logprobs[0]) == pytest.approx(np.log(share), abs=1e-4)
-
-
-def test_the_tail_of_a_large_vocabulary_is_reached():
-    tail = 200_000
-    logits = torch.full((1, tail + 1), -24.0)  # each tail token has probability 4e-11, all of them together 8e-6
-    logits[0, 0] = 0.0
-    tail_mass = tail * np.exp(-24.0) / (1 + tail * np.exp(-24.0))
-    positions = np.linspace(0.01, 0.99, 16)
-    tokens, _ = sample_tokens(logits.expand(16, -1), torch.from_numpy(1 - tail_mass * (1 - positions)), 1.0)
-    np.testing.assert_allclose(tokens.numpy() / tail, positions, atol=1e-3)
-
-
 def test_a_response_ends_with_its_first_eos_token_or_at_the_budget(tokenizer, prompts):
     stops = (EOS, 9, 23)  # 9 and 23 are ordinary words to the tokenizer
     groups = build_engine(build_model(), tokenizer, eos_token_ids=stops).generate(prompts, 16, range(6), temperature=1.0)
@@ -246,108 +145,3 @@ def test_generation_leaves_the_module_as_it_was(tokenizer, prompts):
     ids = torch.from_numpy(groups[0].prompt_ids)[None]
     model(input_ids=ids, labels=ids).loss.backward()
     assert all(torch.isfinite(parameter.grad).all() for parameter in model.parameters())
-
-
-def test_weights_of_the_engines_own_module_are_used_as_they_are(tokenizer, prompts):
-    model = build_model()
-    engine = build_engine(model, tokenizer)
-    assert engine.policy_version == 0
-    before = [parameter.data_ptr() for parameter in model.parameters()]
-    engine.load_weights(model, 3)
-    assert engine.policy_version == 3
-    assert [parameter.data_ptr() for parameter in model.parameters()] == before
-    assert {group.policy_version for group in engine.generate(prompts, 1, range(6), temperature=1.0)} == {3}
-
-
-@pytest.mark.parametrize("name", ["qwen2_tied", "qwen2_untied_eager", "gpt2"])
-def test_weights_of_another_module_are_copied(name, tokenizer, prompts):
-    policy = build_model(name)
-    engines_own = copy.deepcopy(policy)
-    with torch.no_grad():
-        for parameter in policy.parameters():
-            parameter.add_(torch.randn_like(parameter), alpha=0.1)
-    engine = build_engine(engines_own, tokenizer)
-    expected = build_engine(policy, tokenizer).generate(prompts, 3, range(6), temperature=1.0)
-    assert flat_responses(engine.generate(prompts, 3, range(6), temperature=1.0)) != flat_responses(expected)
-    engine.load_weights(policy, 1)
-    assert flat_responses(engine.generate(prompts, 3, range(6), temperature=1.0)) == flat_responses(expected)
-    shares = engines_own.get_input_embeddings().weight.data_ptr() == engines_own.get_output_embeddings().weight.data_ptr()
-    assert shares == policy.config.tie_word_embeddings
-    policy.get_input_embeddings().weight.data.zero_()
-    assert flat_responses(engine.generate(prompts, 3, range(6), temperature=1.0)) == flat_responses(expected), "a copy, not an alias"
-
-
-def test_weights_that_do_not_fit_are_refused(tokenizer):
-    engine = build_engine(build_model("qwen2_tied"), tokenizer)
-    with pytest.raises(ValueError, match="tie_word_embeddings=False, expected True"):
-        engine.load_weights(build_model("qwen2_untied_eager"), 1)
-    with pytest.raises(ValueError, match="do not fit"):
-        engine.load_weights(Qwen2ForCausalLM(Qwen2Config(**{**SIZES, "intermediate_size": 50}, tie_word_embeddings=True)), 1)
-    assert engine.policy_version == 0
-
-
-def test_no_prompts_give_no_groups(tokenizer):
-    assert build_engine(build_model(), tokenizer).generate([], 4, [], temperature=1.0) == []
-
-
-def test_messages_go_through_the_chat_template(tokenizer):
-    with_template = copy.deepcopy(tokenizer)
-    with_template.chat_template = "{% for m in messages %}w2 {{ m['content'] }} {% endfor %}{% if add_generation_prompt %}w3{% endif %}"
-    prompt = Prompt(text="w8 w9", messages=({"role": "user", "content": "w8 w9"},))
-    assert encode_prompts([prompt], with_template, 8)[0].tolist() == [2, 8, 9, 3]
-    with pytest.raises(ValueError, match="no chat template"):
-        encode_prompts([prompt], tokenizer, 8)
-
-
-def test_prompts_of_the_wrong_length_are_named(tokenizer):
-    engine = build_engine(build_model(), tokenizer, max_prompt_tokens=3)
-    assert engine.generate([Prompt(text="w2 w3 w4")], 1, [0], temperature=1.0)[0].prompt_ids.size == 3
-    with pytest.raises(ValueError, match=r"prompt chosen .*got 4 tokens, expected 1 to max_prompt_tokens = 3.*'w2 w3 w4 w5'"):
-        engine.generate([Prompt(text="w2"), Prompt(id="chosen", text="w2 w3 w4 w5")], 1, [0, 1], temperature=1.0)
-    with pytest.raises(ValueError, match="got 0 tokens"):
-        engine.generate([Prompt(text="")], 1, [0], temperature=1.0)
-
-
-def test_prompt_and_budget_fit_the_models_positions(tokenizer):
-    engine = build_engine(build_model("gpt2"), tokenizer, max_prompt_tokens=1000, max_new_tokens=60)
-    assert engine.max_prompt_tokens == 4
-    assert len(engine.generate([Prompt(text="w2 w3 w4 w5")], 4, [0], temperature=1.0)) == 1
-    with pytest.raises(ValueError, match=r"max_new_tokens: got 64, expected less than the model's 64 positions"):
-        build_engine(build_model("gpt2"), tokenizer, max_new_tokens=64)
-
-
-@pytest.mark.parametrize("name", ["max_new_tokens", "sequences_per_batch", "max_prompt_tokens"])
-def test_limits_below_one_are_refused(name, tokenizer):
-    with pytest.raises(ValueError, match=f"{name}: got 0, expected at least 1"):
-        build_engine(build_model(), tokenizer, **{name: 0})
-
-
-def test_bad_requests_are_refused(tokenizer, prompts):
-    engine = build_engine(build_model(), tokenizer)
-    with pytest.raises(ValueError, match="group_size: got 0"):
-        engine.generate(prompts, 0, range(6), temperature=1.0)
-    with pytest.raises(ValueError, match="keys: got 5, expected one for each of 6"):
-        engine.generate(prompts, 2, range(5), temperature=1.0)
-    for temperature in (-1.0, float("nan"), float("inf")):
-        with pytest.raises(ValueError, match="temperature: got"):
-            engine.generate(prompts, 2, range(6), temperature=temperature)
-    with pytest.raises(ValueError, match="eos_token_ids: got none"):
-        build_engine(build_model(), tokenizer, eos_token_ids=[])
-
-
-def test_a_diverged_policy_is_reported(tokenizer, prompts):
-    model = build_model()
-    model.model.norm.weight.data.fill_(float("nan"))
-    with pytest.raises(FloatingPointError, match="not finite"):
-        build_engine(model, tokenizer).generate(prompts, 2, range(6), temperature=1.0)
-
-
-def test_keyed_draws_do_not_depend_on_how_they_are_asked_for():
-    keys = [derive_key(seed, "rollout", part) for seed in (0, 2**64 - 1) for part in (0, 1, 2)]
-    assert len({*keys, derive_key(0, "evaluation", 0), derive_key(0, "rollout", 0, 0)}) == 8
-    draws = uniforms(keys, 0, 50)
-    assert draws.shape == (6, 50)
-    assert draws.dtype == np.float64
-    assert (draws >= 0).all()
-    assert (draws < 1).all()
-    assert (uniforms(keys[2:4], 10, 5) == draws[2:4, 10:15]).all()

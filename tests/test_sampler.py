@@ -240,7 +240,7 @@ def test_a_state_of_the_former_core_is_refused_by_its_version() -> None:
     state = sampler.state_dict()
     former = {name: value for name, value in state["core"].items() if not name.startswith("belief.")}
     former |= {"version": 1, "belief.successes": np.zeros(60, np.float32), "concentration.configured": 4.0}
-    with pytest.raises(StateError, match='got 1 for entry "version", expected 2'):
+    with pytest.raises(StateError, match='got 1 for entry "version", expected 3'):
         sampler.load_state_dict({**state, "core": former})
 
 

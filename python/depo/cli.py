@@ -14,12 +14,12 @@ from textwrap import fill
 from typing import Any, Literal, NoReturn, get_args, get_origin, get_type_hints
 
 from depo.config import SelectorConfig, SourceConfig, TrainConfig
-from depo.errors import ConfigError, DataError, StateError
+from depo.errors import ConfigError, DataError, StateError, WorkerError
 
 EXIT_STATUS: Mapping[str, int] = {"finished": 0, "exhausted": 0, "stopped": 130}
 """Exit status for each way a run ends."""
 
-_USER_ERROR = 2
+_USER_ERROR, _LOST_PROCESS = 2, 1
 _WIDTH = 100
 _METAVARS: Mapping[Any, str] = {int: "INT", float: "FLOAT", bool: "BOOL", str: "TEXT"}
 
@@ -71,10 +71,12 @@ def _formatter(prog: str) -> argparse.HelpFormatter:
 
 
 def _train_parser(prog: str) -> _Parser:
-    usage = f"{prog} CONFIG [--section.key VALUE ...]\n       {prog} --resume RUN_DIR [--section.key VALUE ...]"
+    usage = f"{prog} CONFIG [--dry-run] [--section.key VALUE ...]\n       {prog} --resume RUN_DIR [--dry-run] [--section.key VALUE ...]"
     parser = _Parser(prog, "Train a policy with GRPO on the prompts that will teach it something.", usage)
     parser.add_argument("config", nargs="?", metavar="CONFIG", type=Path, help="TOML file; a run of it that has checkpoints is continued")
     parser.add_argument("--resume", metavar="RUN_DIR", type=Path, help="continue the run in this directory, with the configuration stored there")
+    text = "start nothing and write nothing: check files, data, packages and machine, and say what the run needs; exit status 1 if something is wrong"
+    parser.add_argument("--dry-run", action="store_true", help=text)
     _add_config_keys(parser)
     return parser
 
@@ -164,6 +166,8 @@ def _run(parser: _Parser, action: Callable[[argparse.Namespace], int], arguments
         sys.exit(action(options))
     except (ConfigError, DataError, StateError) as error:
         parser.fail(str(error))
+    except WorkerError as error:
+        parser.exit(_LOST_PROCESS, f"{parser.prog}: error: {error}\n")
     except ModuleNotFoundError as error:
         if error.name is None or error.name.partition(".")[0] == "depo":
             raise
@@ -180,6 +184,10 @@ def _overrides(options: argparse.Namespace) -> list[str]:
 
 def _train(options: argparse.Namespace) -> int:
     config, run_directory = _resumed(options) if options.resume else _started(options)
+    if options.dry_run:
+        from depo.dry_run.command import dry_run
+
+        return dry_run(config)
     from depo.report import write_report
     from depo.run_directory import store_config
     from depo.trainer import Trainer
@@ -190,7 +198,10 @@ def _train(options: argparse.Namespace) -> int:
     except ValueError as error:  # what a part refuses at construction is the configuration's or the data's doing
         raise ConfigError(str(error)) from error
     store_config(config, run_directory)
-    result = trainer.run()
+    try:
+        result = trainer.run()
+    except WorkerError as error:
+        raise WorkerError(f"{error}\ncontinue from the newest checkpoint with: depo-train --resume {run_directory}") from error
     print(result.message)
     print(f"report: {write_report(run_directory)}")
     return EXIT_STATUS[result.status]

@@ -11,3 +11,7 @@ class DataError(ValueError):
 
 class StateError(ValueError):
     """A saved state does not fit: other version, other data set, missing or superfluous entries."""
+
+
+class WorkerError(RuntimeError):
+    """A process that the run cannot go on without has died; the newest checkpoint is whole."""

@@ -7,6 +7,7 @@ import itertools
 import math
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -17,8 +18,8 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 
 from depo.config import LossConfig, OptimizerConfig, PolicyConfig
 from depo.errors import StateError
-from depo.losses import TokenLoss, k3_kl, policy_loss, sequence_weights, token_entropy, token_logprobs
-from depo.packing import TrainBatch, TrainSequence, collate, flatten_groups, microbatches
+from depo.losses import TokenLoss, k3_kl, policy_loss, sequence_weights, token_entropy, token_logprobs, truncated_weights
+from depo.packing import TrainBatch, TrainSequence, collate, flatten_groups, microbatches, response_logits
 from depo.precision import mixed_precision
 from depo.records import Float32Array, RolloutGroup, TokenFactors
 
@@ -44,6 +45,7 @@ class PolicyLearner:
         pad_token_id: Token put on the right of shorter sequences; any valid one.
         reference_model: Policy that `kl_weight` pulls towards; needed if and only if that is above 0.
         device: Where to train.
+        max_logprob_mismatch: Largest mean |rollout - learner| log-prob before the first optimizer step of an update, in nats [> 0].
 
     Raises:
         ValueError: `loss.kl_weight` and `reference_model` contradict each other, or nothing is trainable.
@@ -61,6 +63,7 @@ class PolicyLearner:
         pad_token_id: int,
         reference_model: PreTrainedModel | None = None,
         device: torch.device | str = "cpu",
+        max_logprob_mismatch: float = math.inf,
     ) -> None:
         if (loss.kl_weight > 0) != (reference_model is not None):
             given = "none" if reference_model is None else "a model"
@@ -74,33 +77,39 @@ class PolicyLearner:
             raise ValueError("model: got no trainable parameter, expected at least 1")
         self._loss_config, self._optimizer_config = loss, optimizer
         self._max_new_tokens, self._temperature, self._pad_token_id = max_new_tokens, temperature, pad_token_id
-        self._device = torch.device(device)
-        self._autocast = policy.autocast
-        self._checkpointing = policy.gradient_checkpointing
+        self._device, self._max_logprob_mismatch = torch.device(device), max_logprob_mismatch
+        self._autocast, self._checkpointing = policy.autocast, policy.gradient_checkpointing
         if self._checkpointing:
-            model.activation_checkpointing_enable({"use_reentrant": False})
+            enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable  # the older name, before 5.20
+            enable({"use_reentrant": False})
         self.optimizer = torch.optim.AdamW(self._parameters.values(), lr=optimizer.learning_rate, betas=optimizer.betas, weight_decay=optimizer.weight_decay)
 
-    def update(self, groups: Sequence[RolloutGroup], advantages_BG: Float32Array, *, step: int, token_factors: TokenFactors | None = None) -> dict[str, float]:
+    def update(
+        self, groups: Sequence[RolloutGroup], advantages_BG: Float32Array, *, step: int, policy_lag: int = 0, token_factors: TokenFactors | None = None
+    ) -> dict[str, float]:
         """Train on B groups: `minibatches` optimizer steps, each on its own share of the groups, in order.
 
-        The rollout log-probs are the old policy of every ratio. Each minibatch's denominators count all of its sequences and tokens, also those that
-        need no forward pass because their advantage is 0 and no KL term acts on them. A minibatch without any other sequence takes no optimizer step.
+        The rollout log-probs are the old policy of every ratio; with `loss.rollout_correction` truncate the learner's own are, as they are before the first
+        optimizer step, and each token's advantage is multiplied by its truncated weight learner / rollout. Each minibatch's denominators count all of its
+        sequences and tokens, also those that need no forward pass because their advantage is 0 and no KL term acts on them. A minibatch without any other
+        sequence takes no optimizer step.
 
         Args:
             groups: B >= 0 groups of G responses each.
             advantages_BG: [B, G], finite.
             step: Training step, from 0; the learning rate is a function of it.
+            policy_lag: Versions by which the rollouts are older than this policy [>= 0]. Above 0 their mismatch has no limit: it is what was learned since.
             token_factors: [B][G] arrays float32 [T], what the advantage of each token is multiplied by; None: 1.
 
         Returns:
             `policy/lr`, `policy/updated` (1.0 if any optimizer step was taken) and `policy/trained_sequences`; if updated, also loss and grad_norm (before
             clipping; means over optimizer steps), clip_share, ratio_mean, kl (k3 estimate of rollout policy against policy), entropy (nats) and, with a
-            reference, reference_kl (means over trained tokens), and logprob_mismatch: mean |rollout - policy| log-prob before the first optimizer step.
+            reference, reference_kl, with the correction rollout_weight and rollout_weight_capped (means over trained tokens), and logprob_mismatch: mean
+            |rollout - policy| log-prob before the first optimizer step.
 
         Raises:
             ValueError: Groups and advantages do not fit.
-            RuntimeError: Loss or gradient is not finite; that optimizer step was not taken.
+            RuntimeError: Loss or gradient is not finite, or the mismatch is above `max_logprob_mismatch`; that optimizer step was not taken.
         """
         advantages_BG = np.asarray(advantages_BG, np.float32)
         sequences = flatten_groups(groups, advantages_BG, token_factors)
@@ -109,47 +118,85 @@ class PolicyLearner:
         bounds = [len(groups) * part // n_parts * advantages_BG.shape[1] for part in range(n_parts + 1)]
         sums: defaultdict[str, Tensor | float] = defaultdict(float)
         with self._training():
+            if self._loss_config.rollout_correction == "truncate" and n_parts > 1:
+                sequences = self._with_learner_logprobs(sequences)
             for start, end in itertools.pairwise(bounds):
-                self._optimizer_step(sequences[start:end], sums, step)
+                self._optimizer_step(sequences[start:end], sums, step, policy_lag)
         metrics = {"lr": learning_rate, "updated": float(sums["steps"] > 0), "trained_sequences": float(sums["sequences"])}
         if sums["steps"]:
-            metrics |= _means({name: float(total) for name, total in sums.items()})
+            metrics |= _means(self._totals(sums))
         return {f"policy/{name}": value for name, value in metrics.items()}
 
-    def _optimizer_step(self, sequences: Sequence[TrainSequence], sums: defaultdict[str, Tensor | float], step: int) -> None:
+    def _optimizer_step(self, sequences: Sequence[TrainSequence], sums: defaultdict[str, Tensor | float], step: int, policy_lag: int) -> None:
         """Accumulate the gradient of one minibatch, check it, apply it, and add to the sums behind the metrics."""
         weights = self._weights(sequences)
-        has_loss = [s.response_length > 0 and (s.advantages.any() or self._reference_model is not None) for s in sequences]
-        trained = [index for index, wanted in enumerate(has_loss) if wanted]
+        trained = self._trained(sequences)
         if not trained:
             return
         self.optimizer.zero_grad(set_to_none=True)
         loss_total = torch.zeros((), device=self._device)
-        for rows in microbatches([sequences[index].token_ids.size for index in trained], self._optimizer_config.tokens_per_microbatch):
-            chosen = [trained[row] for row in rows]
-            batch = collate([sequences[index] for index in chosen], [weights[index] for index in chosen], pad_token_id=self._pad_token_id, device=self._device)
-            loss = self._batch_loss(batch, sums)
+        for counts, batch in self._own_batches(sequences, trained, weights):
+            loss = self._batch_loss(batch, sums if counts else defaultdict(float))
             loss.backward()  # type: ignore[no-untyped-call]
             loss_total += loss.detach()
-        grad_norm = torch.nn.utils.clip_grad_norm_(self._parameters.values(), self._optimizer_config.grad_clip)
-        for name, value in (("loss", float(loss_total)), ("gradient norm", float(grad_norm))):
+        grad_norm = float(self._whole(torch.nn.utils.clip_grad_norm_(self._parameters.values(), self._optimizer_config.grad_clip)))
+        for name, value in (("loss", self._totals({"loss": loss_total})["loss"]), ("gradient norm", grad_norm)):
             if not math.isfinite(value):
                 raise RuntimeError(f"step {step}: the {name} is {value}; the optimizer step was not taken and the weights are unchanged by it")
+        if not sums["steps"] and not policy_lag:
+            self._check_mismatch(self._totals(sums), step)
         self.optimizer.step()
-        for name, value in (("loss", float(loss_total)), ("grad_norm", float(grad_norm)), ("steps", 1), ("sequences", len(trained))):
+        for name, value in (("loss", float(loss_total)), ("grad_norm", grad_norm), ("steps", 1), ("sequences", len(trained))):
             sums[name] += value
+
+    def _check_mismatch(self, sums: Mapping[str, float], step: int) -> None:
+        """Raise if engine and learner do not compute the same policy."""
+        mismatch = sums["logprob_mismatch"] / sums["first_tokens"]
+        if mismatch > self._max_logprob_mismatch:
+            raise RuntimeError(
+                f"step {step}: got a mean |rollout - learner| log-prob of {mismatch:.3g} nats over {sums['first_tokens']:.0f} tokens, "
+                f"expected at most {self._max_logprob_mismatch:g} (rollout.max_logprob_mismatch); the optimizer step was not taken. Engine and learner do not "
+                "compute the same policy: are the engine's weights those of this step, its prefix cache reset, its compute type and temperature the learner's?"
+            )
+
+    def _trained(self, sequences: Sequence[TrainSequence]) -> list[int]:
+        """Return which sequences need a forward pass: those with an advantage, or all with a token if there is a reference."""
+        return [i for i, s in enumerate(sequences) if s.response_length > 0 and (s.advantages.any() or self._reference_model is not None)]
+
+    def _batches(self, sequences: Sequence[TrainSequence], trained: Sequence[int], weights: Sequence[float]) -> Iterator[tuple[list[int], TrainBatch]]:
+        """Yield micro-batches of the sequences `trained` (indices), each with the indices of its rows."""
+        for rows in microbatches([sequences[index].token_ids.size for index in trained], self._optimizer_config.tokens_per_microbatch):
+            chosen = [trained[row] for row in rows]
+            of_rows = [sequences[index] for index in chosen], [weights[index] for index in chosen]
+            yield chosen, collate(*of_rows, pad_token_id=self._pad_token_id, device=self._device)
+
+    def _own_batches(self, sequences: Sequence[TrainSequence], trained: Sequence[int], weights: Sequence[float]) -> Iterator[tuple[bool, TrainBatch]]:
+        """Yield what this learner runs of `_batches`, here all, and whether it counts. This and the next two are what `ShardedLearner` does otherwise."""
+        yield from ((True, batch) for _, batch in self._batches(sequences, trained, weights))
+
+    def _totals(self, sums: Mapping[str, Tensor | float]) -> dict[str, float]:
+        """Return sums over all that train the same policy: this learner alone."""
+        return {name: float(total) for name, total in sums.items()}
+
+    def _whole(self, tensor: Tensor) -> Tensor:
+        """Return a tensor of the policy's, of which this learner holds all."""
+        return tensor
+
+    @torch.no_grad()
+    def _with_learner_logprobs(self, sequences: Sequence[TrainSequence]) -> list[TrainSequence]:
+        """Note what the learner, as it is now, says of every token that will be trained on."""
+        noted = list(sequences)
+        for rows, batch in self._batches(sequences, self._trained(sequences), [0.0] * len(sequences)):
+            logprobs_L = token_logprobs(self._logits(self.model, batch), batch.target_ids_L, self._temperature).float().cpu()
+            for row, logprobs in zip(rows, torch.split(logprobs_L, batch.lengths_N.tolist()), strict=True):
+                noted[row] = replace(sequences[row], learner_logprobs=logprobs.numpy())
+        return noted
 
     def _weights(self, sequences: Sequence[TrainSequence]) -> list[float]:
         """Weigh each sequence of a minibatch by the minibatch's own denominators."""
         lengths_N = torch.tensor([sequence.response_length for sequence in sequences], dtype=torch.int64)
-        weights_N = sequence_weights(
-            lengths_N,
-            self._loss_config.aggregation,
-            n_sequences=len(sequences),
-            n_tokens=int(lengths_N.sum()),
-            max_new_tokens=self._max_new_tokens,
-        )
-        weights: list[float] = weights_N.tolist()
+        counts = {"n_sequences": len(sequences), "n_tokens": int(lengths_N.sum()), "max_new_tokens": self._max_new_tokens}
+        weights: list[float] = sequence_weights(lengths_N, self._loss_config.aggregation, **counts).tolist()
         return weights
 
     def _batch_loss(self, batch: TrainBatch, sums: defaultdict[str, Tensor | float]) -> Tensor:
@@ -157,7 +204,15 @@ class PolicyLearner:
         config = self._loss_config
         logits_LV = self._logits(self.model, batch)
         logprobs_L = token_logprobs(logits_LV, batch.target_ids_L, self._temperature)
-        token_loss = policy_loss(logprobs_L, batch.rollout_logprobs_L, batch.advantages_L, batch.lengths_N, config)
+        old_logprobs_L, advantages_L = batch.rollout_logprobs_L, batch.advantages_L
+        if config.rollout_correction == "truncate":
+            # What is not noted is what this very pass says: nothing has moved yet.
+            old_logprobs_L = logprobs_L.detach() if batch.learner_logprobs_L is None else batch.learner_logprobs_L
+            rollout_weights_L = truncated_weights(old_logprobs_L, batch.rollout_logprobs_L, config.rollout_correction_cap)
+            advantages_L = advantages_L * rollout_weights_L
+            sums["rollout_weight"] += rollout_weights_L.sum()
+            sums["rollout_weight_capped"] += (rollout_weights_L >= config.rollout_correction_cap).sum()
+        token_loss = policy_loss(logprobs_L, old_logprobs_L, advantages_L, batch.lengths_N, config)
         loss_L = token_loss.loss_L
         if self._reference_model is not None:
             with torch.no_grad():
@@ -182,17 +237,15 @@ class PolicyLearner:
         sums["entropy"] += token_entropy(logits_LV, self._temperature).sum()
 
     def _logits(self, model: PreTrainedModel, batch: TrainBatch) -> Tensor:
-        """Return the logits [L, V] that predict the response tokens; the model's head runs on no other position."""
+        """Return the logits [L, V] that predict the response tokens."""
         with mixed_precision(self._autocast, self._device):
-            logits_LV: Tensor = model(input_ids=batch.input_ids_NT, logits_to_keep=batch.predicts_NT, use_cache=False).logits
-        return logits_LV
+            return response_logits(model, batch)
 
     def _set_learning_rate(self, step: int) -> float:
         """Linear warm-up to the peak over `warmup_steps`, then constant."""
         if step < 0:
             raise ValueError(f"step: got {step}, expected at least 0")
-        config = self._optimizer_config
-        learning_rate = config.learning_rate * min(1.0, (step + 1) / max(1, config.warmup_steps))
+        learning_rate = self._optimizer_config.learning_rate * min(1.0, (step + 1) / max(1, self._optimizer_config.warmup_steps))
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate
         return learning_rate
@@ -214,7 +267,8 @@ class PolicyLearner:
     def state_dict(self) -> dict[str, Any]:
         """Return the optimizer's moments by parameter name; like torch's own, the tensors are the live ones. The model's weights are not in it."""
         names = list(self._parameters)
-        moments = {names[index]: dict(state) for index, state in self.optimizer.state_dict()["state"].items()}
+        states = self.optimizer.state_dict()["state"]
+        moments = {names[index]: {key: self._whole(tensor) for key, tensor in state.items()} for index, state in states.items()}
         return {"version": STATE_VERSION, "moments": moments}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -241,6 +295,6 @@ class PolicyLearner:
 def _means(sums: Mapping[str, float]) -> dict[str, float]:
     """Divide the sums behind the metrics by what they ran over."""
     per_step = {name: sums[name] / sums["steps"] for name in ("loss", "grad_norm")}
-    per_token_names = ("clip_share", "ratio_mean", "kl", "entropy", "reference_kl")
+    per_token_names = ("clip_share", "ratio_mean", "kl", "entropy", "reference_kl", "rollout_weight", "rollout_weight_capped")
     per_token = {name: sums[name] / sums["tokens"] for name in per_token_names if name in sums}
     return per_step | per_token | {"logprob_mismatch": sums["logprob_mismatch"] / sums["first_tokens"]}

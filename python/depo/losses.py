@@ -108,6 +108,20 @@ def importance_ratio(logprobs_L: Tensor, old_logprobs_L: Tensor) -> Tensor:
     return (logprobs_L - old_logprobs_L).clamp(-MAX_LOG_RATIO, MAX_LOG_RATIO).exp()
 
 
+def truncated_weights(learner_logprobs_L: Tensor, rollout_logprobs_L: Tensor, cap: float) -> Tensor:
+    """Return min(pi_learner / pi_rollout, cap) [L], without gradient: what a token of the engine weighs in the learner's gradient.
+
+    Engine and learner compute the same policy in different arithmetic, so that responses are samples of a slightly different one (truncated importance
+    sampling: Yao et al., "Your efficient RL framework secretly brings you off-policy RL training", 2025; token_truncate in TRL, rollout_is token in verl).
+
+    Args:
+        learner_logprobs_L: Log-probabilities of the learner, with the weights that generated.
+        rollout_logprobs_L: Log-probabilities that the engine sampled with.
+        cap: Largest weight [>= 1].
+    """
+    return importance_ratio(learner_logprobs_L.detach(), rollout_logprobs_L).clamp(max=cap)
+
+
 def sequence_ratio(logprobs_L: Tensor, old_logprobs_L: Tensor, lengths_N: Tensor) -> Tensor:
     """Return GSPO's importance ratio exp(mean of the log-ratios) of each token's sequence, [L] (arXiv 2507.18071, section 4.3: GSPO-token).
 

@@ -74,7 +74,12 @@ METRICS: Mapping[str, Metric] = {
     "policy/ratio_mean": Metric("ratio", "mean importance ratio policy / rollout, over sequences' tokens; with surrogate gspo the sequence's"),
     "policy/kl": Metric("nats", "k3 estimate of KL(rollout policy || policy) per token"),
     "policy/reference_kl": Metric("nats", "k3 estimate of KL(policy || reference policy) per token"),
-    "policy/logprob_mismatch": Metric("nats", "mean |rollout - policy| log-probability before the first optimizer step"),
+    "policy/logprob_mismatch": Metric(
+        "nats", "mean |rollout - policy| log-probability before the first optimizer step; with policy/lag, what was learned since, too"
+    ),
+    "policy/lag": Metric("versions", "by which the step's oldest rollouts are older than the policy that they train; distributed.max_policy_lag bounds it"),
+    "policy/rollout_weight": Metric("weight", "loss.rollout_correction: mean truncated weight learner / rollout of the trained tokens"),
+    "policy/rollout_weight_capped": Metric("share", "loss.rollout_correction: tokens whose weight was cut to rollout_correction_cap"),
     "policy/entropy": Metric("nats", "mean entropy of the next-token distribution over trained tokens"),
     "policy/lr": Metric("rate", "learning rate of the step"),
     "policy/updated": Metric("0 or 1", "whether the optimizer moved"),

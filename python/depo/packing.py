@@ -7,9 +7,14 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+import transformers
 from torch import Tensor
+from transformers import PreTrainedModel
 
 from depo.records import Float32Array, Int64Array, RolloutGroup, TokenFactors
+
+HEAD_TAKES_A_MASK = tuple(map(int, transformers.__version__.split(".")[:2])) >= (5, 20)
+"""Whether `logits_to_keep` may differ from row to row."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -21,12 +26,14 @@ class TrainSequence:
         prompt_length: P >= 1.
         rollout_logprobs: float32 [T], log-probability of each response token when it was sampled.
         advantages: float32 [T], advantage of each response token.
+        learner_logprobs: float32 [T], log-probability of each response token under the weights before the update, as the learner computes it; None: not noted.
     """
 
     token_ids: Int64Array
     prompt_length: int
     rollout_logprobs: Float32Array
     advantages: Float32Array
+    learner_logprobs: Float32Array | None = None
 
     @property
     def response_length(self) -> int:
@@ -48,6 +55,7 @@ class TrainBatch:
         rollout_logprobs_L: float32 [L], their log-probabilities when they were sampled.
         advantages_L: float32 [L], their advantages.
         weights_L: float32 [L], factor of their loss in the loss of the whole batch.
+        learner_logprobs_L: float32 [L], or None unless it is noted for all N sequences.
     """
 
     input_ids_NT: Tensor
@@ -57,6 +65,7 @@ class TrainBatch:
     rollout_logprobs_L: Tensor
     advantages_L: Tensor
     weights_L: Tensor
+    learner_logprobs_L: Tensor | None
 
 
 def flatten_groups(groups: Sequence[RolloutGroup], advantages_BG: Float32Array, token_factors: TokenFactors | None = None) -> list[TrainSequence]:
@@ -132,6 +141,7 @@ def collate(sequences: Sequence[TrainSequence], weights: Sequence[float], *, pad
         input_ids_NT[row, : sequence.token_ids.size] = sequence.token_ids
         predicts_NT[row, sequence.prompt_length - 1 : sequence.token_ids.size - 1] = True
     lengths_N = np.array([sequence.response_length for sequence in sequences], np.int64)
+    noted = [sequence.learner_logprobs for sequence in sequences if sequence.learner_logprobs is not None]
     return TrainBatch(
         input_ids_NT=torch.from_numpy(input_ids_NT).to(device),
         predicts_NT=torch.from_numpy(predicts_NT).to(device),
@@ -140,4 +150,15 @@ def collate(sequences: Sequence[TrainSequence], weights: Sequence[float], *, pad
         rollout_logprobs_L=torch.from_numpy(np.concatenate([s.rollout_logprobs for s in sequences])).to(device),
         advantages_L=torch.from_numpy(np.concatenate([s.advantages for s in sequences])).to(device),
         weights_L=torch.from_numpy(np.repeat(np.array(weights, np.float32), lengths_N)).to(device),
+        learner_logprobs_L=torch.from_numpy(np.concatenate(noted)).to(device) if len(noted) == len(sequences) else None,
     )
+
+
+def response_logits(model: PreTrainedModel, batch: TrainBatch) -> Tensor:
+    """Return the logits [L, V] that predict the response tokens; the model's head runs on no other position, or before transformers 5.20 on few others."""
+    if HEAD_TAKES_A_MASK:
+        logits_LV: Tensor = model(input_ids=batch.input_ids_NT, logits_to_keep=batch.predicts_NT, use_cache=False).logits
+        return logits_LV
+    kept = batch.predicts_NT.any(0).nonzero()[:, 0]
+    logits_NKV: Tensor = model(input_ids=batch.input_ids_NT, logits_to_keep=kept, use_cache=False).logits
+    return logits_NKV[batch.predicts_NT[:, kept]]

@@ -4,24 +4,34 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
-from depo.config import TrainConfig
+from depo.config import LossConfig, TrainConfig
 from depo.data import check_seed_overlap, load_prompts
+from depo.distributed.cluster import Cluster
+from depo.distributed.estimator_actor import RayEstimator
+from depo.distributed.learner_group import RayLearnerGroup
+from depo.distributed.policy_copy import PolicyCopy
+from depo.distributed.rollout_workers import LimitedEngine, RayRolloutEngine
+from depo.distributed.sharded_learner import ShardedLearner
 from depo.errors import ConfigError
 from depo.estimator import BertDifficultyEstimator
 from depo.learner import PolicyLearner
 from depo.metrics import Stopwatch
-from depo.protocols import RewardFunction
+from depo.precision import computes_bfloat16
+from depo.protocols import DifficultyEstimator, RewardFunction
 from depo.records import Float32Array, Prompt, TargetBatch
 from depo.rewards import check_golds, load_reward
 from depo.rollout.local import LocalEngine
 from depo.rollout.prompts import encode_prompts
+from depo.rollout.requests import end_tokens
+from depo.rollout.vllm.engine import VllmEngine
 from depo.sampler import PromptSampler
 from depo.warm_start import warm_start_policy
 
@@ -34,19 +44,28 @@ class Parts:
 
     policy: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
-    learner: PolicyLearner
-    engine: LocalEngine
+    learner: PolicyLearner | RayLearnerGroup
+    engine: LimitedEngine
     reward: RewardFunction
-    estimator: BertDifficultyEstimator | None
+    estimator: DifficultyEstimator | None
     sampler: PromptSampler
     eval_prompts: list[Prompt]
     stopwatch: Stopwatch
+    cluster: Cluster | None
+
+    def close(self) -> None:
+        """End all other processes of the run; calling it twice is fine."""
+        self.reward.close()
+        if isinstance(self.engine, VllmEngine):
+            self.engine.close()
+        if self.cluster:
+            self.cluster.close()
 
 
 class TimedEstimator:
     """An estimator whose compute is booked apart from the sampler's own."""
 
-    def __init__(self, estimator: BertDifficultyEstimator, stopwatch: Stopwatch) -> None:
+    def __init__(self, estimator: DifficultyEstimator, stopwatch: Stopwatch) -> None:
         """Wrap `estimator`; CPU seconds go to `time/predict` and `time/estimator_update`."""
         self._estimator, self._stopwatch = estimator, stopwatch
 
@@ -78,12 +97,22 @@ def build_parts(config: TrainConfig, resume_from: Path | None) -> Parts:
     """Load everything that a run needs; weights come from the checkpoint directory `resume_from` if one is given.
 
     Raises:
-        ConfigError: No training source, or settings that contradict each other.
+        ConfigError: No training source, settings that contradict each other, or a cluster that has too little.
         DataError: A data file cannot be read.
     """
     if not config.data.train:
         raise ConfigError("data.train: got no source, expected at least one [[data.train]] table")
     check_seed_overlap(config.data.train, config.data.eval)
+    cluster = Cluster(config.distributed, config.run.threads) if config.distributed.uses_ray else None
+    try:
+        return _build(config, resume_from, cluster)
+    except BaseException:
+        if cluster:
+            cluster.close()
+        raise
+
+
+def _build(config: TrainConfig, resume_from: Path | None, cluster: Cluster | None) -> Parts:
     torch.set_num_threads(config.run.threads)
     device = _device(config.run.device)
     stopwatch = Stopwatch()
@@ -94,13 +123,13 @@ def build_parts(config: TrainConfig, resume_from: Path | None) -> Parts:
     tokenizer = AutoTokenizer.from_pretrained(current, local_files_only=True)
     policy = _load_policy(current, config, device)
     reference = _load_policy(start, config, device) if start and config.loss.kl_weight > 0 else None
-    engine = _build_engine(config, policy, tokenizer)
+    engine = _build_engine(config, policy, tokenizer, cluster)
     train_prompts, eval_prompts = _load_data(config, tokenizer, engine.max_prompt_tokens)
-    estimator = _build_estimator(config, tokenizer, device)
+    estimator = _build_estimator(config, tokenizer, device, cluster)
     return Parts(
         policy=policy,
         tokenizer=tokenizer,
-        learner=_build_learner(config, policy, reference, tokenizer, device),
+        learner=_build_learner(config, policy, reference, tokenizer, device, cluster),
         engine=engine,
         reward=load_reward(config.reward),
         estimator=estimator,
@@ -109,6 +138,7 @@ def build_parts(config: TrainConfig, resume_from: Path | None) -> Parts:
         ),
         eval_prompts=eval_prompts,
         stopwatch=stopwatch,
+        cluster=cluster,
     )
 
 
@@ -147,37 +177,100 @@ def _load_data(config: TrainConfig, tokenizer: PreTrainedTokenizerBase, max_prom
     return train, unseen
 
 
-def _build_estimator(config: TrainConfig, tokenizer: PreTrainedTokenizerBase, device: torch.device) -> BertDifficultyEstimator | None:
+def _build_estimator(
+    config: TrainConfig, tokenizer: PreTrainedTokenizerBase, device: torch.device, cluster: Cluster | None
+) -> BertDifficultyEstimator | RayEstimator | None:
     if config.selection.policy == "uniform" or not config.estimator.enabled:
         return None
+    if cluster and config.distributed.overlap:
+        return RayEstimator(cluster, partial(_remote_estimator, config, tokenizer))
+    return BertDifficultyEstimator(config.estimator, tokenizer, seed=config.run.seed, device=device)
+
+
+def _remote_estimator(config: TrainConfig, tokenizer: PreTrainedTokenizerBase) -> BertDifficultyEstimator:
+    torch.set_num_threads(config.run.threads)
+    device = _actor_device(config.distributed.estimator_gpus)
     return BertDifficultyEstimator(config.estimator, tokenizer, seed=config.run.seed, device=device)
 
 
 def _build_learner(
-    config: TrainConfig, policy: PreTrainedModel, reference: PreTrainedModel | None, tokenizer: PreTrainedTokenizerBase, device: torch.device
-) -> PolicyLearner:
-    return PolicyLearner(
-        policy,
-        loss=config.loss,
-        optimizer=config.optimizer,
-        policy=config.policy,
-        max_new_tokens=config.rollout.max_new_tokens,
-        temperature=config.rollout.temperature,
-        pad_token_id=tokenizer.pad_token_id or 0,
-        reference_model=reference,
-        device=device,
-    )
+    config: TrainConfig,
+    policy: PreTrainedModel,
+    reference: PreTrainedModel | None,
+    tokenizer: PreTrainedTokenizerBase,
+    device: torch.device,
+    cluster: Cluster | None,
+) -> PolicyLearner | RayLearnerGroup:
+    settings: dict[str, Any] = {
+        "loss": _resolved_loss(config, device),
+        "optimizer": config.optimizer,
+        "policy": config.policy,
+        "max_new_tokens": config.rollout.max_new_tokens,
+        "temperature": config.rollout.temperature,
+        "pad_token_id": tokenizer.pad_token_id or 0,
+        "max_logprob_mismatch": _mismatch_limit(config, device),
+    }
+    ranks = config.distributed.learner_ranks
+    if cluster and ranks > 1:
+        where = "cuda" if config.distributed.learner_gpus else "cpu"
+        return RayLearnerGroup(cluster, ranks, policy, reference, partial(_learner_rank, config, settings), device=where)
+    return PolicyLearner(policy, reference_model=reference, device=device, **settings)
 
 
-def _build_engine(config: TrainConfig, policy: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> LocalEngine:
-    return LocalEngine(
-        policy,
-        tokenizer,
-        max_new_tokens=config.rollout.max_new_tokens,
-        sequences_per_batch=config.rollout.sequences_per_batch,
-        max_prompt_tokens=config.rollout.max_prompt_tokens,
-        autocast=config.policy.autocast,
-    )
+def _learner_rank(config: TrainConfig, settings: Mapping[str, Any], policy: PolicyCopy, reference: PolicyCopy | None) -> ShardedLearner:
+    torch.set_num_threads(config.run.threads)
+    device = _actor_device(config.distributed.learner_gpus)
+    return ShardedLearner(policy.build(device), reference_model=reference.build(device) if reference else None, device=device, **settings)
+
+
+def _build_engine(config: TrainConfig, policy: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, cluster: Cluster | None = None) -> LimitedEngine:
+    if cluster and config.distributed.rollout_workers:
+        return RayRolloutEngine(cluster, config.distributed.rollout_workers, policy, partial(_worker_engine, config, tokenizer))
+    options: dict[str, Any] = {name: getattr(config.rollout, name) for name in ("max_new_tokens", "sequences_per_batch", "max_prompt_tokens")}
+    options["eos_token_ids"] = _end_tokens(config.rollout.stop, policy, tokenizer)
+    if config.rollout.engine == "vllm":
+        return VllmEngine(policy, tokenizer, replace(config.vllm, dtype=_rollout_dtype(config, policy.device)), **options)
+    return LocalEngine(policy, tokenizer, autocast=config.policy.autocast, **options)
+
+
+def _end_tokens(stop: str, policy: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    ids = tokenizer.encode(stop, add_special_tokens=False)
+    if stop and len(ids) != 1:
+        raise ConfigError(f"rollout.stop: got {stop!r}, which is {len(ids)} tokens {ids} of the policy's tokenizer, expected the text of one")
+    return [*end_tokens(None, policy, tokenizer), *ids]
+
+
+def _worker_engine(config: TrainConfig, tokenizer: PreTrainedTokenizerBase, copy: PolicyCopy) -> tuple[PreTrainedModel, LimitedEngine]:
+    torch.set_num_threads(config.run.threads)
+    policy = copy.build(_actor_device(config.distributed.rollout_gpus))
+    return policy, _build_engine(config, policy, tokenizer)
+
+
+def _learner_dtype(config: TrainConfig, device: torch.device) -> Literal["float32", "bfloat16"]:
+    return "bfloat16" if computes_bfloat16(config.policy.autocast, device) else config.policy.dtype
+
+
+def _rollout_dtype(config: TrainConfig, device: torch.device) -> Literal["float32", "bfloat16"]:
+    own = config.vllm.dtype if config.rollout.engine == "vllm" else "auto"
+    return _learner_dtype(config, device) if own == "auto" else own
+
+
+def _resolved_loss(config: TrainConfig, device: torch.device) -> LossConfig:
+    """Return the loss with its rollout correction on or off."""
+    if config.loss.rollout_correction != "auto":
+        return config.loss
+    differs = config.rollout.engine == "vllm" and _rollout_dtype(config, device) == "bfloat16"
+    return replace(config.loss, rollout_correction="truncate" if differs else "off")
+
+
+def _mismatch_limit(config: TrainConfig, device: torch.device) -> float:
+    coarse = "bfloat16" in (_learner_dtype(config, device), _rollout_dtype(config, device))
+    return config.rollout.max_logprob_mismatch or (0.1 if coarse else 1e-3)
+
+
+def _actor_device(gpus: float) -> torch.device:
+    """Return the device of an actor for which so many GPUs are reserved."""
+    return _device("cuda" if gpus else "cpu")
 
 
 def _device(name: str) -> torch.device:

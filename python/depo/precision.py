@@ -5,6 +5,12 @@ from __future__ import annotations
 import torch
 
 
+def computes_bfloat16(setting: str, device: torch.device) -> bool:
+    """Return whether `mixed_precision` of the same arguments computes in bfloat16."""
+    supported = device.type == "cuda" and torch.cuda.is_bf16_supported()
+    return setting == "bfloat16" or (setting == "auto" and supported)
+
+
 def mixed_precision(setting: str, device: torch.device) -> torch.autocast:
     """Return the context of every forward pass of the policy: bfloat16 autocast, or one that does nothing.
 
@@ -12,5 +18,4 @@ def mixed_precision(setting: str, device: torch.device) -> torch.autocast:
         setting: `PolicyConfig.autocast`: off, bfloat16, or auto (bfloat16 on CUDA devices that have it).
         device: Where the policy lives.
     """
-    supported = device.type == "cuda" and torch.cuda.is_bf16_supported()
-    return torch.autocast(device.type, torch.bfloat16, enabled=setting == "bfloat16" or (setting == "auto" and supported))
+    return torch.autocast(device.type, torch.bfloat16, enabled=computes_bfloat16(setting, device))

@@ -39,6 +39,10 @@ class RolloutEngine(Protocol):
     def policy_version(self) -> int:
         """Version of the weights that `generate` uses."""
 
+    @property
+    def max_prompt_tokens(self) -> int:
+        """Longest prompt that `generate` takes."""
+
     def generate(self, prompts: Sequence[Prompt], group_size: int, keys: Sequence[int], *, temperature: float) -> list[RolloutGroup]:
         """Return one group per prompt, in order.
 

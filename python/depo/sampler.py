@@ -91,13 +91,16 @@ class PromptSampler:
         """
         rejected_before = self.totals()["sampler/rejected"]
         named = None if among is None else np.asarray(among)
-        while (candidates := self._core.propose(n, policy_version, named)).size:
-            self._core.offer(candidates, self._predict(candidates), policy_version)
+        self._score(n, policy_version, named)
         taken = self._core.take(n, policy_version)
         drawn_from = f"the pool of {len(self.prompts)}" if named is None else f"`among` of {named.size}"
         self._warnings.shortage(n, taken["kinds"].size, int((taken["kinds"] == DRAW_KINDS.index(DrawKind.FILL)).sum()), drawn_from)
         self._warnings.idle_window(policy_version, self.totals()["sampler/rejected"] > rejected_before)
         return self._draws(taken, np.full(taken["prompts"].size, policy_version))
+
+    def prepare(self, n: int, *, policy_version: int) -> None:
+        """Score now, as `sample(n)` without `among` would, what the next such `sample` draws from: it takes as long, and may then be due at another time."""
+        self._score(n, policy_version, None)
 
     def candidates_per_draw(self, policy_version: int) -> int:
         """Return how many candidates `sample` without `among` may look at for each prompt wanted, at this version."""
@@ -224,6 +227,10 @@ class PromptSampler:
         carried = self._core.load_state_dict(state["core"], strict=strict)
         self._calibration = calibration
         return carried
+
+    def _score(self, n: int, policy_version: int, among: Int64Array | None) -> None:
+        while (candidates := self._core.propose(n, policy_version, among)).size:
+            self._core.offer(candidates, self._predict(candidates), policy_version)
 
     def _predict(self, indices: Int64Array) -> Float32Array:
         if self.estimator is None:

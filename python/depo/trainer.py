@@ -5,23 +5,28 @@
 
 from __future__ import annotations
 
-import signal
-from collections.abc import Iterator
-from contextlib import closing, contextmanager
+import logging
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
-from types import FrameType
 from typing import Any, Literal
 
+from depo.batch import CollectedBatch
 from depo.checkpoint import latest_checkpoint, load_checkpoint, save_checkpoint
 from depo.collect import Collector
 from depo.config import TrainConfig
 from depo.errors import StateError
 from depo.evaluate import evaluate, probe, probe_metrics
+from depo.interruption import interruptible
 from depo.parts import build_parts
+from depo.records import JudgedGroup
 from depo.run_log import RunLog
-from depo.shaping import AdvantageShaper
-from depo.step_metrics import rollout_metrics, selection_metrics, sequences_saved
+from depo.shaping import AdvantageShaper, ShapedAdvantages
+from depo.step_metrics import rollout_metrics, sequences_saved
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,38 +61,40 @@ class Trainer:
             config=config, sampler=self.parts.sampler, engine=self.parts.engine, reward=self.parts.reward, stopwatch=self.parts.stopwatch
         )
         self.totals = Totals()
-        self.steps_done = self._restore(newest) if newest else 0
-        self.log = RunLog(run_directory, config, resume_step=self.steps_done if newest else None)
+        self.waiting: CollectedBatch | None = None
+        try:
+            self.steps_done = self._restore(newest) if newest else 0
+            self.log = RunLog(run_directory, config, resume_step=self.steps_done if newest else None)
+        except BaseException:
+            self.parts.close()
+            raise
 
     def step(self, step: int) -> dict[str, float]:
-        """Run one training step and return its metrics; `step` is also the policy version that generates."""
-        sampler, learner, engine, stopwatch = self.parts.sampler, self.parts.learner, self.parts.engine, self.parts.stopwatch
-        before = sampler.totals() | self._reward_failures()
-        rounds = self.collector.collect(step)
-        groups = self.collector.training_groups(rounds)
-        with stopwatch("time/update"):
+        """Run one training step and return its metrics; `step` is also the version of the policy that it trains."""
+        batch = self.waiting or self.collector.collect(step)
+        lag = self._policy_lag(batch, step)
+        groups = self.collector.training_groups(batch.rounds)
+        with self.parts.stopwatch("time/observe"):
+            estimator_metrics = {} if self.config.distributed.overlap else self.collector.update_estimator()
+        with self.parts.stopwatch("time/update"):
             shaped = self.shaper(groups)
-            rollouts = [group.rollouts for group in groups]
-            policy_metrics = learner.update(rollouts, shaped.advantages_BG, step=step, token_factors=shaped.token_factors)
-            engine.load_weights(learner.model, step + 1)
-        with stopwatch("time/observe"):
-            estimator_metrics = self._update_estimator()
-            after = sampler.metrics() | self._reward_failures()
-        self.log.journal(step + 1, [group for judged in rounds for group in judged])
+            policy_metrics, self.waiting = self._update(groups, shaped, step, lag)
+            self.parts.engine.load_weights(self.parts.learner.model, step + 1)
+        self.log.journal(step + 1, batch.groups)
         metrics = {
-            **rollout_metrics(rounds, groups),
-            **selection_metrics(before, after),
-            **{name: after[name] - before[name] for name in self._reward_failures()},
+            **rollout_metrics(batch.rounds, groups),
+            **batch.metrics,
             **shaped.metrics,
             **policy_metrics,
             **estimator_metrics,
+            "policy/lag": float(lag),
         }
         return metrics | self._add_totals(metrics)
 
     def run(self) -> RunResult:
         """Train to the last step, evaluating and saving on the way; Ctrl-C finishes the step, saves and returns."""
         result = self._ending([]) if self.steps_done else None
-        with self._interruptible() as interrupted, closing(self.parts.reward), self.log:
+        with interruptible(self._announce_stop) as interrupted, closing(self.parts), self.log:
             if self.steps_done == 0:
                 self._record({}, evaluating=self.config.run.eval_every > 0)
             while result is None:
@@ -111,6 +118,8 @@ class Trainer:
         }
         if self.parts.estimator:
             state["estimator"] = self.parts.estimator.state_dict()
+        if self.waiting:
+            state["waiting"] = self.waiting.state_dict()
         folders = {"policy": self._save_policy}
         return save_checkpoint(self.run_directory / "checkpoints", self.steps_done, state, folders, self.config.run.keep_checkpoints)
 
@@ -129,14 +138,35 @@ class Trainer:
                 raise StateError(f"{path}: got no estimator, which this configuration has; continue with estimator.enabled = false, or start another run")
             self.parts.estimator.load_state_dict(checkpoint.state["estimator"])
         self.parts.engine.load_weights(self.parts.policy, checkpoint.step)
+        if "waiting" in checkpoint.state and self.config.distributed.max_policy_lag:
+            self.waiting = CollectedBatch.from_state(checkpoint.state["waiting"], self.parts.sampler.prompts)
+        elif "waiting" in checkpoint.state:
+            logger.warning("%s: left out the rollouts that waited to be trained on: they are one version old, distributed.max_policy_lag is 0", path)
         return checkpoint.step
 
-    def _reward_failures(self) -> dict[str, float]:
-        return {f"reward/{cause}": float(count) for cause, count in self.parts.reward.counters().items()}
+    def _policy_lag(self, batch: CollectedBatch, step: int) -> int:
+        """Return by how many versions rollouts are older than the policy that they are to train.
 
-    def _update_estimator(self) -> dict[str, float]:
-        estimator = self.config.estimator
-        return self.parts.sampler.update_estimator(replay_steps=estimator.replay_steps, replay_batch=estimator.replay_batch)
+        Raises:
+            RuntimeError: By more than the configuration allows.
+        """
+        lag, limit = batch.policy_lag(step), self.config.distributed.max_policy_lag
+        if lag > limit:
+            raise RuntimeError(
+                f"step {step}: got rollouts of policy version {step - lag}, a lag of {lag}, expected at most {limit} (distributed.max_policy_lag)"
+            )
+        return lag
+
+    def _update(self, groups: list[JudgedGroup], shaped: ShapedAdvantages, step: int, lag: int) -> tuple[dict[str, float], CollectedBatch | None]:
+        """Train the policy. Where a lag is allowed, workers generate the next batch meanwhile, with the weights from before this update."""
+        rollouts = [group.rollouts for group in groups]
+        update = partial(self.parts.learner.update, rollouts, shaped.advantages_BG, step=step, policy_lag=lag, token_factors=shaped.token_factors)
+        if not self.config.distributed.max_policy_lag:
+            return update(), None
+        with ThreadPoolExecutor(1) as executor:
+            updating = executor.submit(update)
+            waiting = self.collector.collect(step)
+            return updating.result(), waiting
 
     def _add_totals(self, metrics: dict[str, float]) -> dict[str, float]:
         self.totals.sequences += metrics["rollout/sequences"]
@@ -172,22 +202,5 @@ class Trainer:
             return RunResult("stopped", f"stopped after {self.steps_done} steps; continue with: depo-train --resume {self.run_directory}")
         return None
 
-    @contextmanager
-    def _interruptible(self) -> Iterator[list[int]]:
-        """Collect the first SIGINT or SIGTERM instead of dying of it; a second one acts as always."""
-        received: list[int] = []
-        previous = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-
-        def remember(number: int, _frame: FrameType | None) -> None:
-            received.append(number)
-            print(f"finishing step {self.steps_done + 1}, then saving; once more to stop at once", flush=True)
-            for each, handler in previous.items():
-                signal.signal(each, handler)
-
-        for number in previous:
-            signal.signal(number, remember)
-        try:
-            yield received
-        finally:
-            for number, handler in previous.items():
-                signal.signal(number, handler)
+    def _announce_stop(self) -> None:
+        print(f"finishing step {self.steps_done + 1}, then saving; once more to stop at once", flush=True)

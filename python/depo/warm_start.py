@@ -80,6 +80,12 @@ def warm_start_policy(sources: Sequence[SourceConfig], held_out: Sequence[Source
     return target
 
 
+def outline_policy(sources: Sequence[SourceConfig], held_out: Sequence[SourceConfig], config: WarmStartConfig) -> tuple[PreTrainedTokenizerFast, LlamaConfig]:
+    """Return tokenizer and architecture of the policy that `warm_start_policy` makes of the same arguments, without training it."""
+    tokenizer = build_tokenizer(_demonstration_prompts(sources, held_out))
+    return tokenizer, _architecture(tokenizer, config)
+
+
 def build_tokenizer(prompts: Sequence[Prompt]) -> PreTrainedTokenizerFast:
     """Return a tokenizer with one token per letter or digit, per run of other characters, and per phrase that frames all prompts of a source."""
     texts_by_source: dict[str, list[str]] = {}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from depo.config.distributed import DistributedConfig
 from depo.config.loss import LossConfig
 from depo.config.sections import (
     DataConfig,
@@ -16,6 +17,7 @@ from depo.config.sections import (
     RunConfig,
     SourceConfig,
     TrainConfig,
+    VllmConfig,
     WarmStartConfig,
 )
 from depo.config.selector import SelectorConfig
@@ -25,6 +27,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "DataConfig",
+    "DistributedConfig",
     "EstimatorConfig",
     "EvaluationConfig",
     "LossConfig",
@@ -36,6 +39,7 @@ __all__ = [
     "SelectorConfig",
     "SourceConfig",
     "TrainConfig",
+    "VllmConfig",
     "WarmStartConfig",
     "dump_config",
     "load_config",

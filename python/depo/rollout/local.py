@@ -16,6 +16,7 @@ from depo.precision import mixed_precision
 from depo.records import BoolArray, Float32Array, Int64Array, Prompt, RolloutGroup
 from depo.rollout.decoding import DecodingRows
 from depo.rollout.prompts import encode_prompts
+from depo.rollout.requests import check_limits, check_request, decode_responses, end_tokens, prompt_positions
 from depo.rollout.sampling import sample_tokens
 
 COMPACT_BELOW = 0.75
@@ -54,18 +55,13 @@ class LocalEngine:
         Raises:
             ValueError: An argument is out of its range, or no end-of-sequence token is known.
         """
-        limits = {"max_new_tokens": max_new_tokens, "sequences_per_batch": sequences_per_batch, "max_prompt_tokens": max_prompt_tokens}
-        for name, value in limits.items():
-            if value < 1:
-                raise ValueError(f"{name}: got {value}, expected at least 1")
+        check_limits(max_new_tokens=max_new_tokens, sequences_per_batch=sequences_per_batch, max_prompt_tokens=max_prompt_tokens)
         self._model = model
         self._tokenizer = tokenizer
         self._max_new_tokens = max_new_tokens
         self._sequences_per_batch = sequences_per_batch
-        self._max_prompt_tokens = min(max_prompt_tokens, _prompt_positions(model, max_new_tokens))
-        self._eos_token_ids = np.array(sorted(_known_eos_ids(model, tokenizer) if eos_token_ids is None else set(eos_token_ids)), dtype=np.int64)
-        if self._eos_token_ids.size == 0:
-            raise ValueError("eos_token_ids: got none, expected at least one; neither the model's generation config nor the tokenizer names one")
+        self._max_prompt_tokens = min(max_prompt_tokens, prompt_positions(model.config, max_new_tokens))
+        self._eos_token_ids = np.array(end_tokens(eos_token_ids, model, tokenizer), dtype=np.int64)
         self._policy_version = 0
         self._autocast = autocast
 
@@ -109,12 +105,7 @@ class LocalEngine:
             ValueError: An argument is out of its range, or a prompt is too long, empty, or needs a chat template that the tokenizer lacks.
             FloatingPointError: The model's logits, divided by the temperature, are not finite.
         """
-        if group_size < 1:
-            raise ValueError(f"group_size: got {group_size}, expected at least 1")
-        if not 0 <= temperature < float("inf"):
-            raise ValueError(f"temperature: got {temperature}, expected a finite number >= 0")
-        if len(keys) != len(prompts):
-            raise ValueError(f"keys: got {len(keys)}, expected one for each of {len(prompts)} prompts")
+        check_request(prompts, group_size, keys, temperature)
         if not prompts:
             return []
         prompt_ids = encode_prompts(prompts, self._tokenizer, self._max_prompt_tokens)
@@ -170,7 +161,7 @@ class LocalEngine:
         lengths_N = np.where(finished_N, is_eos_NT.argmax(axis=1) + 1, self._max_new_tokens)
         response_ids = [row[:length].copy() for row, length in zip(tokens_NT, lengths_N, strict=True)]
         logprobs = [row[:length].copy() for row, length in zip(logprobs_NT, lengths_N, strict=True)]
-        responses = self._decoded(response_ids, finished_N)
+        responses = decode_responses(response_ids, finished_N, self._tokenizer)
         return [
             RolloutGroup(
                 prompt_ids=ids,
@@ -183,11 +174,6 @@ class LocalEngine:
             for start, ids in zip(range(0, len(responses), group_size), prompt_ids, strict=True)
         ]
 
-    def _decoded(self, response_ids: Sequence[Int64Array], finished: BoolArray) -> list[str]:
-        """Return the texts. The ending token goes by hand: a stop token of the caller's need not be special to the tokenizer."""
-        bodies = [(ids[:-1] if ended else ids).tolist() for ids, ended in zip(response_ids, finished, strict=True)]
-        return [str(text) for text in self._tokenizer.batch_decode(bodies, skip_special_tokens=True)]
-
 
 @contextmanager
 def _evaluation_mode(model: nn.Module) -> Iterator[None]:
@@ -199,18 +185,3 @@ def _evaluation_mode(model: nn.Module) -> Iterator[None]:
     finally:
         for module in training:
             module.training = True
-
-
-def _prompt_positions(model: PreTrainedModel, max_new_tokens: int) -> int:
-    """Return how many prompt tokens leave room for the response among the model's positions."""
-    positions = getattr(model.config.get_text_config(), "max_position_embeddings", None) or np.iinfo(np.int64).max
-    if positions <= max_new_tokens:
-        raise ValueError(f"max_new_tokens: got {max_new_tokens}, expected less than the model's {positions} positions")
-    return int(positions) - max_new_tokens
-
-
-def _known_eos_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> set[int]:
-    """Return the end-of-sequence tokens that the model's generation config or the tokenizer names."""
-    configured = model.generation_config.eos_token_id if model.generation_config is not None else None
-    ids = configured if isinstance(configured, (list, tuple)) else [configured]
-    return {int(token) for token in [*ids, tokenizer.eos_token_id] if token is not None}

@@ -1,0 +1,75 @@
+"""The difficulty estimator in a process of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from depo.distributed.cluster import Cluster
+from depo.protocols import DifficultyEstimator
+from depo.records import Float32Array, TargetBatch
+
+
+class EstimatorActor:
+    """Actor: one estimator."""
+
+    def __init__(self, make_estimator: Callable[[], DifficultyEstimator]) -> None:
+        self._estimator = make_estimator()
+
+    def version(self) -> int:
+        """Number of updates so far."""
+        return self._estimator.version
+
+    def predict(self, texts: Sequence[str]) -> Float32Array:
+        """Return the predicted pass rate of each text."""
+        return self._estimator.predict(texts)
+
+    def update(self, batches: Sequence[TargetBatch]) -> dict[str, float]:
+        """Take one optimizer step per batch."""
+        return self._estimator.update(batches)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the estimator's state."""
+        return self._estimator.state_dict()
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Restore the estimator's state."""
+        self._estimator.load_state_dict(state)
+
+
+class RayEstimator:
+    """A `DifficultyEstimator` that works elsewhere; each call waits for its answer.
+
+    Raises:
+        WorkerError: Of any call, when the actor has died.
+    """
+
+    def __init__(self, cluster: Cluster, make_estimator: Callable[[], DifficultyEstimator]) -> None:
+        """Start the actor in its place on `cluster`; `make_estimator` is called there and must be importable there."""
+        self._cluster = cluster
+        self._actor = cluster.start("estimator", 0, EstimatorActor, make_estimator)
+        cluster.get(self._actor.version.remote())  # what its construction raises is raised here
+
+    @property
+    def version(self) -> int:
+        """Number of updates so far."""
+        return int(self._cluster.get(self._actor.version.remote()))
+
+    def predict(self, texts: Sequence[str]) -> Float32Array:
+        """Return the predicted pass rate of each text, float32 [C] in (0, 1)."""
+        predicted_C: Float32Array = self._cluster.get(self._actor.predict.remote(texts))
+        return predicted_C
+
+    def update(self, batches: Sequence[TargetBatch]) -> dict[str, float]:
+        """Take one optimizer step per batch, in order, and return metrics named `estimator/...`."""
+        metrics: dict[str, float] = self._cluster.get(self._actor.update.remote(batches))
+        return metrics
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the estimator's state."""
+        state: dict[str, Any] = self._cluster.get(self._actor.state_dict.remote())
+        return state
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Restore the estimator's state."""
+        self._cluster.get(self._actor.load_state_dict.remote(state))

@@ -1,0 +1,161 @@
+"""The report of a dry run."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from depo.config import TrainConfig
+from depo.dry_run.inspection import Machine, Problems, Source, asked_gpus, check_machine, check_settings, look_at_policy, look_at_sources
+from depo.dry_run.memory import MemoryModel
+from depo.dry_run.shapes import EstimatorShape, Lengths, PolicyShape
+from depo.rollout.requests import prompt_positions
+
+COMPARING = ("budget", "thompson", "mopps", "prime_pools", "dps")
+"""Selection policies that score `candidates_per_draw` prompts for each that they draw."""
+
+
+def dry_run(config: TrainConfig) -> int:
+    """Print what a run of `config` is, needs and will do, and every problem that would stop it. Nothing is written and no process started.
+
+    Returns:
+        Exit status: 0, or 1 if there are problems.
+    """
+    problems = Problems()
+    machine = Machine.here(Path(config.run.directory))
+    architecture, tokenizer = look_at_policy(config, problems)
+    train, held_out = (look_at_sources(name, tables, tokenizer, problems) for name, tables in (("train", config.data.train), ("eval", config.data.eval)))
+    check_settings(config, train, problems)
+    check_machine(config, machine, problems)
+    limit = config.rollout.max_prompt_tokens
+    if architecture is not None:
+        with problems.noted():
+            limit = min(limit, prompt_positions(architecture, config.rollout.max_new_tokens))
+    shape = PolicyShape.of(architecture) if architecture is not None else None
+    lines = [*_run_lines(config, shape), *_data_lines([*train, *held_out], limit, problems), *_rollout_lines(config, held_out)]
+    if shape is not None:
+        memory = _memory_model(config, shape, [*train, *held_out], limit, machine, problems)
+        lines += [*_memory_lines(memory), *_checkpoint_lines(memory)]
+        _check_room(memory, machine, problems)
+    lines += _machine_lines(config, machine)
+    print("\n".join([*lines, "", *_problem_lines(problems)]))
+    return 1 if problems else 0
+
+
+def _memory_model(config: TrainConfig, shape: PolicyShape, sources: Sequence[Source], limit: int, machine: Machine, problems: Problems) -> MemoryModel:
+    known = np.concatenate([source.lengths for source in sources if source.lengths is not None] or [np.array([1, limit])])
+    lengths = Lengths(shortest_prompt=int(known.min()), longest_prompt=min(int(known.max()), limit), response=config.rollout.max_new_tokens)
+    estimator = None
+    if _has_estimator(config):
+        with problems.noted():
+            estimator = EstimatorShape.of(config.estimator, shape.vocabulary, lengths.longest_prompt)
+    on_gpu = config.run.device.startswith("cuda") or (config.run.device == "auto" and bool(machine.gpus))
+    return MemoryModel(config=config, policy=shape, lengths=lengths, estimator=estimator, on_gpu=on_gpu, gpu_bytes=min(machine.gpus, default=0))
+
+
+def _has_estimator(config: TrainConfig) -> bool:
+    return config.selection.policy != "uniform" and config.estimator.enabled
+
+
+def _run_lines(config: TrainConfig, shape: PolicyShape | None) -> Iterator[str]:
+    run, selection, estimator = config.run, config.selection, config.estimator
+    yield f"run {run.name}: {run.steps:,} steps of {run.prompts_per_step} prompts x {config.rollout.group_size} responses, in {Path(run.directory) / run.name}"
+    parts = "" if shape is None else f": {shape.parameters:,} parameters, {shape.layers} layers of width {shape.width:,}, vocabulary {shape.vocabulary:,}"
+    yield f"policy {config.policy.model or 'of [warm_start]'}{parts}"
+    reader = f"read by {estimator.model or 'a fresh encoder'} ({estimator.preset})" if _has_estimator(config) else "not read by an estimator"
+    yield f"selection {selection.preset} ({selection.policy}), prompts {reader}; loss {config.loss.preset}; reward {config.reward.function}"
+
+
+def _data_lines(sources: Sequence[Source], limit: int, problems: Problems) -> Iterator[str]:
+    yield "\ndata (prompts, and their tokens: half have at most, 95 % have at most, the longest has)"
+    for source in sources:
+        line = f"  {source.label}: {len(source.prompts):,} prompts"
+        if source.lengths is not None:
+            half, most, longest = np.quantile(source.lengths, (0.5, 0.95, 1.0), method="inverted_cdf")
+            line += f"; {half:,}, {most:,}, {longest:,}"
+            if too_long := int((source.lengths > limit).sum()):
+                problems.append(f"{source.label}: {too_long:,} prompts have more than {limit:,} tokens (rollout.max_prompt_tokens, or the policy's positions)")
+        yield line
+
+
+def _rollout_lines(config: TrainConfig, held_out: Sequence[Source]) -> Iterator[str]:
+    selection, prompts, group = config.selection, config.run.prompts_per_step, config.rollout.group_size
+    sequences = prompts * group
+    rounds = selection.backfill_rounds if selection.backfill else 1
+    most = f" to {sequences * rounds:,}" if rounds > 1 else ""
+    yield "\nper step"
+    yield f"  rollouts: {sequences:,}{most} responses, at most {sequences * rounds * config.rollout.max_new_tokens:,} tokens"
+    if _has_estimator(config):
+        compared = f"{prompts * selection.candidates_per_draw:,}" if selection.policy in COMPARING else f"{prompts:,}"
+        yield f"  candidates scored: {prompts:,} in the first {selection.warmup_steps} steps, then {compared} or more, at most {prompts * selection.scan_cap:,}"
+    evaluated = sum(len(source.prompts) for source in held_out) * config.evaluation.samples
+    evaluated += config.evaluation.probe_prompts * group
+    if config.run.eval_every and evaluated:
+        yield f"  an evaluation, every {config.run.eval_every} steps: {evaluated:,} responses"
+
+
+def _memory_lines(memory: MemoryModel) -> Iterator[str]:
+    yield f"\nmemory, for sequences of at most {memory.lengths.longest:,} tokens; leave a third for what is not counted"
+    for process in memory.processes():
+        yield f"  {process.count} x {process.name}, {_bytes(process.peak)} on the {'GPU' if process.on_gpu else 'CPU'}"
+        yield from (f"    {_bytes(size):>9}  {name}" for name, size in process.held.items())
+        choice = ", one at a time" if len(process.phases) > 1 else ""
+        yield from (f"    {_bytes(size):>9}  {name}{choice}" for name, size in process.phases.items())
+        if process.generates:
+            yield f"    {_bytes(memory.kv_per_sequence(process.on_gpu)):>9}  of these are keys and values of one sequence"
+        if process.transit:
+            yield f"    {_bytes(process.transit):>9}  on the host while weights are on their way"
+    if memory.object_store:
+        yield f"  Ray's object store, {_bytes(memory.object_store)}"
+
+
+def _checkpoint_lines(memory: MemoryModel) -> Iterator[str]:
+    kept = f"{memory.config.run.keep_checkpoints} are kept, so that up to {_bytes(_disk(memory))} are on disk while one is written"
+    yield f"\ncheckpoint: {_bytes(memory.checkpoint)} and the sampler's state; {kept}"
+
+
+def _machine_lines(config: TrainConfig, machine: Machine) -> Iterator[str]:
+    gpus = f"{len(machine.gpus)} GPUs of {_bytes(min(machine.gpus))}" if machine.gpus else "no GPU"
+    yield f"\nthis machine: {machine.cpus} CPUs, {_bytes(machine.memory)}, {gpus}, {_bytes(machine.disk)} free on disk"
+    settings = config.distributed
+    if settings.uses_ray:
+        ranks = settings.learner_ranks if settings.learner_ranks > 1 else 0
+        actors = settings.rollout_workers + ranks + settings.overlap
+        where = f"the cluster at {settings.address}, whose resources are looked at when the run starts" if settings.address else "this machine"
+        yield f"asked: {actors} actors with {actors * settings.actor_cpus:g} CPUs and {asked_gpus(settings):g} GPUs, on {where}"
+
+
+def _check_room(memory: MemoryModel, machine: Machine, problems: Problems) -> None:
+    """Note what this machine is too small for; of a cluster's machines nothing is known."""
+    if _disk(memory) > machine.disk:
+        problems.append(f"run.directory: checkpoints need {_bytes(_disk(memory))}, {_bytes(machine.disk)} are free")
+    processes = list(memory.processes())[: 1 if memory.config.distributed.address else None]
+    host = sum(process.count * process.host for process in processes) + memory.object_store
+    if host > machine.memory:
+        problems.append(f"memory: the host needs {_bytes(host)}, this machine has {_bytes(machine.memory)}")
+    problems.extend(
+        f"memory: a {process.name} needs {_bytes(process.peak)}, a GPU here has {_bytes(memory.gpu_bytes)}"
+        for process in processes
+        if process.on_gpu and 0 < memory.gpu_bytes < process.peak
+    )
+
+
+def _disk(memory: MemoryModel) -> int:
+    return (memory.config.run.keep_checkpoints + 1) * memory.checkpoint
+
+
+def _problem_lines(problems: Problems) -> list[str]:
+    if not problems:
+        return ["no problems found"]
+    return [f"{len(problems)} problem{'s' * (len(problems) > 1)}:", *(f"  {number}. {problem}" for number, problem in enumerate(problems, start=1))]
+
+
+def _bytes(size: float) -> str:
+    """Return three digits and a unit."""
+    for unit in ("B", "KiB", "MiB"):
+        if size < 1000:
+            return f"{size:.3g} {unit}"
+        size /= 1024
+    return f"{size:,.1f} GiB"

