@@ -159,6 +159,8 @@ def test_noise_is_the_error_of_a_perfect_belief() -> None:
     assert math.isnan(ece_noise(log, picks, 0)["ece_probed"]), "nothing was probed"
     heavy = replace(log, weights=np.where(np.arange(n) % 2, 1e-9, 1.0))
     assert ece_noise(heavy, picks, 0)["ece"] == pytest.approx(noise[-1] * math.sqrt(2), rel=0.05), "half of the picks weigh nothing"
+    twice = replace(picks, **{name: np.tile(getattr(picks, name), 2) for name in ("records", "n_rollouts", "p_informative", "probed")})
+    assert ece_noise(log, twice, 0)["ece"] == pytest.approx(noise[-1]), "another seed that looks at the same groups tells nothing more"
 
 
 @pytest.mark.parametrize(("ticks", "expected"), [(1, 0), (11, 0), (12, 4), (44, 4)])

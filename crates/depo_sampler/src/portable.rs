@@ -1,4 +1,4 @@
-//! Logarithm and exponential from additions, multiplications and divisions alone: the same bits on every platform, which a C library's are not.
+//! Logarithm, exponential and whole powers from additions, multiplications and divisions alone: the same bits on every platform, which a C library's are not.
 
 use std::f64::consts::{LN_2, SQRT_2};
 
@@ -37,6 +37,25 @@ pub(crate) fn exp(x: f64) -> f64 {
     let rest = (x - exponent * LN_2_HIGH) - exponent * LN_2_LOW;
     let series = (1..=EXP_TERMS).rev().fold(1.0, |sum, term| 1.0 + sum * rest / f64::from(term));
     series * f64::from_bits(((exponent as i64 + EXPONENT_BIAS) as u64) << MANTISSA_BITS)
+}
+
+/// base^exponent.
+pub(crate) fn power(base: f64, exponent: u32) -> f64 {
+    powers([base], exponent)[0]
+}
+
+/// Powers of all bases at a time, by squaring: a loop that compiles to vector instructions.
+pub(crate) fn powers<const N: usize>(mut factors: [f64; N], exponent: u32) -> [f64; N] {
+    let mut results = [1.0; N];
+    let mut rest = exponent;
+    while rest > 0 {
+        if rest & 1 == 1 {
+            results = std::array::from_fn(|index| results[index] * factors[index]);
+        }
+        factors = factors.map(|factor| factor * factor);
+        rest >>= 1;
+    }
+    results
 }
 
 #[cfg(test)]

@@ -2,13 +2,12 @@
 
 use depo_sampler::Settings;
 use depo_sampler::belief::{Belief, BetaCounts, DiscountedBeta, Label, LogitGaussian, LogitNormal};
-use depo_sampler::draws::DrawKind;
 use depo_sampler::registry::NamedNumbers;
 use depo_sampler::rng::Stream;
 use proptest::prelude::*;
 
 fn label(prompt: u32, successes: u32, version: u32, weight: f64) -> Label {
-    Label { prompt, successes, rollouts: 8, informative: !successes.is_multiple_of(8), version, kind: DrawKind::Selected, weight }
+    Label { prompt, successes, rollouts: 8, informative: !successes.is_multiple_of(8), version, weight }
 }
 
 fn settings(options: &[(&str, f64)]) -> Settings {

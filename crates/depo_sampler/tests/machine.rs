@@ -97,4 +97,13 @@ proptest! {
         prop_assert!(sampler.wanted(&[0], &[7.0], 99).is_err());
         prop_assert_eq!(format!("{:?}", sampler.state()), before);
     }
+
+    #[test]
+    fn a_prompt_named_twice_is_told_by_its_first_repetition(settings in settings(), among in prop::collection::vec(0..12_i64, 0..12)) {
+        let mut sampler = Caller::new(12, settings).sampler;
+        let again = (0..among.len()).find(|&position| among[..position].contains(&among[position]));
+        let message = sampler.propose_among(1, 0, &among).err().map(|error| error.to_string());
+        let expected = again.map(|position| format!("among: got prompt {} again at position {position}, expected distinct prompts", among[position]));
+        prop_assert_eq!(message, expected);
+    }
 }

@@ -92,14 +92,15 @@ def calibration(log: RolloutLog, picks: Picks, warm: int) -> dict[str, float]:
 def ece_noise(log: RolloutLog, picks: Picks, warm: int) -> dict[str, float]:
     """Return, as ece and ece_probed, what these would be about if every belief were right: the mean distance of a bin's observed share from its true one.
 
-    The mean absolute value of a normal variable is sqrt(2 / pi) standard deviations.
+    The mean absolute value of a normal variable is sqrt(2 / pi) standard deviations. Several seeds' looks at one group see one outcome, and count as one.
     """
     floors = []
     for judged_P in _judged(log, picks, warm):
         predictions = _predictions(log, picks, judged_P)
         weights = predictions[2]
+        weights_R = np.bincount(picks.records[judged_P & np.isfinite(picks.p_informative)], weights)
         curve = reliability_curve(*predictions, bins=CALIBRATION_BINS)
-        effective_K = curve.mass * (weights.sum() ** 2 / (weights**2).sum() if weights.size else np.nan)
+        effective_K = curve.mass * (weights.sum() ** 2 / (weights_R**2).sum() if weights.size else np.nan)
         deviation_K = np.sqrt(curve.predicted * (1 - curve.predicted) / effective_K)
         floors.append(float(np.sqrt(2 / np.pi) * (curve.mass * deviation_K).sum()) if weights.size else float("nan"))
     return dict(zip(("ece", "ece_probed"), floors, strict=True))

@@ -5,9 +5,10 @@
 //! counts for nothing; with a large one it rules for prompts without labels.
 
 use super::fit::Fit;
+use super::records::{PromptRecord, Records};
 use super::{BaseRate, Belief, Forecast, LABEL_MEMORY, Label, NamedOption, PRIOR_MARGIN, Registered};
 use crate::error::Result;
-use crate::portable::ln;
+use crate::portable::{ln, power};
 use crate::rng::Stream;
 use crate::settings::Settings;
 use crate::state::{Carry, StateMap, StateReader};
@@ -80,33 +81,19 @@ impl BetaCounts {
     }
 }
 
-#[derive(Debug, Clone, Copy)]
-struct PromptRecord {
-    successes: f32,
-    failures: f32,
-    version: u32,
-    predicted_reward: f32,
+/// Successes and failures at `version`; at the record's own version if that is newer.
+fn faded(record: &PromptRecord, version: u32, discount: f64) -> BetaCounts {
+    let [alpha, beta] = record.history.map(f64::from);
+    BetaCounts { alpha, beta }.times(power(discount, version.saturating_sub(record.version)))
 }
-
-impl PromptRecord {
-    /// Successes and failures at `version`; at the record's own version if that is newer.
-    fn history(&self, version: u32, discount: f64) -> BetaCounts {
-        BetaCounts { alpha: self.successes.into(), beta: self.failures.into() }.times(power(discount, version.saturating_sub(self.version)))
-    }
-
-    fn is_labelled(&self) -> bool {
-        self.successes + self.failures > 0.0
-    }
-}
-
-const UNKNOWN_PROMPT: PromptRecord = PromptRecord { successes: 0.0, failures: 0.0, version: 0, predicted_reward: f32::NAN };
 
 /// The belief of the module's description.
 #[derive(Debug, Clone)]
 pub struct DiscountedBeta {
     group_size: usize,
     use_history: bool,
-    records: Vec<PromptRecord>,
+    /// Successes and failures, discounted to the version of the newest.
+    records: Records,
     base_rate: BaseRate,
     /// [base concentration, text concentration].
     prior: Fit<2>,
@@ -122,7 +109,7 @@ impl DiscountedBeta {
         Self {
             group_size: settings.group_size,
             use_history: settings.use_history,
-            records: vec![UNKNOWN_PROMPT; len],
+            records: Records::new(len, ["belief.successes", "belief.failures"]),
             base_rate: BaseRate::default(),
             prior: Fit::new("belief.prior", [base, text], priors, LABEL_MEMORY, settings.fit_belief),
             memory: Fit::new("belief.memory", [discount], DISCOUNTS.into_iter().map(|discount| [discount]), LABEL_MEMORY, settings.fit_belief),
@@ -139,20 +126,19 @@ impl DiscountedBeta {
     }
 
     fn posterior(&self, prompt: u32, predicted_reward: f32, version: u32) -> BetaCounts {
-        let record = &self.records[prompt as usize];
-        let predicted_reward = if predicted_reward.is_nan() { record.predicted_reward } else { predicted_reward };
-        self.believed(record.history(version, self.memory.value()[0]), predicted_reward, self.prior.value())
+        let record = self.records.under(prompt, predicted_reward);
+        self.believed(faded(&record, version, self.memory.value()[0]), record.predicted_reward, self.prior.value())
     }
 
     /// Fits the parameters to a label that is about to be taken in.
     fn learn(&mut self, record: &PromptRecord, label: &Label) {
         let log_likelihood = |counts: BetaCounts| counts.log_likelihood(label.successes, label.rollouts);
         let ([discount], prior) = (self.memory.value(), self.prior.value());
-        let now = record.history(label.version, discount);
+        let now = faded(record, label.version, discount);
         let priors = self.prior.likelihoods(|&prior| log_likelihood(self.believed(now, record.predicted_reward, prior)));
         self.prior.observe(priors);
         if self.use_history && record.is_labelled() && label.version > record.version {
-            let history = |discount| record.history(label.version, discount);
+            let history = |discount| faded(record, label.version, discount);
             let memories = self.memory.likelihoods(|&[discount]| log_likelihood(self.believed(history(discount), record.predicted_reward, prior)));
             self.memory.observe(memories);
         }
@@ -161,26 +147,20 @@ impl DiscountedBeta {
 
 impl Belief for DiscountedBeta {
     fn observe(&mut self, label: &Label) -> bool {
-        let record = self.records[label.prompt as usize];
+        let record = self.records.of(label.prompt);
         self.learn(&record, label);
         let [discount] = self.memory.value();
         // A late label fades as if it had come in time; the prompt's clock stays where it is.
-        let faded = power(discount, record.version.saturating_sub(label.version));
+        let lateness = record.version.saturating_sub(label.version);
         let failures = label.rollouts - label.successes;
-        let seen = BetaCounts { alpha: label.successes.into(), beta: failures.into() }.times(faded);
-        let counts = record.history(label.version, discount).plus(seen);
-        self.records[label.prompt as usize] = PromptRecord {
-            successes: counts.alpha as f32,
-            failures: counts.beta as f32,
-            version: record.version.max(label.version),
-            ..record
-        };
+        let seen = BetaCounts { alpha: label.successes.into(), beta: failures.into() }.times(power(discount, lateness));
+        let counts = faded(&record, label.version, discount).plus(seen);
         self.base_rate.observe(label);
-        label.version < record.version
+        self.records.set_history(label, [counts.alpha, counts.beta])
     }
 
     fn set_prior(&mut self, prompt: u32, predicted_reward: f32) {
-        self.records[prompt as usize].predicted_reward = predicted_reward;
+        self.records.set_prior(prompt, predicted_reward);
     }
 
     fn forecast(&self, prompt: u32, predicted_reward: f32, version: u32) -> Forecast {
@@ -189,7 +169,7 @@ impl Belief for DiscountedBeta {
             pass_rate: posterior.mean(),
             p_informative: posterior.p_informative(self.group_size),
             deviation: posterior.deviation(self.group_size),
-            labelled: self.records[prompt as usize].is_labelled(),
+            labelled: self.records.is_labelled(prompt),
         }
     }
 
@@ -204,45 +184,16 @@ impl Belief for DiscountedBeta {
     }
 
     fn save(&self, state: &mut StateMap) {
-        let column = |field: fn(&PromptRecord) -> f32| self.records.iter().map(field).collect::<Vec<f32>>();
-        state.insert("belief.successes".into(), column(|record| record.successes).into());
-        state.insert("belief.failures".into(), column(|record| record.failures).into());
-        state.insert("belief.predicted_rewards".into(), column(|record| record.predicted_reward).into());
-        let versions: Vec<u32> = self.records.iter().map(|record| record.version).collect();
-        state.insert("belief.versions".into(), versions.into());
+        self.records.save(state);
         self.base_rate.save(state);
         self.prior.save(state);
         self.memory.save(state);
     }
 
     fn restore(&mut self, state: &mut StateReader, carry: &Carry) -> Result<()> {
-        let len = carry.saved_len();
-        let successes: Vec<f32> = state.array("belief.successes", len)?;
-        let failures: Vec<f32> = state.array("belief.failures", len)?;
-        let predicted_rewards: Vec<f32> = state.array("belief.predicted_rewards", len)?;
-        let versions: Vec<u32> = state.array("belief.versions", len)?;
-        let record = |prompt: usize| PromptRecord {
-            successes: successes[prompt],
-            failures: failures[prompt],
-            version: versions[prompt],
-            predicted_reward: predicted_rewards[prompt],
-        };
-        self.records = carry.gather(&(0..len).map(record).collect::<Vec<_>>(), UNKNOWN_PROMPT);
+        self.records.restore(state, carry)?;
         self.base_rate.restore(state)?;
         self.prior.restore(state)?;
         self.memory.restore(state)
     }
-}
-
-/// base^exponent by squaring: multiplications only, so the same bits on every platform.
-pub(crate) fn power(base: f64, exponent: u32) -> f64 {
-    let (mut result, mut factor, mut rest) = (1.0, base, exponent);
-    while rest > 0 {
-        if rest & 1 == 1 {
-            result *= factor;
-        }
-        factor *= factor;
-        rest >>= 1;
-    }
-    result
 }

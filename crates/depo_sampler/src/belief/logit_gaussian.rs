@@ -2,7 +2,7 @@
 
 use std::f64::consts::PI;
 
-use crate::portable::{exp, ln};
+use crate::portable::{exp, ln, powers};
 
 /// Nodes of the rule, evenly spaced over mean +- `REACH` standard deviations. For smooth integrands the sum converges geometrically; Gauss-Hermite
 /// rules of this order place so few nodes where a group of one kind puts its likelihood that posteriors become erratic.
@@ -155,12 +155,10 @@ impl LogitGaussian {
     /// The normal distribution with the mean and the variance of the posterior after `successes` of `rollouts`.
     #[must_use]
     pub fn given(self, successes: u32, rollouts: u32) -> Self {
-        let (right, wrong) = (f64::from(successes), f64::from(rollouts - successes));
+        let (rights, wrongs) = (f64::from(successes), f64::from(rollouts - successes));
+        let (right, wrong) = pass_rates(self.odds_against::<NODES>());
         // In logarithms: the likelihood of many rollouts underflows.
-        let logs = self.odds_against::<NODES>().map(|odds| {
-            let log_denominator = ln(1.0 + odds);
-            wrong * (ln(odds) - log_denominator) - right * log_denominator
-        });
+        let logs: [f64; NODES] = std::array::from_fn(|node| rights * ln(right[node]) + wrongs * ln(wrong[node]));
         let highest = logs.iter().copied().fold(f64::NEG_INFINITY, f64::max);
         let (mut total, mut mean, mut square) = (0.0, 0.0, 0.0);
         for (node, (log, weight)) in logs.into_iter().zip(weights()).enumerate() {
@@ -179,20 +177,6 @@ impl LogitGaussian {
 fn pass_rates<const N: usize>(odds: [f64; N]) -> ([f64; N], [f64; N]) {
     let right = odds.map(|odds| 1.0 / (1.0 + odds));
     (right, std::array::from_fn(|node| odds[node] * right[node]))
-}
-
-/// Powers of all nodes at a time, by squaring: a loop that compiles to vector instructions, with the same bits as `power`.
-fn powers<const N: usize>(mut factors: [f64; N], exponent: u32) -> [f64; N] {
-    let mut results = [1.0; N];
-    let mut rest = exponent;
-    while rest > 0 {
-        if rest & 1 == 1 {
-            results = std::array::from_fn(|node| results[node] * factors[node]);
-        }
-        factors = factors.map(|factor| factor * factor);
-        rest >>= 1;
-    }
-    results
 }
 
 fn weights() -> impl Iterator<Item = f64> {

@@ -9,6 +9,7 @@
 
 use super::fit::Fit;
 use super::logit_gaussian::{Dynamics, LogitGaussian};
+use super::records::{PromptRecord, Records};
 use super::{BaseRate, Belief, Forecast, Label, NamedOption, PRIOR_MARGIN, Registered};
 use crate::error::Result;
 use crate::portable::exp;
@@ -54,39 +55,20 @@ const MEMORY: f64 = 0.999;
 /// Drift and noise are small beside the noise of one label.
 const LONG_MEMORY: f64 = 0.9998;
 
-/// A label costs some microseconds under all settings: later on, one in four is enough.
-const LABELS_ALL_FITTED: u64 = 1024;
-const FITTED_EVERY: u64 = 4;
-
-#[derive(Debug, Clone, Copy)]
-struct PromptRecord {
-    mean: f32,
-    /// 0: never labelled.
-    variance: f32,
-    version: u32,
-    predicted_reward: f32,
+/// What a prompt's labels said up to the newest.
+fn state(record: &PromptRecord) -> LogitGaussian {
+    let [mean, variance] = record.history.map(f64::from);
+    LogitGaussian { mean, variance }
 }
-
-impl PromptRecord {
-    fn is_labelled(&self) -> bool {
-        self.variance > 0.0
-    }
-
-    fn state(&self) -> LogitGaussian {
-        LogitGaussian { mean: self.mean.into(), variance: self.variance.into() }
-    }
-}
-
-const UNKNOWN_PROMPT: PromptRecord = PromptRecord { mean: 0.0, variance: 0.0, version: 0, predicted_reward: f32::NAN };
 
 /// The belief of the module's description.
 #[derive(Debug, Clone)]
 pub struct LogitNormal {
     group_size: usize,
     use_history: bool,
-    records: Vec<PromptRecord>,
+    /// Mean and variance of the logit pass rate at the version of the newest label.
+    records: Records,
     base_rate: BaseRate,
-    labels: u64,
     /// [prior variance, text precision] of prompts without labels.
     prior: Fit<2>,
     /// [text precision] of prompts with labels.
@@ -107,9 +89,8 @@ impl LogitNormal {
         Self {
             group_size: settings.group_size,
             use_history: settings.use_history,
-            records: vec![UNKNOWN_PROMPT; len],
+            records: Records::new(len, ["belief.means", "belief.variances"]),
             base_rate: BaseRate::default(),
-            labels: 0,
             prior: Fit::new("belief.prior", [variance, precision], priors, FIRST_MEMORY, fit),
             reminder: Fit::new("belief.reminder", [reminder], TEXT_PRECISIONS.map(|precision| [precision]).into_iter(), MEMORY, fit),
             movement: Fit::new("belief.movement", [drift, noise], movements, LONG_MEMORY, fit),
@@ -122,7 +103,7 @@ impl LogitNormal {
         if !record.is_labelled() || !self.use_history {
             return LogitGaussian::around(self.base_rate.mean(), self.prior.value()[0]);
         }
-        record.state().after(f64::from(version.saturating_sub(record.version)), self.dynamics())
+        state(record).after(f64::from(version.saturating_sub(record.version)), self.dynamics())
     }
 
     fn text_precision(&self, record: &PromptRecord) -> f64 {
@@ -135,9 +116,8 @@ impl LogitNormal {
     }
 
     fn believed(&self, prompt: u32, predicted_reward: f32, version: u32) -> LogitGaussian {
-        let record = &self.records[prompt as usize];
-        let predicted_reward = if predicted_reward.is_nan() { record.predicted_reward } else { predicted_reward };
-        with_text(self.walk(record, version), predicted_reward, self.text_precision(record))
+        let record = self.records.under(prompt, predicted_reward);
+        with_text(self.walk(&record, version), record.predicted_reward, self.text_precision(&record))
     }
 
     /// Fits the parameters to a label that is about to be taken in.
@@ -159,8 +139,8 @@ impl LogitNormal {
         let Some(elapsed) = label.version.checked_sub(record.version) else { return };
         let ([precision], current) = (self.reminder.value(), self.dynamics());
         let likelihood = |dynamics, precision| {
-            let state = record.state().after(f64::from(elapsed), dynamics);
-            with_text(state, record.predicted_reward, precision).rough_log_likelihood(label.successes, label.rollouts)
+            let now = state(record).after(f64::from(elapsed), dynamics);
+            with_text(now, record.predicted_reward, precision).rough_log_likelihood(label.successes, label.rollouts)
         };
         if !record.predicted_reward.is_nan() {
             let reminders = self.reminder.likelihoods(|&[precision]| likelihood(current, precision));
@@ -185,29 +165,20 @@ fn with_text(walk: LogitGaussian, predicted_reward: f32, precision: f64) -> Logi
 
 impl Belief for LogitNormal {
     fn observe(&mut self, label: &Label) -> bool {
-        let record = self.records[label.prompt as usize];
-        if self.labels < LABELS_ALL_FITTED || self.labels.is_multiple_of(FITTED_EVERY) {
-            self.learn(&record, label);
-        }
-        self.labels += 1;
+        let record = self.records.of(label.prompt);
+        self.learn(&record, label);
         // A late label is weighed at its own time; the state then walks on to the time of the newest.
         let (lag, dynamics) = (f64::from(record.version.saturating_sub(label.version)), self.dynamics());
         let newest = self.walk(&record, label.version);
         let then = with_text(newest.after(-lag, dynamics), record.predicted_reward, self.text_precision(&record));
         let said = then.given(label.successes, label.rollouts);
-        let state = if lag > 0.0 { newest.learning(then.after(lag, dynamics), said.after(lag, dynamics)) } else { newest.learning(then, said) };
-        self.records[label.prompt as usize] = PromptRecord {
-            mean: state.mean as f32,
-            variance: state.variance as f32,
-            version: record.version.max(label.version),
-            ..record
-        };
+        let LogitGaussian { mean, variance } = newest.learning(then.after(lag, dynamics), said.after(lag, dynamics));
         self.base_rate.observe(label);
-        label.version < record.version
+        self.records.set_history(label, [mean, variance])
     }
 
     fn set_prior(&mut self, prompt: u32, predicted_reward: f32) {
-        self.records[prompt as usize].predicted_reward = predicted_reward;
+        self.records.set_prior(prompt, predicted_reward);
     }
 
     fn forecast(&self, prompt: u32, predicted_reward: f32, version: u32) -> Forecast {
@@ -216,7 +187,7 @@ impl Belief for LogitNormal {
             pass_rate: outlook.pass_rate,
             p_informative: outlook.p_informative,
             deviation: outlook.deviation,
-            labelled: self.records[prompt as usize].is_labelled(),
+            labelled: self.records.is_labelled(prompt),
         }
     }
 
@@ -239,14 +210,8 @@ impl Belief for LogitNormal {
     }
 
     fn save(&self, state: &mut StateMap) {
-        let column = |field: fn(&PromptRecord) -> f32| self.records.iter().map(field).collect::<Vec<f32>>();
-        state.insert("belief.means".into(), column(|record| record.mean).into());
-        state.insert("belief.variances".into(), column(|record| record.variance).into());
-        state.insert("belief.predicted_rewards".into(), column(|record| record.predicted_reward).into());
-        let versions: Vec<u32> = self.records.iter().map(|record| record.version).collect();
-        state.insert("belief.versions".into(), versions.into());
+        self.records.save(state);
         self.base_rate.save(state);
-        state.insert("belief.labels".into(), self.labels.into());
         self.prior.save(state);
         self.reminder.save(state);
         self.movement.save(state);
@@ -254,20 +219,8 @@ impl Belief for LogitNormal {
     }
 
     fn restore(&mut self, state: &mut StateReader, carry: &Carry) -> Result<()> {
-        let len = carry.saved_len();
-        let means: Vec<f32> = state.array("belief.means", len)?;
-        let variances: Vec<f32> = state.array("belief.variances", len)?;
-        let predicted_rewards: Vec<f32> = state.array("belief.predicted_rewards", len)?;
-        let versions: Vec<u32> = state.array("belief.versions", len)?;
-        let record = |prompt: usize| PromptRecord {
-            mean: means[prompt],
-            variance: variances[prompt],
-            version: versions[prompt],
-            predicted_reward: predicted_rewards[prompt],
-        };
-        self.records = carry.gather(&(0..len).map(record).collect::<Vec<_>>(), UNKNOWN_PROMPT);
+        self.records.restore(state, carry)?;
         self.base_rate.restore(state)?;
-        self.labels = state.take("belief.labels")?;
         self.prior.restore(state)?;
         self.reminder.restore(state)?;
         self.movement.restore(state)?;

@@ -2,13 +2,12 @@
 
 mod fit;
 mod logit_gaussian;
+mod records;
 
-pub(crate) use beta::power;
 pub use beta::{BetaCounts, DiscountedBeta};
 pub use logit_gaussian::LogitGaussian;
 pub use logit_normal::LogitNormal;
 
-use crate::draws::DrawKind;
 use crate::error::Result;
 use crate::registry::{NamedOption, registry};
 use crate::rng::Stream;
@@ -46,8 +45,6 @@ pub struct Label {
     pub informative: bool,
     /// Policy version that generated the rollouts.
     pub version: u32,
-    /// Why the prompt was drawn.
-    pub kind: DrawKind,
     /// 1 / admission (capped), what the label counts for in what is believed of the pool as a whole.
     pub weight: f64,
 }

@@ -112,7 +112,6 @@ impl Sampler {
             rollouts: summary.known as u32,
             informative,
             version: policy_version,
-            kind: draw.kind,
             weight,
         };
         let late = self.belief.observe(&label);

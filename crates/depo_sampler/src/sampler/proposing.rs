@@ -47,11 +47,11 @@ impl Sampler {
         for prompt in waiting {
             self.pool.release(prompt);
         }
-        let is_candidate = |prompt: u32| named[prompt as usize] && self.pool.is_free(prompt);
+        let is_candidate = |prompt: u32| named.binary_search(&prompt).is_ok() && self.pool.is_free(prompt);
         let warmup = policy_version < self.settings.warmup_steps;
         let due = if warmup { vec![] } else { self.due_prompts(n, policy_version, is_candidate) };
         let lots = Stream::of(self.settings.seed, "among", &[self.takes]);
-        let mut others: Vec<u32> = (0..).zip(&named).filter(|&(prompt, _)| is_candidate(prompt)).map(|(prompt, _)| prompt).collect();
+        let mut others: Vec<u32> = named.iter().copied().filter(|&prompt| self.pool.is_free(prompt)).collect();
         others.sort_by_cached_key(|&prompt| (lots.bits(u64::from(prompt)), prompt));
         self.wait_for(due, true);
         others.retain(|&prompt| self.pool.is_free(prompt));
@@ -83,14 +83,16 @@ impl Sampler {
         }
     }
 
-    /// Which prompts of the pool are named, checked to be named once.
-    fn distinct_prompts(&self, argument: &'static str, prompts: &[i64]) -> Result<Vec<bool>> {
-        let mut named = vec![false; self.pool.len()];
-        for (position, prompt) in self.prompt_indices(argument, prompts)?.into_iter().enumerate() {
-            if std::mem::replace(&mut named[prompt as usize], true) {
-                return Err(Error::argument(argument, format!("prompt {prompt} again at position {position}"), "distinct prompts"));
+    /// The prompts named, ascending, checked to be named once.
+    fn distinct_prompts(&self, argument: &'static str, prompts: &[i64]) -> Result<Vec<u32>> {
+        let mut named: Vec<(u32, usize)> = self.prompt_indices(argument, prompts)?.into_iter().zip(0..).collect();
+        named.sort_unstable();
+        let again = named.windows(2).filter(|pair| pair[0].0 == pair[1].0).map(|pair| pair[1]);
+        match again.min_by_key(|&(_, position)| position) {
+            Some((prompt, position)) => {
+                Err(Error::argument(argument, format!("prompt {prompt} again at position {position}"), "distinct prompts"))
             }
+            None => Ok(named.into_iter().map(|(prompt, _)| prompt).collect()),
         }
-        Ok(named)
     }
 }

@@ -9,8 +9,9 @@
 //! hard groups, a mean up to 0.11, which is about its format reward; here a silent group is hard if nothing succeeded.
 
 use super::{Asked, Judgement, NamedOption, Registered, Search, SelectionPolicy};
-use crate::belief::{Belief, Label, power};
+use crate::belief::{Belief, Label};
 use crate::error::Result;
+use crate::portable::power;
 use crate::settings::Settings;
 use crate::state::{Carry, StateMap, StateReader};
 

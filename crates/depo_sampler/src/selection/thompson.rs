@@ -5,7 +5,8 @@
 //! with the running admission threshold at any G. Unlike `MoPPS` (arXiv 2507.04632) the draw knows text, age and base rate.
 
 use super::{Asked, Judgement, Registered, Search, SelectionPolicy};
-use crate::belief::{Belief, power};
+use crate::belief::Belief;
+use crate::portable::power;
 
 pub(super) const POLICY: Registered = Registered {
     name: "thompson",
