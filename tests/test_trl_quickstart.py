@@ -15,18 +15,18 @@ STEPS, WARM = 36, 20
 
 
 @pytest.mark.slow
-def test_depo_drops_the_share_of_silent_groups(pytestconfig: pytest.Config) -> None:
+def test_depo_drops_the_share_of_silent_groups(quickstart_policies: Path) -> None:
     import torch
     from trl import GRPOTrainer
 
     from depo.integrations.trl import DepoGRPOTrainer
 
     spec = importlib.util.spec_from_file_location("trl_grpo", Path(__file__).parent.parent / "examples" / "trl_grpo.py")
-    assert spec and spec.loader and pytestconfig.cache
+    assert spec and spec.loader
     example = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(example)
     torch.set_num_threads(1)
-    policy, rows = example.policy_and_rows(str(pytestconfig.cache.mkdir("policies")))
+    policy, rows = example.policy_and_rows(str(quickstart_policies))
     shares = {each: np.mean(example.silent_shares(example.make_trainer(each, policy, rows, STEPS))[WARM:]) for each in (GRPOTrainer, DepoGRPOTrainer)}
     assert shares[GRPOTrainer] >= 0.65
     assert shares[DepoGRPOTrainer] <= 0.35

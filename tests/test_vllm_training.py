@@ -78,9 +78,9 @@ def test_weights_that_do_not_arrive_stop_the_run(shared: Path, tmp_path: Path, m
 
 @needs_vllm
 @pytest.mark.slow
-def test_the_quickstart_learns(tmp_path: Path) -> None:
+def test_the_quickstart_learns(quickstart_policies: Path, tmp_path: Path) -> None:
     """Forty steps of the real quickstart, with the bounds that the local engine is held to."""
-    overrides = ["--run.steps", "40", "--run.eval_every", "40", "--evaluation.probe_prompts", "0", "--warm_start.cache", str(tmp_path / "cache"), *VLLM[:4]]
+    overrides = ["--run.steps", "40", "--run.eval_every", "40", "--evaluation.probe_prompts", "0", "--warm_start.cache", str(quickstart_policies), *VLLM[:4]]
     config = load_config(Path(__file__).parent.parent / "configs" / "quickstart.toml", overrides)
     assert Trainer(config, tmp_path / "run").run().status == "finished"
     records = RunRecords.read(tmp_path / "run")
@@ -88,6 +88,8 @@ def test_the_quickstart_learns(tmp_path: Path) -> None:
     assert accuracies[-1] >= accuracies[0] + 0.08
     steps, zero_variance = records.series("rollout/zero_variance_share")
     assert zero_variance[steps > 20].mean() <= 0.4
+    assert records.series("selection/reject_share")[1][20:].mean() >= 0.3
+    assert records.series("selection/sequences_saved_total")[1][-1] > 0
     assert records.series("policy/logprob_mismatch")[1].max() <= 1e-4
 
 

@@ -9,7 +9,7 @@ from typing import Any, Self, final
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-__all__ = ["Sampler", "build_profile", "content_ids", "derive_key", "group_advantages", "uniforms"]
+__all__ = ["Sampler", "WeightedSampler", "build_profile", "content_ids", "derive_key", "group_advantages", "nearest", "top", "uniforms"]
 
 build_profile: str
 """release or debug."""
@@ -38,6 +38,51 @@ def group_advantages(
     Returns:
         advantages float32 [B, G]; informative bool [B]; mean of the known rewards float32 [B] (NaN where none is known).
     """
+
+def top(scores: ArrayLike, count: int) -> NDArray[np.int64]:
+    """Positions of the `count` greatest scores, best first; of equal scores the earlier position is better.
+
+    One pass over the scores, which are not copied if they are a contiguous float32 array.
+
+    Args:
+        scores: float32 [N] in any unit; NaN: never among them.
+        count: Positions wanted [>= 0]; fewer come back if fewer scores are numbers.
+    """
+
+def nearest(scores: ArrayLike, target: float, count: int) -> NDArray[np.int64]:
+    """Positions of the `count` scores nearest to a finite target, nearest first; otherwise as `top`."""
+
+@final
+class WeightedSampler:
+    """Draws by weight over pools of millions, without replacement within a draw; weights change a few at a time.
+
+    A sum tree of cache lines: a draw of n costs O(n log N) time, an update likewise, and the tree 4.3 bytes per position.
+
+    Args:
+        weights: float32 [N] within 0..1e28, in any unit; 0: never drawn.
+        seed: Seed of every draw, 0 <= seed < 2**64.
+
+    Raises:
+        ValueError: A weight is out of its range.
+    """
+
+    def __new__(cls, weights: ArrayLike, *, seed: int) -> Self: ...
+    def sample(self, count: int, draw: int, *, exclude: ArrayLike | None = None) -> NDArray[np.int64]:
+        """Draw distinct positions, each with the probability of its weight among those that are left; in the order drawn.
+
+        Args:
+            count: Positions wanted [>= 0]; fewer come back only if fewer have weight.
+            draw: Number of the draw (a step, for example): the positions are a function of seed, this number and the present weights.
+            exclude: int64 positions that are not to be drawn, those in flight for example.
+        """
+
+    def update(self, positions: ArrayLike, weights: ArrayLike) -> None:
+        """Change the weights at int64 positions [B] to float32 [B]; where a position is named twice, the last counts.
+
+        Raises:
+            ValueError: A weight is out of its range; nothing has changed then.
+            IndexError: So is a position; likewise.
+        """
 
 @final
 class Sampler:

@@ -2,11 +2,17 @@
 
 use crate::error::{Error, Result};
 use crate::pool::epoch_order;
+use crate::rng::Permutation;
 use crate::state::{Carry, StateMap, StateReader};
 
-/// Doubly linked list over prompt indices; index `len` is the sentinel before the head and after the tail.
+/// First the prompts that were never labelled, in the order of epoch 0, which takes no memory; then a doubly linked list of the others. Zeros say that
+/// nothing is known, so that the memory of prompts without a label is never touched.
 #[derive(Debug, Clone)]
 pub struct LabelAges {
+    unlabelled: Permutation,
+    /// Every prompt before this rank of the permutation has been labelled.
+    first_unlabelled: usize,
+    /// The list: prompt p is node p + 1, and node 0 stands before the head and after the tail.
     next: Vec<u32>,
     previous: Vec<u32>,
     /// Version after that of the last label; 0: never labelled.
@@ -14,47 +20,58 @@ pub struct LabelAges {
 }
 
 impl LabelAges {
-    /// Nobody has been labelled since version 0; the order is that of epoch 0.
+    /// Nobody has been labelled since version 0.
     pub fn new(seed: u64, len: usize) -> Self {
-        let order = epoch_order(seed, 0, len);
-        Self::linked((0..len).map(|rank| order.at(rank) as u32), vec![0; len])
+        Self {
+            unlabelled: epoch_order(seed, 0, len),
+            first_unlabelled: 0,
+            next: vec![0; len + 1],
+            previous: vec![0; len + 1],
+            unlabelled_from: vec![0; len],
+        }
     }
 
-    fn linked(order: impl Iterator<Item = u32>, unlabelled_from: Vec<u32>) -> Self {
-        let sentinel = unlabelled_from.len() as u32;
-        let mut ages =
-            Self { next: vec![sentinel; unlabelled_from.len() + 1], previous: vec![sentinel; unlabelled_from.len() + 1], unlabelled_from };
-        order.for_each(|prompt| ages.append(prompt));
-        ages
+    fn is_labelled(&self, prompt: u32) -> bool {
+        self.unlabelled_from[prompt as usize] > 0
     }
 
-    fn sentinel(&self) -> u32 {
-        self.unlabelled_from.len() as u32
+    fn append(&mut self, prompt: u32, unlabelled_from: u32) {
+        let (node, tail) = (prompt + 1, self.previous[0]);
+        self.next[tail as usize] = node;
+        self.previous[node as usize] = tail;
+        self.next[node as usize] = 0;
+        self.previous[0] = node;
+        self.unlabelled_from[prompt as usize] = unlabelled_from;
     }
 
-    fn append(&mut self, prompt: u32) {
-        let sentinel = self.sentinel();
-        let tail = self.previous[sentinel as usize];
-        self.next[tail as usize] = prompt;
-        self.previous[prompt as usize] = tail;
-        self.next[prompt as usize] = sentinel;
-        self.previous[sentinel as usize] = prompt;
+    fn pass_labelled(&mut self) {
+        while self.first_unlabelled < self.unlabelled_from.len() && self.is_labelled(self.unlabelled.at(self.first_unlabelled) as u32) {
+            self.first_unlabelled += 1;
+        }
     }
 
     /// A verdict on this prompt arrived while the clock stood at `version`, which never runs backwards.
     pub fn touch(&mut self, prompt: u32, version: u32) {
-        let (before, after) = (self.previous[prompt as usize], self.next[prompt as usize]);
-        self.next[before as usize] = after;
-        self.previous[after as usize] = before;
-        self.append(prompt);
-        self.unlabelled_from[prompt as usize] = version.saturating_add(1);
+        if self.is_labelled(prompt) {
+            let (before, after) = (self.previous[prompt as usize + 1], self.next[prompt as usize + 1]);
+            self.next[before as usize] = after;
+            self.previous[after as usize] = before;
+        }
+        self.append(prompt, version.saturating_add(1));
+        self.pass_labelled();
+    }
+
+    /// The prompts that have a label, from the least recently labelled on.
+    fn labelled(&self) -> impl Iterator<Item = u32> {
+        let node = |node: u32| (node > 0).then_some(node);
+        std::iter::successors(node(self.next[0]), move |&last| node(self.next[last as usize])).map(|node| node - 1)
     }
 
     /// Prompts from the least recently labelled on.
     pub fn iter(&self) -> impl Iterator<Item = u32> {
-        let sentinel = self.sentinel();
-        std::iter::successors(Some(self.next[sentinel as usize]), |&prompt| Some(self.next[prompt as usize]))
-            .take_while(move |&prompt| prompt != sentinel)
+        let ranks = self.first_unlabelled..self.unlabelled_from.len();
+        let unlabelled = ranks.map(|rank| self.unlabelled.at(rank) as u32).filter(|&prompt| !self.is_labelled(prompt));
+        unlabelled.chain(self.labelled())
     }
 
     /// Whether a prompt will have been unlabelled for `max_age` versions or more if it gets no label at `version`.
@@ -74,26 +91,66 @@ impl LabelAges {
     }
 
     pub(crate) fn save(&self, state: &mut StateMap) {
-        state.insert("ages.order".into(), self.iter().collect::<Vec<u32>>().into());
-        state.insert("ages.unlabelled_from".into(), self.unlabelled_from.clone().into());
+        let order: Vec<u32> = self.labelled().collect();
+        let unlabelled_from: Vec<u32> = order.iter().map(|&prompt| self.unlabelled_from[prompt as usize]).collect();
+        state.insert("ages.first_unlabelled".into(), (self.first_unlabelled as u64).into());
+        state.insert("ages.order".into(), order.into());
+        state.insert("ages.unlabelled_from".into(), unlabelled_from.into());
     }
 
-    /// Restores the order; prompts that the state does not know come first, as never labelled.
+    /// Restores the order of the prompts that have a label.
     pub(crate) fn restore(&mut self, state: &mut StateReader, carry: &Carry) -> Result<()> {
-        let saved_order: Vec<u32> = state.array("ages.order", carry.saved_len())?;
-        let unlabelled_from = carry.gather(&state.array("ages.unlabelled_from", carry.saved_len())?, 0);
-        let mut seen = vec![false; unlabelled_from.len()];
-        let mut order = Vec::with_capacity(unlabelled_from.len());
-        for old in saved_order {
-            if let Some(prompt) = carry.prompt("ages.order", old)? {
-                if std::mem::replace(&mut seen[prompt as usize], true) {
-                    return Err(Error::state_entry("ages.order", format!("prompt {old} twice"), "a permutation"));
+        let order: Vec<u32> = state.take("ages.order")?;
+        let unlabelled_from: Vec<u32> = state.array("ages.unlabelled_from", order.len())?;
+        for (&old, &unlabelled_from) in order.iter().zip(&unlabelled_from) {
+            let Some(prompt) = carry.prompt("ages.order", old)? else { continue };
+            if self.is_labelled(prompt) {
+                return Err(Error::state_entry("ages.order", format!("prompt {old} twice"), "distinct prompts"));
+            }
+            if unlabelled_from == 0 {
+                return Err(Error::state_entry("ages.unlabelled_from", 0, "versions of at least 1"));
+            }
+            self.append(prompt, unlabelled_from);
+        }
+        let first_unlabelled: u64 = state.take("ages.first_unlabelled")?;
+        if first_unlabelled > order.len() as u64 {
+            let expected = format!("at most {}, as many as have a label", order.len());
+            return Err(Error::state_entry("ages.first_unlabelled", first_unlabelled, expected));
+        }
+        self.first_unlabelled = if carry.is_identical() { first_unlabelled as usize } else { 0 };
+        self.pass_labelled();
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn the_order_is_that_of_epoch_0_and_then_of_last_labels(
+            seed: u64, len in 1..40_usize, labels in prop::collection::vec(any::<u32>(), 0..100), saved_at in 0..100_usize,
+        ) {
+            let order = epoch_order(seed, 0, len);
+            let mut expected: Vec<u32> = (0..len).map(|rank| order.at(rank) as u32).collect();
+            let mut ages = LabelAges::new(seed, len);
+            for (version, prompt) in labels.iter().map(|label| label % len as u32).enumerate() {
+                if version == saved_at {
+                    let mut state = StateMap::new();
+                    ages.save(&mut state);
+                    ages = LabelAges::new(seed, len);
+                    let ids: Vec<u64> = (0..len as u64).collect();
+                    let mut reader = StateReader::new(state);
+                    ages.restore(&mut reader, &Carry::new(&ids, &ids, true).expect("the same ids")).expect("a saved state");
+                    reader.finish().expect("nothing is left");
                 }
-                order.push(prompt);
+                ages.touch(prompt, version as u32);
+                expected.retain(|&other| other != prompt);
+                expected.push(prompt);
+                prop_assert_eq!(ages.iter().collect::<Vec<u32>>(), expected.clone());
             }
         }
-        let unknown = self.iter().filter(|&prompt| !seen[prompt as usize]).collect::<Vec<u32>>();
-        *self = Self::linked(unknown.into_iter().chain(order), unlabelled_from);
-        Ok(())
     }
 }

@@ -1,7 +1,7 @@
 //! The prompts, the order of each epoch, and which prompts are claimed (waiting, buffered or in flight).
 
 use std::collections::HashMap;
-use std::collections::hash_map::Entry;
+use std::sync::Arc;
 
 use crate::error::{Error, Result, require};
 use crate::rng::{Permutation, derive_key};
@@ -39,11 +39,24 @@ pub(crate) fn epoch_order(seed: u64, epoch: u64, len: usize) -> Permutation {
     Permutation::new(derive_key(seed, "epoch", &[epoch]), len)
 }
 
+/// Fails if two ids are equal.
+fn require_distinct(ids: &[u64]) -> Result<()> {
+    // Sorting is several times faster than a table of positions, which only a duplicate needs.
+    let mut sorted = ids.to_vec();
+    sorted.sort_unstable();
+    if sorted.windows(2).all(|pair| pair[0] < pair[1]) {
+        return Ok(());
+    }
+    let mut positions = HashMap::new();
+    let again = ids.iter().enumerate().find_map(|(second, &id)| positions.insert(id, second).map(|first| (id, first, second)));
+    again.map_or(Ok(()), |(id, first, second)| Err(Error::DuplicateId { id, first, second }))
+}
+
 /// Prompts in epoch order, each claimed by at most one draw at a time.
 #[derive(Debug, Clone)]
 pub struct PromptPool {
-    ids: Vec<u64>,
-    sources: Vec<u32>,
+    ids: Arc<Vec<u64>>,
+    sources: Arc<Vec<u32>>,
     seed: u64,
     epoch: u64,
     cursor: usize,
@@ -60,17 +73,23 @@ impl PromptPool {
         let len = ids.len();
         require(sources.len() == len, "sources", format!("length {}", sources.len()), &format!("length {len}, as ids"))?;
         require(len < u32::MAX as usize, "ids", format!("length {len}"), "fewer than 2^32 - 1 prompts")?;
-        let mut positions = HashMap::with_capacity(len);
-        for (second, &id) in ids.iter().enumerate() {
-            match positions.entry(id) {
-                Entry::Occupied(first) => {
-                    return Err(Error::DuplicateId { id, first: *first.get(), second });
-                }
-                Entry::Vacant(vacant) => vacant.insert(second),
-            };
-        }
+        require_distinct(&ids)?;
         let order = epoch_order(seed, 0, len);
-        Ok(Self { ids, sources, seed, epoch: 0, cursor: 0, order, claimed: Bitset::new(len) })
+        Ok(Self { ids: ids.into(), sources: sources.into(), seed, epoch: 0, cursor: 0, order, claimed: Bitset::new(len) })
+    }
+
+    /// The same prompts at the start of epoch 0, nobody claimed.
+    pub(crate) fn restarted(&self) -> Self {
+        let (len, order) = (self.len(), epoch_order(self.seed, 0, self.len()));
+        Self {
+            ids: self.ids.clone(),
+            sources: self.sources.clone(),
+            seed: self.seed,
+            epoch: 0,
+            cursor: 0,
+            order,
+            claimed: Bitset::new(len),
+        }
     }
 
     /// Number of prompts.
@@ -147,7 +166,7 @@ impl PromptPool {
     }
 
     pub(crate) fn save(&self, state: &mut StateMap) {
-        state.insert("pool.ids".into(), self.ids.clone().into());
+        state.insert("pool.ids".into(), self.ids.to_vec().into());
         state.insert("pool.epoch".into(), self.epoch.into());
         state.insert("pool.cursor".into(), (self.cursor as u64).into());
     }

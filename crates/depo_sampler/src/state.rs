@@ -126,9 +126,29 @@ impl StateReader {
 /// Where the prompts of a saved state are in the present pool.
 #[derive(Debug)]
 pub struct Carry {
+    saved_len: usize,
+    /// None: both pools hold the same prompts in the same order.
+    moved: Option<Moved>,
+}
+
+#[derive(Debug)]
+struct Moved {
     old_of_new: Vec<u32>,
     new_of_old: Vec<u32>,
-    identical: bool,
+}
+
+impl Moved {
+    fn new(saved: &[u64], ids: &[u64]) -> Self {
+        let positions: HashMap<u64, u32> = saved.iter().zip(0..).map(|(&id, position)| (id, position)).collect();
+        let old_of_new: Vec<u32> = ids.iter().map(|id| positions.get(id).copied().unwrap_or(ABSENT)).collect();
+        let mut new_of_old = vec![ABSENT; saved.len()];
+        for (new, &old) in (0..).zip(&old_of_new) {
+            if old != ABSENT {
+                new_of_old[old as usize] = new;
+            }
+        }
+        Self { old_of_new, new_of_old }
+    }
 }
 
 impl Carry {
@@ -142,30 +162,22 @@ impl Carry {
             let position = saved.iter().zip(ids).take_while(|(old, new)| old == new).count();
             return Err(Error::StateOtherPool { saved: saved.len(), len: ids.len(), position });
         }
-        let positions: HashMap<u64, u32> = saved.iter().zip(0..).map(|(&id, position)| (id, position)).collect();
-        let old_of_new: Vec<u32> = ids.iter().map(|id| positions.get(id).copied().unwrap_or(ABSENT)).collect();
-        let mut new_of_old = vec![ABSENT; saved.len()];
-        for (new, &old) in (0..).zip(&old_of_new) {
-            if old != ABSENT {
-                new_of_old[old as usize] = new;
-            }
-        }
-        Ok(Self { old_of_new, new_of_old, identical })
+        Ok(Self { saved_len: saved.len(), moved: (!identical).then(|| Moved::new(saved, ids)) })
     }
 
     /// Whether both pools hold the same prompts in the same order.
     pub fn is_identical(&self) -> bool {
-        self.identical
+        self.moved.is_none()
     }
 
     /// Number of prompts in the saved state.
     pub fn saved_len(&self) -> usize {
-        self.new_of_old.len()
+        self.saved_len
     }
 
     /// Number of prompts in both pools.
     pub fn matched(&self) -> usize {
-        self.old_of_new.iter().filter(|&&old| old != ABSENT).count()
+        self.moved.as_ref().map_or(self.saved_len, |moved| moved.old_of_new.iter().filter(|&&old| old != ABSENT).count())
     }
 
     /// Present index of a saved prompt; none if the present pool lacks it.
@@ -173,14 +185,18 @@ impl Carry {
     /// # Errors
     /// `old` is not an index of the saved pool.
     pub fn prompt(&self, name: &str, old: u32) -> Result<Option<u32>> {
-        match self.new_of_old.get(old as usize) {
-            Some(&new) => Ok((new != ABSENT).then_some(new)),
-            None => Err(Error::state_entry(name, old, format!("a prompt index below {}", self.saved_len()))),
+        if old as usize >= self.saved_len {
+            return Err(Error::state_entry(name, old, format!("a prompt index below {}", self.saved_len)));
         }
+        let new = self.moved.as_ref().map_or(old, |moved| moved.new_of_old[old as usize]);
+        Ok((new != ABSENT).then_some(new))
     }
 
     /// Per-prompt values in the present order; `default` for prompts that the state does not know.
     pub fn gather<T: Copy>(&self, saved: &[T], default: T) -> Vec<T> {
-        self.old_of_new.iter().map(|&old| saved.get(old as usize).copied().unwrap_or(default)).collect()
+        match &self.moved {
+            None => saved.to_vec(),
+            Some(moved) => moved.old_of_new.iter().map(|&old| saved.get(old as usize).copied().unwrap_or(default)).collect(),
+        }
     }
 }

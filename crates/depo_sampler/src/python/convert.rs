@@ -1,7 +1,7 @@
 //! From Python values to Rust values and back, with errors that name the argument.
 
 use numpy::prelude::*;
-use numpy::{Element, IntoPyArray, PyArrayDyn, PyUntypedArray};
+use numpy::{Element, IntoPyArray, PyArrayDyn, PyReadonlyArrayDyn, PyUntypedArray};
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyFloat, PyMapping, PyString};
@@ -38,43 +38,60 @@ fn array<'py>(
     Err(unfit(name, &format!("a {} array of shape {:?}", array.dtype(), array.shape()), &expected))
 }
 
+/// The array with elements `T`, row by row: itself if it is so already.
+fn in_rows<'py, T: Element>(array: &Bound<'py, PyUntypedArray>) -> PyResult<PyReadonlyArrayDyn<'py, T>> {
+    let (order, casting, keep_subclass, copy) = ("C", "unsafe", false, false);
+    let cast = array.call_method1("astype", (T::get_dtype(array.py()), order, casting, keep_subclass, copy))?;
+    Ok(cast.cast_into::<PyArrayDyn<T>>()?.readonly())
+}
+
 /// Its elements as `T`, row by row.
-fn elements<T: Element + Clone>(array: &Bound<'_, PyUntypedArray>) -> PyResult<Vec<T>> {
-    let cast = array.call_method1("astype", (T::get_dtype(array.py()),))?;
-    let cast = cast.cast_into::<PyArrayDyn<T>>()?.readonly();
-    Ok(cast.as_array().iter().cloned().collect())
+fn elements<T: Element + Copy>(array: &Bound<'_, PyUntypedArray>) -> PyResult<Vec<T>> {
+    Ok(in_rows(array)?.as_slice()?.to_vec())
+}
+
+/// Real numbers, row by row, not copied if they are float32 in rows already.
+pub(super) fn borrowed_floats<'py>(name: &str, value: &Bound<'py, PyAny>, dimensions: usize) -> PyResult<PyReadonlyArrayDyn<'py, f32>> {
+    // An array that is right already is spared the calls to NumPy, which cost as much as the advantages of a small batch.
+    if let Ok(array) = value.cast::<PyArrayDyn<f32>>()
+        && array.ndim() == dimensions
+        && array.is_c_contiguous()
+    {
+        return Ok(array.readonly());
+    }
+    in_rows(&array(name, value, dimensions, "fiub", "numbers")?)
 }
 
 /// Real numbers, row by row, and the shape.
 pub(super) fn floats<const D: usize>(name: &str, value: &Bound<'_, PyAny>) -> PyResult<(Vec<f32>, [usize; D])> {
-    let array = array(name, value, D, "fiub", "numbers")?;
+    let array = borrowed_floats(name, value, D)?;
     let mut shape = [0; D];
     shape.copy_from_slice(array.shape());
-    Ok((elements(&array)?, shape))
+    Ok((array.as_slice()?.to_vec(), shape))
 }
 
 /// Whole numbers of one dimension that fit `T`.
 pub(super) fn integers<T: TryFrom<i128>>(name: &str, value: &Bound<'_, PyAny>) -> PyResult<Vec<T>> {
-    let numbers = whole_numbers(name, value)?;
+    // A list goes around NumPy, which would make floats of integers on both sides of 2^63.
+    if !value.hasattr("dtype")?
+        && let Ok(numbers) = value.extract::<Vec<i128>>()
+    {
+        return fitting(name, numbers.into_iter());
+    }
+    let array = array(name, value, 1, "iu", "integers")?;
+    if array.dtype().kind() == b'u' {
+        return fitting(name, elements::<u64>(&array)?.into_iter().map(i128::from));
+    }
+    fitting(name, elements::<i64>(&array)?.into_iter().map(i128::from))
+}
+
+/// The numbers as `T`, which all must fit.
+fn fitting<T: TryFrom<i128>>(name: &str, numbers: impl Iterator<Item = i128>) -> PyResult<Vec<T>> {
     let fit = |(position, number): (usize, i128)| {
         let misfit = |_| unfit(name, &format!("{number} at position {position}"), "integers within the element type");
         T::try_from(number).map_err(misfit)
     };
-    numbers.into_iter().enumerate().map(fit).collect()
-}
-
-fn whole_numbers(name: &str, value: &Bound<'_, PyAny>) -> PyResult<Vec<i128>> {
-    // A list goes around NumPy, which would make floats of integers on both sides of 2^63.
-    if !value.hasattr("dtype")?
-        && let Ok(numbers) = value.extract()
-    {
-        return Ok(numbers);
-    }
-    let array = array(name, value, 1, "iu", "integers")?;
-    if array.dtype().kind() == b'u' {
-        return Ok(elements::<u64>(&array)?.into_iter().map(i128::from).collect());
-    }
-    Ok(elements::<i64>(&array)?.into_iter().map(i128::from).collect())
+    numbers.enumerate().map(fit).collect()
 }
 
 /// A saved state as a dict of scalars and arrays.

@@ -1,6 +1,7 @@
 //! Bindings `depo._core`: convert arguments, release the interpreter, map errors. No logic.
 
 mod convert;
+mod scale;
 
 use std::collections::BTreeMap;
 use std::sync::{Mutex, PoisonError};
@@ -18,7 +19,7 @@ use crate::replay::Target;
 use crate::rng::{Stream, content_id, derive_key as core_derive_key};
 use crate::sampler::Sampler as CoreSampler;
 use crate::settings::Settings;
-use convert::{floats, integers, state_from_py, state_to_py, unsigned};
+use convert::{borrowed_floats, floats, integers, state_from_py, state_to_py, unsigned};
 
 type Dict<'py> = PyResult<Bound<'py, PyDict>>;
 
@@ -84,9 +85,10 @@ fn group_advantages<'py>(
     tolerance: f64,
 ) -> PyResult<AdvantageArrays<'py>> {
     let py = rewards.py();
-    let (rewards, [groups, group_size]) = floats("rewards", rewards)?;
+    let rewards = borrowed_floats("rewards", rewards, 2)?;
+    let (groups, group_size, known) = (rewards.shape()[0], rewards.shape()[1], rewards.as_slice()?);
     let options = AdvantageOptions { scale_by_std, ddof, epsilon, tolerance };
-    let output = detached(py, move || core_group_advantages(&rewards, [groups, group_size], &options))?;
+    let output = detached(py, || core_group_advantages(known, [groups, group_size], &options))?;
     let advantages = output.advantages.into_pyarray(py).reshape([groups, group_size])?;
     Ok((advantages, output.informative.into_pyarray(py), output.means.into_pyarray(py)))
 }
@@ -366,6 +368,8 @@ fn target_columns<'py>(py: Python<'py>, targets: &[Target]) -> Dict<'py> {
 mod _core {
     use pyo3::prelude::*;
 
+    #[pymodule_export]
+    use super::scale::{WeightedSampler, nearest, top};
     #[pymodule_export]
     use super::{Sampler, content_ids, derive_key, group_advantages, uniforms};
 

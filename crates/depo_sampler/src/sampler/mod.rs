@@ -54,10 +54,15 @@ impl Sampler {
     pub fn new(ids: Vec<u64>, sources: Vec<u32>, settings: Settings) -> Result<Self> {
         settings.validate()?;
         settings.validate_sources(&sources)?;
-        let len = ids.len();
-        Ok(Self {
+        Ok(Self::at_start(PromptPool::new(ids, sources, settings.seed)?, settings))
+    }
+
+    /// A sampler that knows nothing yet of the prompts of a pool.
+    fn at_start(pool: PromptPool, settings: Settings) -> Self {
+        let len = pool.len();
+        Self {
             policy: settings.selection_policy(len),
-            pool: PromptPool::new(ids, sources, settings.seed)?,
+            pool,
             ages: LabelAges::new(settings.seed, len),
             belief: settings.belief(len),
             buffer: PromptBuffer::default(),
@@ -70,7 +75,7 @@ impl Sampler {
             takes: 0,
             probe_debt: 0.0,
             settings,
-        })
+        }
     }
 
     /// Rollouts of a full group, G.

@@ -5,7 +5,7 @@ use crate::error::{Error, Result};
 use crate::state::{Carry, StateMap, StateReader};
 
 /// Version of the saved state's layout.
-pub const STATE_VERSION: u64 = 2;
+pub const STATE_VERSION: u64 = 3;
 
 /// How the prompts of a loaded state relate to the pool.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -55,7 +55,7 @@ impl Sampler {
         let same_policy = self.settings.check(&mut reader)?;
         let saved_ids: Vec<u64> = reader.take("pool.ids")?;
         let carry = Carry::new(&saved_ids, self.pool.ids(), strict)?;
-        let mut restored = Self::new(self.pool.ids().to_vec(), self.pool.sources().to_vec(), self.settings.clone())?;
+        let mut restored = Self::at_start(self.pool.restarted(), self.settings.clone());
         if same_policy {
             restored.policy.restore(&mut reader, &carry)?;
         } else {

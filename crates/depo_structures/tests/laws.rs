@@ -1,0 +1,101 @@
+//! Laws against brute force.
+
+#![allow(clippy::unwrap_used, reason = "an unwrap that fails, fails the test")]
+
+use std::collections::BTreeSet;
+
+use depo_structures::{SumTree, best};
+use proptest::prelude::*;
+
+/// Random words: the k-th output of `SplitMix64` from `seed`.
+fn words(seed: u64) -> impl Fn(u64) -> u64 {
+    move |counter| {
+        let mut word = seed.wrapping_add((counter + 1).wrapping_mul(0x9E37_79B9_7F4A_7C15));
+        word = (word ^ (word >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+        word = (word ^ (word >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+        word ^ (word >> 31)
+    }
+}
+
+fn weight() -> impl Strategy<Value = f32> {
+    prop_oneof![Just(0.0), Just(1.0), 0.0..1.0_f32, Just(1e-20), Just(SumTree::GREATEST_WEIGHT)]
+}
+
+/// A few of any kind, or thousands that repeat a few.
+fn weights() -> impl Strategy<Value = Vec<f32>> {
+    let few = || prop::collection::vec(weight(), 0..40);
+    prop_oneof![few(), (few(), 4000..5000_usize).prop_map(|(few, len)| few.iter().copied().cycle().take(len).collect())]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(100))]
+
+    #[test]
+    fn an_updated_tree_is_the_tree_of_the_new_weights(mut weights in weights(), changes in prop::collection::vec((any::<u32>(), weight()), 0..50)) {
+        let mut tree = SumTree::new(&weights);
+        let len = weights.len() as u32;
+        let changes: Vec<(u32, f32)> = changes.into_iter().filter(|_| len > 0).map(|(item, weight)| (item % len, weight)).collect();
+        for &(item, weight) in &changes {
+            weights[item as usize] = weight;
+        }
+        tree.set(changes);
+        prop_assert!(tree == SumTree::new(&weights));
+        let total: f64 = weights.iter().copied().map(f64::from).sum();
+        prop_assert!((f64::from(tree.total()) - total).abs() <= 1e-5 * total);
+    }
+
+    #[test]
+    fn draws_are_distinct_eligible_and_as_many_as_there_are(weights in weights(), count in 0..200_usize, seed: u64, modulus in 1..5_u32) {
+        let mut tree = SumTree::new(&weights);
+        let before = tree.clone();
+        let drawn = tree.draw_distinct(count, words(seed), |item| item % modulus == 0);
+        let available = (0..).zip(&weights).filter(|&(item, &weight)| weight > 0.0 && item % modulus == 0).count();
+        prop_assert_eq!(drawn.len(), count.min(available));
+        prop_assert_eq!(drawn.iter().collect::<BTreeSet<_>>().len(), drawn.len());
+        prop_assert!(drawn.iter().all(|&item| weights[item as usize] > 0.0 && item % modulus == 0));
+        prop_assert!(tree == before);
+    }
+
+    #[test]
+    fn the_best_are_those_of_a_stable_sort(
+        scores in prop::collection::vec(prop_oneof![(-9..9_i8).prop_map(f32::from), Just(f32::NAN), Just(f32::NEG_INFINITY), -1.0..1.0_f32], 0..3000),
+        count in 0..300_usize, target in -2.0..2.0_f32,
+    ) {
+        let key = |score: f32| -(score - target).abs();
+        let mut expected: Vec<u32> = (0..scores.len() as u32).filter(|&item| !scores[item as usize].is_nan()).collect();
+        expected.sort_by(|&a, &b| key(scores[b as usize]).total_cmp(&key(scores[a as usize])));
+        expected.truncate(count);
+        prop_assert_eq!(best(&scores, count, key), expected);
+    }
+}
+
+/// Ordered pairs of successive draws: `w_i / W`, then `w_j / (W - w_i)` among the eligible. Pearson's statistic has a mean of the number of pairs less 1.
+fn pearson(weights: &[f32], repeats: u64) -> (f64, usize) {
+    let (eligible, len) = (|item: u32| item != 1, weights.len());
+    let mut tree = SumTree::new(weights);
+    let mut counts = vec![0.0; len * len];
+    for repeat in 0..repeats {
+        let pair = tree.draw_distinct(2, words(repeat << 20), eligible);
+        counts[pair[0] as usize * len + pair[1] as usize] += 1.0;
+    }
+    let weight = |item: usize| if eligible(item as u32) { f64::from(weights[item]) } else { 0.0 };
+    let total: f64 = (0..len).map(weight).sum();
+    let expected = |first: usize, second: usize| {
+        if first == second { 0.0 } else { repeats as f64 * weight(first) / total * weight(second) / (total - weight(first)) }
+    };
+    let cells = (0..len * len).map(|cell| (counts[cell], expected(cell / len, cell % len)));
+    let cells: Vec<(f64, f64)> = cells.filter(|&(_, expected)| expected > 0.0).collect();
+    (cells.iter().map(|(count, expected)| (count - expected).powi(2) / expected).sum(), cells.len())
+}
+
+#[test]
+fn pairs_come_as_often_as_by_successive_draws() {
+    let mut many = vec![1.0; 40];
+    many[..4].copy_from_slice(&[8.0, 20.0, 0.0, 0.5]);
+    // The second has an item that most draws hit in vain, the third one that takes nearly all draws.
+    for weights in [vec![1.0, 2.0, 3.0, 0.25, 4.0], vec![1.0, 1000.0, 3.0, 2.0], vec![300.0, 1.0, 1.0, 2.0], many] {
+        let (statistic, cells) = pearson(&weights, 40_000);
+        let freedom = (cells - 1) as f64;
+        assert!(statistic < freedom + 4.0 * (2.0 * freedom).sqrt(), "{statistic} with {freedom} degrees of freedom");
+    }
+}
