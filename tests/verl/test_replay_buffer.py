@@ -77,6 +77,13 @@ def test_rollouts_are_judged_by_the_metric_that_dapo_filters_by(tmp_path: Path) 
     assert {verdict.informative for verdict in journal.verdicts} == {True, False}
 
 
+def test_a_metric_that_the_reward_function_does_not_give_is_named(tmp_path: Path) -> None:
+    """Without filtering verl never looks for it, and every group would be unknown to depo."""
+    trainer, _ = start(tmp_path, "algorithm.filter_groups.metric=accuracy")
+    with pytest.raises(ConfigError, match=r"algorithm.filter_groups.metric: got 'accuracy', expected what the reward function gives, one of .*reward"):
+        step(trainer)
+
+
 def test_the_buffer_has_the_settings_that_verl_gives_its_own(tmp_path: Path) -> None:
     names = ("filter_groups_metric", "sync_refill_failed_groups", "train_batch_size", "gen_batch_size", "max_inflight_gen_batches")
     for overrides in ((), (*DAPO, "algorithm.filter_groups.max_inflight_gen_batches=3"), ("trainer.v1.sampler.sync_refill_failed_groups=True",)):

@@ -57,10 +57,11 @@ def read_settings(tables: Mapping[str, Any], where: str) -> AdapterSettings:
     """
     if unknown := set(tables) - {"selection", "estimator", "seed", "device"}:
         raise ConfigError(f"{where}: got {', '.join(map(str, sorted(unknown)))}, expected selection, estimator, seed or device")
-    chosen = load_tables({name: tables[name] for name in ("selection", "estimator") if name in tables}, f"in {where}")
+    sections = {name: tables[name] for name in ("selection", "estimator") if name in tables}
+    chosen = load_tables({**sections, "run": {name: tables[name] for name in ("seed", "device") if name in tables}}, f"in {where}")
     return AdapterSettings(
         selector=replace(chosen.selection, probe_rollouts=0),
         estimator=chosen.estimator if "estimator" in tables and chosen.estimator.enabled else None,
-        seed=int(tables.get("seed", 0)),
-        device=str(tables.get("device", "cpu")),
+        seed=chosen.run.seed,
+        device=chosen.run.device if "device" in tables else "cpu",
     )

@@ -14,7 +14,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 from weakref import WeakSet
 
@@ -135,6 +135,8 @@ class DepoRLHFDataset(RLHFDataset):  # type: ignore[misc]
         """Record a batch of verl's legacy loop, which calls this after each step."""
         draw_ids_N = batch.batch[DRAW_ID].flatten().numpy()
         by_reward = self.metric == REWARD
+        if not by_reward and self.metric not in batch.non_tensor_batch:
+            raise unknown_metric(self.metric, batch.non_tensor_batch)
         rewards_N = batch.batch["token_level_scores"].sum(-1).numpy() if by_reward else np.asarray(batch.non_tensor_batch[self.metric], np.float32)
         mask_NT = batch.batch["response_mask"].float()
         logprobs_N = mean_logprobs((batch.batch["old_log_probs"] * mask_NT).sum(-1), mask_NT.sum(-1))
@@ -157,6 +159,12 @@ class DepoRLHFDataset(RLHFDataset):  # type: ignore[misc]
         if self._rows is not None:
             self._rows.load_state_dict(state)
             self._steps = int(state["steps"])
+
+
+def unknown_metric(metric: str, known: Iterable[str]) -> ConfigError:
+    """Return the error of a metric that the reward function does not give."""
+    names = ", ".join(sorted({REWARD, *known}))
+    return ConfigError(f"algorithm.filter_groups.metric: got {metric!r}, expected what the reward function gives, one of {names}")
 
 
 def mean_logprobs(sums_N: torch.Tensor, counts_N: torch.Tensor) -> Float32Array:

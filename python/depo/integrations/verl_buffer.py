@@ -6,7 +6,10 @@ from collections.abc import Collection, Mapping
 from typing import Any
 
 from depo.errors import ConfigError
-from depo.integrations.verl import DRAW_ID, REWARD, TRAINERS, DepoRLHFDataset, mean_logprobs  # first, since it names the extra where verl is missing
+
+# First of what needs verl, since it names the extra where that is missing.
+from depo.integrations.verl import DRAW_ID, REWARD, TRAINERS, DepoRLHFDataset, mean_logprobs, unknown_metric
+from depo.records import Float32Array
 
 # isort: split
 import numpy as np
@@ -80,7 +83,7 @@ class DepoReplayBuffer(ReplayBuffer):  # type: ignore[misc]
         fields = [DRAW_ID, judgement, *(["rollout_log_probs", "response_mask"] if with_logprobs else [])]
         data = tq.kv_batch_get(keys=keys, partition_id=partition_id, select_fields=fields)
         draw_ids_N = torch.stack(list(data[DRAW_ID])).flatten().numpy()
-        rewards_N = np.array([_reward(judged, metric) for judged in data[judgement]], np.float32)
+        rewards_N = _rewards(data[judgement], metric)
         logprobs_N = _mean_logprobs(data) if with_logprobs else np.full(len(keys), np.nan, np.float32)
         versions_N = np.array([self.prompt_global_steps[partition_id][key.split("_")[0]] for key in keys])
         for version in np.unique(versions_N):
@@ -112,12 +115,18 @@ def _last_outputs(tags: Mapping[str, Any], uids: set[str]) -> list[str]:
     return [f"{uid}_{session}_{last[session, uid]}" for session, uid in sorted(last)]
 
 
-def _reward(judged: Any, metric: str) -> float:
-    """Return the reward of one rollout from its scores per token, or from the extra results of the reward function; NaN where it has none."""
+def _rewards(judged_N: Any, metric: str) -> Float32Array:
+    """Return the reward of each rollout from its scores per token, or from the extra results of the reward function, float32 [N]; NaN where it has none.
+
+    Raises:
+        ConfigError: Not one of them has the metric; verl itself says so only where it filters by it.
+    """
     if metric == REWARD:
-        return float(judged.sum())
-    extra = getattr(judged, "data", judged).get("reward_extra_info", {})
-    return float(extra.get(metric, np.nan))
+        return np.array([float(scores.sum()) for scores in judged_N], np.float32)
+    extras = [getattr(judged, "data", judged).get("reward_extra_info", {}) for judged in judged_N]
+    if not any(metric in extra for extra in extras):
+        raise unknown_metric(metric, {name for extra in extras for name in extra})
+    return np.array([float(extra.get(metric, np.nan)) for extra in extras], np.float32)
 
 
 def _mean_logprobs(data: Any) -> Any:

