@@ -18,6 +18,7 @@ import time
 from pathlib import Path
 
 from depo.config import load_config
+from depo.distributed.cluster import set_up_ray
 from depo.trainer import Trainer
 
 CONFIG = Path(__file__).parent.parent / "configs" / "quickstart.toml"
@@ -50,6 +51,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=24)
     parser.add_argument("--tokens", type=int, default=256)
     options = parser.parse_args()
+    set_up_ray(local=True)
     import ray
 
     ray.init(address="local", num_cpus=8, include_dashboard=False, log_to_driver=False)

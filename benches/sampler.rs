@@ -1,7 +1,7 @@
 //! Times of each operation by pool size. Run with `cargo bench -p depo_benches`.
 
 use depo_sampler::advantage::{AdvantageOptions, group_advantages};
-use depo_sampler::rng::Stream;
+use depo_sampler::rng::{Permutation, Stream, derive_key};
 use depo_sampler::selection::PolicyKind;
 use depo_sampler::state::StateMap;
 use depo_sampler::{Sampler, Settings};
@@ -111,6 +111,15 @@ fn load(bencher: Bencher, prompts: usize) {
     step(&mut sampler, 0);
     let state: StateMap = sampler.state();
     bencher.with_inputs(|| state.clone()).bench_local_values(|state| sampler.load_state(state, true));
+}
+
+/// The next batch in the middle of an epoch from nothing but the seed and the place: what a resume costs beside what is known of the prompts.
+#[divan::bench(args = SIZES)]
+fn resume_order(bencher: Bencher, prompts: usize) {
+    bencher.bench_local(|| {
+        let order = Permutation::new(derive_key(0, "epoch", &[1]), prompts);
+        (prompts / 2..prompts / 2 + BATCH).map(|rank| order.at(rank) as u64).sum::<u64>()
+    });
 }
 
 #[divan::bench]

@@ -158,9 +158,9 @@ class PrimePools(Policy):
     """Exponential keys: the prompt whose exponential clock, of rate w, rings first comes first."""
 
     def score(self, prompt: int, version: int) -> float:
-        latest = (self.rates(prompt) or [0.5])[-1]
+        latest = (self.rates(prompt) or [math.nan])[-1]
         hard, normal = self.options.get("hard_up_to", 0.25), self.options.get("normal_up_to", 0.75)
-        weight = self.options.get("hard_weight", 0.2) if latest <= hard else 1.0 if latest <= normal else self.options.get("easy_weight", 0.2)
+        weight = self.options.get("hard_weight", 0.2) if latest <= hard else self.options.get("easy_weight", 0.2) if latest > normal else 1.0
         return -(-math.log(Lots(self.seed, version, prompt).unit()) / weight)
 
 

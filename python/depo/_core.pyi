@@ -202,7 +202,7 @@ class Sampler:
         """Everything that `load_state_dict` needs."""
 
     def load_state_dict(self, state: Mapping[str, Any], *, strict: bool = True) -> dict[str, int]:
-        """Restore what `state_dict` returned, or raise StateError (a ValueError) and change nothing.
+        """Restore what `state_dict` returned, or raise StateError (a ValueError) and change nothing. No other thread may write to its arrays meanwhile.
 
         strict: same ids in the same order, else StateError. Not strict: what is known of each prompt is carried over by id; open draws of missing
         prompts are dropped, what is known of clusters is forgotten. group_size and seed must be those of the state; other settings may differ;

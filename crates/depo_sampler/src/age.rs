@@ -5,6 +5,13 @@ use crate::pool::epoch_order;
 use crate::rng::Permutation;
 use crate::state::{Carry, StateMap, StateReader};
 
+/// Fields of a node. They are an array, for only numbers are laid out as zeros without being written.
+type Node = [u32; 3];
+const NEXT: usize = 0;
+const PREVIOUS: usize = 1;
+/// Version after that of the last label; 0: never labelled.
+const UNLABELLED_FROM: usize = 2;
+
 /// First the prompts that were never labelled, in the order of epoch 0, which takes no memory; then a doubly linked list of the others. Zeros say that
 /// nothing is known, so that the memory of prompts without a label is never touched.
 #[derive(Debug, Clone)]
@@ -13,39 +20,37 @@ pub struct LabelAges {
     /// Every prompt before this rank of the permutation has been labelled.
     first_unlabelled: usize,
     /// The list: prompt p is node p + 1, and node 0 stands before the head and after the tail.
-    next: Vec<u32>,
-    previous: Vec<u32>,
-    /// Version after that of the last label; 0: never labelled.
-    unlabelled_from: Vec<u32>,
+    nodes: Vec<Node>,
 }
 
 impl LabelAges {
     /// Nobody has been labelled since version 0.
     pub fn new(seed: u64, len: usize) -> Self {
-        Self {
-            unlabelled: epoch_order(seed, 0, len),
-            first_unlabelled: 0,
-            next: vec![0; len + 1],
-            previous: vec![0; len + 1],
-            unlabelled_from: vec![0; len],
-        }
+        Self { unlabelled: epoch_order(seed, 0, len), first_unlabelled: 0, nodes: vec![[0; 3]; len + 1] }
+    }
+
+    /// Number of prompts.
+    fn len(&self) -> usize {
+        self.nodes.len() - 1
+    }
+
+    fn unlabelled_from(&self, prompt: u32) -> u32 {
+        self.nodes[prompt as usize + 1][UNLABELLED_FROM]
     }
 
     fn is_labelled(&self, prompt: u32) -> bool {
-        self.unlabelled_from[prompt as usize] > 0
+        self.unlabelled_from(prompt) > 0
     }
 
     fn append(&mut self, prompt: u32, unlabelled_from: u32) {
-        let (node, tail) = (prompt + 1, self.previous[0]);
-        self.next[tail as usize] = node;
-        self.previous[node as usize] = tail;
-        self.next[node as usize] = 0;
-        self.previous[0] = node;
-        self.unlabelled_from[prompt as usize] = unlabelled_from;
+        let (node, tail) = (prompt + 1, self.nodes[0][PREVIOUS]);
+        self.nodes[tail as usize][NEXT] = node;
+        self.nodes[node as usize] = [0, tail, unlabelled_from];
+        self.nodes[0][PREVIOUS] = node;
     }
 
     fn pass_labelled(&mut self) {
-        while self.first_unlabelled < self.unlabelled_from.len() && self.is_labelled(self.unlabelled.at(self.first_unlabelled) as u32) {
+        while self.first_unlabelled < self.len() && self.is_labelled(self.unlabelled.at(self.first_unlabelled) as u32) {
             self.first_unlabelled += 1;
         }
     }
@@ -53,9 +58,9 @@ impl LabelAges {
     /// A verdict on this prompt arrived while the clock stood at `version`, which never runs backwards.
     pub fn touch(&mut self, prompt: u32, version: u32) {
         if self.is_labelled(prompt) {
-            let (before, after) = (self.previous[prompt as usize + 1], self.next[prompt as usize + 1]);
-            self.next[before as usize] = after;
-            self.previous[after as usize] = before;
+            let [after, before, _] = self.nodes[prompt as usize + 1];
+            self.nodes[before as usize][NEXT] = after;
+            self.nodes[after as usize][PREVIOUS] = before;
         }
         self.append(prompt, version.saturating_add(1));
         self.pass_labelled();
@@ -64,19 +69,19 @@ impl LabelAges {
     /// The prompts that have a label, from the least recently labelled on.
     fn labelled(&self) -> impl Iterator<Item = u32> {
         let node = |node: u32| (node > 0).then_some(node);
-        std::iter::successors(node(self.next[0]), move |&last| node(self.next[last as usize])).map(|node| node - 1)
+        std::iter::successors(node(self.nodes[0][NEXT]), move |&last| node(self.nodes[last as usize][NEXT])).map(|node| node - 1)
     }
 
     /// Prompts from the least recently labelled on.
     pub fn iter(&self) -> impl Iterator<Item = u32> {
-        let ranks = self.first_unlabelled..self.unlabelled_from.len();
+        let ranks = self.first_unlabelled..self.len();
         let unlabelled = ranks.map(|rank| self.unlabelled.at(rank) as u32).filter(|&prompt| !self.is_labelled(prompt));
         unlabelled.chain(self.labelled())
     }
 
     /// Whether a prompt will have been unlabelled for `max_age` versions or more if it gets no label at `version`.
     pub fn is_due(&self, prompt: u32, version: u32, max_age: u32) -> bool {
-        (version + 1).saturating_sub(self.unlabelled_from[prompt as usize]) >= max_age
+        (version + 1).saturating_sub(self.unlabelled_from(prompt)) >= max_age
     }
 
     /// The prompts of which that is so, oldest first.
@@ -87,12 +92,12 @@ impl LabelAges {
     /// Versions since the last label of the prompt that has waited longest, those never labelled from the start on; 0 without prompts.
     pub fn greatest(&self, version: u32) -> u64 {
         let oldest = self.iter().next();
-        oldest.map_or(0, |prompt| (u64::from(version) + 1).saturating_sub(self.unlabelled_from[prompt as usize].into()))
+        oldest.map_or(0, |prompt| (u64::from(version) + 1).saturating_sub(self.unlabelled_from(prompt).into()))
     }
 
     pub(crate) fn save(&self, state: &mut StateMap) {
         let order: Vec<u32> = self.labelled().collect();
-        let unlabelled_from: Vec<u32> = order.iter().map(|&prompt| self.unlabelled_from[prompt as usize]).collect();
+        let unlabelled_from: Vec<u32> = order.iter().map(|&prompt| self.unlabelled_from(prompt)).collect();
         state.insert("ages.first_unlabelled".into(), (self.first_unlabelled as u64).into());
         state.insert("ages.order".into(), order.into());
         state.insert("ages.unlabelled_from".into(), unlabelled_from.into());

@@ -20,6 +20,7 @@ pub mod selection;
 pub mod settings;
 pub mod state;
 pub mod variates;
+mod vectors;
 
 #[cfg(feature = "python")]
 mod python;

@@ -1,11 +1,12 @@
 //! Saved state as named scalars and arrays, and how per-prompt values follow their prompts into another pool.
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, HashMap};
 
 use crate::error::{Error, Result};
 
-/// A complete saved state.
-pub type StateMap = BTreeMap<String, StateValue>;
+/// A complete saved state; one that is to be loaded may lend its arrays.
+pub type StateMap<'a> = BTreeMap<String, StateValue<'a>>;
 
 const ABSENT: u32 = u32::MAX;
 
@@ -13,25 +14,25 @@ macro_rules! state_values {
     ($($(#[$doc:meta])* $variant:ident($type:ty), $name:literal;)*) => {
         /// One entry of a saved state.
         #[derive(Debug, Clone, PartialEq)]
-        pub enum StateValue {
+        pub enum StateValue<'a> {
             $($(#[$doc])* $variant($type),)*
         }
 
-        impl StateValue {
+        impl StateValue<'_> {
             fn kind(&self) -> &'static str {
                 match self { $(Self::$variant(_) => $name,)* }
             }
         }
 
         $(
-            impl From<$type> for StateValue {
+            impl<'a> From<$type> for StateValue<'a> {
                 fn from(value: $type) -> Self { Self::$variant(value) }
             }
 
-            impl StateEntry for $type {
+            impl<'a> StateEntry<'a> for $type {
                 const KIND: &'static str = $name;
 
-                fn from_value(value: StateValue) -> std::result::Result<Self, StateValue> {
+                fn from_value(value: StateValue<'a>) -> std::result::Result<Self, StateValue<'a>> {
                     match value { StateValue::$variant(inner) => Ok(inner), other => Err(other) }
                 }
             }
@@ -40,7 +41,7 @@ macro_rules! state_values {
 }
 
 /// A type that an entry may have.
-pub trait StateEntry: Sized {
+pub trait StateEntry<'a>: Sized {
     /// Name of the type in messages.
     const KIND: &'static str;
 
@@ -48,7 +49,7 @@ pub trait StateEntry: Sized {
     ///
     /// # Errors
     /// The value itself, if it is of another type.
-    fn from_value(value: StateValue) -> std::result::Result<Self, StateValue>;
+    fn from_value(value: StateValue<'a>) -> std::result::Result<Self, StateValue<'a>>;
 }
 
 state_values! {
@@ -59,26 +60,46 @@ state_values! {
     /// A name.
     Text(String), "a string";
     /// Small codes.
-    U8(Vec<u8>), "a uint8 array";
+    U8(Cow<'a, [u8]>), "a uint8 array";
     /// Prompt indices and policy versions.
-    U32(Vec<u32>), "a uint32 array";
+    U32(Cow<'a, [u32]>), "a uint32 array";
     /// Ids and totals.
-    U64(Vec<u64>), "a uint64 array";
+    U64(Cow<'a, [u64]>), "a uint64 array";
     /// Probabilities and rewards.
-    F32(Vec<f32>), "a float32 array";
+    F32(Cow<'a, [f32]>), "a float32 array";
     /// Accumulated sums.
-    F64(Vec<f64>), "a float64 array";
+    F64(Cow<'a, [f64]>), "a float64 array";
+}
+
+impl<'a, T: Copy + 'a> From<Vec<T>> for StateValue<'a>
+where
+    Self: From<Cow<'a, [T]>>,
+{
+    fn from(array: Vec<T>) -> Self {
+        Cow::<'a, [T]>::Owned(array).into()
+    }
+}
+
+impl<'a, T: Copy + 'a> StateEntry<'a> for Vec<T>
+where
+    Cow<'a, [T]>: StateEntry<'a>,
+{
+    const KIND: &'static str = Cow::<'a, [T]>::KIND;
+
+    fn from_value(value: StateValue<'a>) -> std::result::Result<Self, StateValue<'a>> {
+        Cow::from_value(value).map(Cow::into_owned)
+    }
 }
 
 /// Reads a saved state entry by entry; whatever is left over at the end is an error.
 #[derive(Debug)]
-pub struct StateReader {
-    entries: StateMap,
+pub struct StateReader<'a> {
+    entries: StateMap<'a>,
 }
 
-impl StateReader {
+impl<'a> StateReader<'a> {
     /// Starts reading.
-    pub fn new(entries: StateMap) -> Self {
+    pub fn new(entries: StateMap<'a>) -> Self {
         Self { entries }
     }
 
@@ -86,7 +107,7 @@ impl StateReader {
     ///
     /// # Errors
     /// It is missing or of another type.
-    pub fn take<T: StateEntry>(&mut self, name: &str) -> Result<T> {
+    pub fn take<T: StateEntry<'a>>(&mut self, name: &str) -> Result<T> {
         let value = self.entries.remove(name).ok_or_else(|| Error::StateMissing { name: name.to_owned() })?;
         T::from_value(value).map_err(|other| Error::state_entry(name, other.kind(), T::KIND))
     }
@@ -95,11 +116,22 @@ impl StateReader {
     ///
     /// # Errors
     /// It is missing, of another type or of another length.
-    pub fn array<T>(&mut self, name: &str, len: usize) -> Result<Vec<T>>
+    pub fn array<T: Copy + 'a>(&mut self, name: &str, len: usize) -> Result<Vec<T>>
     where
-        Vec<T>: StateEntry,
+        Cow<'a, [T]>: StateEntry<'a>,
     {
-        let array: Vec<T> = self.take(name)?;
+        self.lent(name, len).map(Cow::into_owned)
+    }
+
+    /// The same without a copy, for arrays with one entry per prompt.
+    ///
+    /// # Errors
+    /// It is missing, of another type or of another length.
+    pub fn lent<T: Copy + 'a>(&mut self, name: &str, len: usize) -> Result<Cow<'a, [T]>>
+    where
+        Cow<'a, [T]>: StateEntry<'a>,
+    {
+        let array: Cow<'a, [T]> = self.take(name)?;
         if array.len() == len {
             return Ok(array);
         }
@@ -192,11 +224,11 @@ impl Carry {
         Ok((new != ABSENT).then_some(new))
     }
 
-    /// Per-prompt values in the present order; `default` for prompts that the state does not know.
-    pub fn gather<T: Copy>(&self, saved: &[T], default: T) -> Vec<T> {
+    /// Per-prompt values in the present order: `saved` by index in the saved pool, `default` for prompts that the state does not know.
+    pub fn gather<T: Copy>(&self, saved: impl Fn(usize) -> T, default: T) -> Vec<T> {
         match &self.moved {
-            None => saved.to_vec(),
-            Some(moved) => moved.old_of_new.iter().map(|&old| saved.get(old as usize).copied().unwrap_or(default)).collect(),
+            None => (0..self.saved_len).map(saved).collect(),
+            Some(moved) => moved.old_of_new.iter().map(|&old| if old == ABSENT { default } else { saved(old as usize) }).collect(),
         }
     }
 }

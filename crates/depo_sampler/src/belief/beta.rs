@@ -135,11 +135,13 @@ impl DiscountedBeta {
         let log_likelihood = |counts: BetaCounts| counts.log_likelihood(label.successes, label.rollouts);
         let ([discount], prior) = (self.memory.value(), self.prior.value());
         let now = faded(record, label.version, discount);
-        let priors = self.prior.likelihoods(|&prior| log_likelihood(self.believed(now, record.predicted_reward, prior)));
+        let likelihood = |&prior: &[f64; 2]| log_likelihood(self.believed(now, record.predicted_reward, prior));
+        let priors = self.prior.likelihoods(|settings| settings.iter().map(likelihood).collect());
         self.prior.observe(priors);
         if self.use_history && record.is_labelled() && label.version > record.version {
             let history = |discount| faded(record, label.version, discount);
-            let memories = self.memory.likelihoods(|&[discount]| log_likelihood(self.believed(history(discount), record.predicted_reward, prior)));
+            let likelihood = |&[discount]: &[f64; 1]| log_likelihood(self.believed(history(discount), record.predicted_reward, prior));
+            let memories = self.memory.likelihoods(|settings| settings.iter().map(likelihood).collect());
             self.memory.observe(memories);
         }
     }

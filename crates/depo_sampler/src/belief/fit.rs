@@ -3,8 +3,20 @@
 use crate::error::Result;
 use crate::portable::exp;
 use crate::state::{StateMap, StateReader};
+use crate::vectors::vectorised;
 
 const LABELS_BEFORE_LEARNING: u64 = 32;
+
+vectorised! {
+    /// Likelihoods divided by the highest.
+    fn masses(log_likelihoods: &[f64], highest: f64) -> Vec<f64> {
+        let mut masses = log_likelihoods.to_vec();
+        for mass in &mut masses {
+            *mass = exp(*mass - highest);
+        }
+        masses
+    }
+}
 
 /// Discounted log-likelihood of the labels under each setting of `N` parameters; the configured setting comes first.
 #[derive(Debug, Clone)]
@@ -32,8 +44,8 @@ impl<const N: usize> Fit<N> {
     }
 
     /// Log-likelihoods of one label under each setting, to be observed; empty if nothing is to be learned.
-    pub(crate) fn likelihoods(&self, log_likelihood: impl Fn(&[f64; N]) -> f64) -> Vec<f64> {
-        if self.learn { self.settings.iter().map(log_likelihood).collect() } else { Vec::new() }
+    pub(crate) fn likelihoods(&self, of_settings: impl FnOnce(&[[f64; N]]) -> Vec<f64>) -> Vec<f64> {
+        if self.learn { of_settings(&self.settings) } else { Vec::new() }
     }
 
     /// Takes in one label by what `likelihoods` said of it.
@@ -51,8 +63,7 @@ impl<const N: usize> Fit<N> {
         }
         let highest = self.log_likelihoods.iter().copied().fold(f64::NEG_INFINITY, f64::max);
         let (mut total, mut sums) = (0.0, [0.0; N]);
-        for (setting, log_likelihood) in self.settings.iter().zip(&self.log_likelihoods) {
-            let mass = exp(log_likelihood - highest);
+        for (setting, mass) in self.settings.iter().zip(masses(&self.log_likelihoods, highest)) {
             total += mass;
             sums.iter_mut().zip(setting).for_each(|(sum, value)| *sum += mass * value);
         }

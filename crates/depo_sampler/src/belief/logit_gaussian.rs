@@ -1,14 +1,20 @@
 //! A Gaussian over the logit of a pass rate, integrated on a fixed grid of nodes.
 
+#![allow(clippy::inline_always, reason = "what is called in loops becomes vector instructions")]
+
 use std::f64::consts::PI;
 
-use crate::portable::{exp, ln, powers};
+use crate::portable::{exp, exps, ln, lns, powers};
+use crate::vectors::vectorised;
 
 /// Nodes of the rule, evenly spaced over mean +- `REACH` standard deviations. For smooth integrands the sum converges geometrically; Gauss-Hermite
 /// rules of this order place so few nodes where a group of one kind puts its likelihood that posteriors become erratic.
 const NODES: usize = 40;
 const REACH: f64 = 5.0;
 const SPACING: f64 = 2.0 * REACH / (NODES - 1) as f64;
+
+/// Distributions judged at a time.
+const LANES: usize = 8;
 
 /// Standard normal density at the nodes, normalised to 1, first half; the second mirrors it. Literals, so that all platforms agree.
 const HALF_WEIGHTS: [f64; NODES / 2] = [
@@ -75,16 +81,20 @@ pub struct Outlook {
 }
 
 impl LogitGaussian {
-    /// The distribution of this variance whose mean pass rate is about `pass_rate` (`MacKay`'s probit approximation, "The evidence framework applied to
+    /// The distribution of this variance whose mean pass rate has about this logit (`MacKay`'s probit approximation, "The evidence framework applied to
     /// classification networks", Neural Computation 1992).
-    pub fn around(pass_rate: f64, variance: f64) -> Self {
-        Self { mean: (ln(pass_rate) - ln(1.0 - pass_rate)) * (1.0 + PI * variance / 8.0).sqrt(), variance }
+    pub fn around(logit: f64, variance: f64) -> Self {
+        Self { mean: logit * (1.0 + PI * variance / 8.0).sqrt(), variance }
     }
 
     /// After `elapsed` steps, backward in time if negative; noise adds up in both directions.
     #[must_use]
     pub fn after(self, elapsed: f64, dynamics: Dynamics) -> Self {
-        let growth = exp((dynamics.spread * elapsed).clamp(-1.0, 1.0));
+        self.moved(elapsed, growth(elapsed, dynamics.spread), dynamics)
+    }
+
+    /// The same where what the spread makes of a logit in this time is known.
+    pub(crate) fn moved(self, elapsed: f64, growth: f64, dynamics: Dynamics) -> Self {
         Self {
             mean: (self.mean * growth + dynamics.drift * elapsed).clamp(-FARTHEST_MEAN, FARTHEST_MEAN),
             variance: self.variance * growth * growth + dynamics.noise * elapsed.abs(),
@@ -107,22 +117,62 @@ impl LogitGaussian {
         Self { mean: (weighted_mean / precision).clamp(-FARTHEST_MEAN, FARTHEST_MEAN), variance: 1.0 / precision }
     }
 
-    /// Odds against success at `N` of the nodes, evenly chosen: a geometric progression, so two exponentials serve all.
-    fn odds_against<const N: usize>(self) -> [f64; N] {
-        let (deviation, stride) = (self.variance.sqrt(), (NODES / N) as f64);
-        let ratio = exp(-stride * SPACING * deviation);
-        let mut odds = exp(REACH * deviation - self.mean);
-        std::array::from_fn(|_| {
-            let here = odds;
-            odds *= ratio;
-            here
-        })
-    }
-
     /// Expected pass rate and P(informative) = 1 - p^G - (1 - p)^G of a group of `group_size`.
     pub fn outlook(self, group_size: usize) -> Outlook {
-        let (right, wrong) = pass_rates(self.odds_against::<NODES>());
-        let (all_right, all_wrong) = (powers(right, group_size as u32), powers(wrong, group_size as u32));
+        outlook(self, group_size as u32)
+    }
+
+    /// The normal distribution with the mean and the variance of the posterior after `successes` of `rollouts`.
+    #[must_use]
+    pub fn given(self, successes: u32, rollouts: u32) -> Self {
+        posterior(self, f64::from(successes), f64::from(rollouts - successes))
+    }
+
+    /// Log-likelihoods of one sequence of `rollouts` with `successes` under each of the distributions.
+    pub fn log_likelihoods(gaussians: &[Self], successes: u32, rollouts: u32) -> Vec<f64> {
+        Self::on_nodes(1, gaussians, successes, rollouts)
+    }
+
+    /// The same on every second node, which is enough for the variance of a prompt with labels.
+    pub(crate) fn rough_log_likelihoods(gaussians: &[Self], successes: u32, rollouts: u32) -> Vec<f64> {
+        Self::on_nodes(2, gaussians, successes, rollouts)
+    }
+
+    fn on_nodes(stride: usize, gaussians: &[Self], successes: u32, rollouts: u32) -> Vec<f64> {
+        // Settings that differ in what does not matter here, text where there is none, are neighbours and the same distribution.
+        let runs: Vec<&[Self]> = gaussians.chunk_by(|one, next| one == next).collect();
+        let mut result = Vec::with_capacity(gaussians.len());
+        for block in runs.chunks(LANES) {
+            let lanes = std::array::from_fn(|lane| block[lane.min(block.len() - 1)][0]);
+            let log_likelihoods = log_likelihoods(lanes, stride, successes, rollouts - successes);
+            block.iter().zip(log_likelihoods).for_each(|(run, log)| result.extend(std::iter::repeat_n(log, run.len())));
+        }
+        result
+    }
+
+    /// Logarithms of the odds against success at the first node, and of their ratio at every `stride`-th node to the one before: a geometric
+    /// progression, so two exponentials serve all.
+    #[inline]
+    fn progression(self, stride: usize) -> [f64; 2] {
+        let deviation = self.variance.sqrt();
+        [REACH * deviation - self.mean, -(stride as f64) * SPACING * deviation]
+    }
+}
+
+/// Logarithm of the odds of a pass rate within (0, 1).
+pub(crate) fn logit(pass_rate: f64) -> f64 {
+    ln(pass_rate) - ln(1.0 - pass_rate)
+}
+
+/// Factor by which logits grow.
+pub(crate) fn growth(elapsed: f64, spread: f64) -> f64 {
+    exp((spread * elapsed).clamp(-1.0, 1.0))
+}
+
+vectorised! {
+    fn outlook(gaussian: LogitGaussian, group_size: u32) -> Outlook {
+        let (right, wrong) = pass_rates(odds_against(gaussian));
+        let (all_right, all_wrong) = (powers(right, group_size), powers(wrong, group_size));
         let (mut pass_rate, mut mean, mut square) = (0.0, 0.0, 0.0);
         for (node, weight) in weights().enumerate() {
             let informative = 1.0 - all_right[node] - all_wrong[node];
@@ -132,51 +182,69 @@ impl LogitGaussian {
         }
         Outlook { pass_rate, p_informative: mean.clamp(0.0, 1.0), deviation: (square - mean * mean).max(0.0).sqrt() }
     }
+}
 
-    /// Log-likelihood of one sequence of `rollouts` with `successes`.
-    pub fn log_likelihood(self, successes: u32, rollouts: u32) -> f64 {
-        self.log_likelihood_on::<NODES>(successes, rollouts)
-    }
-
-    /// The same on every second node, which is enough for the variance of a prompt with labels.
-    pub(crate) fn rough_log_likelihood(self, successes: u32, rollouts: u32) -> f64 {
-        self.log_likelihood_on::<{ NODES / 2 }>(successes, rollouts)
-    }
-
-    fn log_likelihood_on<const N: usize>(self, successes: u32, rollouts: u32) -> f64 {
-        let stride = NODES / N;
-        let (right, wrong) = pass_rates(self.odds_against::<N>());
-        let (all_right, all_wrong) = (powers(right, successes), powers(wrong, rollouts - successes));
-        let nodes = weights().step_by(stride).zip(all_right.into_iter().zip(all_wrong));
-        let total: f64 = nodes.map(|(weight, (rights, wrongs))| weight * rights * wrongs).sum();
-        ln((total * stride as f64).max(f64::MIN_POSITIVE))
-    }
-
-    /// The normal distribution with the mean and the variance of the posterior after `successes` of `rollouts`.
-    #[must_use]
-    pub fn given(self, successes: u32, rollouts: u32) -> Self {
-        let (rights, wrongs) = (f64::from(successes), f64::from(rollouts - successes));
-        let (right, wrong) = pass_rates(self.odds_against::<NODES>());
+vectorised! {
+    fn posterior(prior: LogitGaussian, rights: f64, wrongs: f64) -> LogitGaussian {
+        let (right, wrong) = pass_rates(odds_against(prior));
         // In logarithms: the likelihood of many rollouts underflows.
-        let logs: [f64; NODES] = std::array::from_fn(|node| rights * ln(right[node]) + wrongs * ln(wrong[node]));
+        let mut logs = lns(right);
+        logs.iter_mut().zip(lns(wrong)).for_each(|(log, of_wrong)| *log = rights * *log + wrongs * of_wrong);
         let highest = logs.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+        for log in &mut logs {
+            *log -= highest;
+        }
         let (mut total, mut mean, mut square) = (0.0, 0.0, 0.0);
-        for (node, (log, weight)) in logs.into_iter().zip(weights()).enumerate() {
-            let (mass, place) = (weight * exp(log - highest), node as f64 * SPACING - REACH);
+        for (node, (likelihood, weight)) in exps(logs).into_iter().zip(weights()).enumerate() {
+            let (mass, place) = (weight * likelihood, node as f64 * SPACING - REACH);
             total += mass;
             mean += mass * place;
             square += mass * place * place;
         }
         (mean, square) = (mean / total, square / total);
-        let variance = (self.variance * (square - mean * mean)).max(LEAST_VARIANCE);
-        Self { mean: (self.mean + mean * self.variance.sqrt()).clamp(-FARTHEST_MEAN, FARTHEST_MEAN), variance }
+        let variance = (prior.variance * (square - mean * mean)).max(LEAST_VARIANCE);
+        LogitGaussian { mean: (prior.mean + mean * prior.variance.sqrt()).clamp(-FARTHEST_MEAN, FARTHEST_MEAN), variance }
     }
 }
 
+vectorised! {
+    /// Log-likelihoods of one sequence of outcomes on every `stride`-th node, one distribution per lane.
+    fn log_likelihoods(gaussians: [LogitGaussian; LANES], stride: usize, successes: u32, failures: u32) -> [f64; LANES] {
+        let progressions = gaussians.map(|gaussian| gaussian.progression(stride));
+        let (mut odds, ratios) = (exps(progressions.map(|[first, _]| first)), exps(progressions.map(|[_, ratio]| ratio)));
+        let mut totals = [0.0; LANES];
+        for weight in weights().step_by(stride) {
+            let (right, wrong) = pass_rates(odds);
+            let (rights, wrongs) = (powers(right, successes), powers(wrong, failures));
+            for lane in 0..LANES {
+                totals[lane] += weight * rights[lane] * wrongs[lane];
+                odds[lane] *= ratios[lane];
+            }
+        }
+        lns(totals.map(|total| (total * stride as f64).max(f64::MIN_POSITIVE)))
+    }
+}
+
+/// Odds against success at the nodes.
+#[inline(always)]
+fn odds_against(gaussian: LogitGaussian) -> [f64; NODES] {
+    let [first, ratio] = exps(gaussian.progression(1));
+    let mut odds = [first; NODES];
+    for node in 1..NODES {
+        odds[node] = odds[node - 1] * ratio;
+    }
+    odds
+}
+
 /// Probabilities of success and failure at these odds against success.
+#[inline(always)]
 fn pass_rates<const N: usize>(odds: [f64; N]) -> ([f64; N], [f64; N]) {
-    let right = odds.map(|odds| 1.0 / (1.0 + odds));
-    (right, std::array::from_fn(|node| odds[node] * right[node]))
+    let (mut right, mut wrong) = (odds, odds);
+    for node in 0..N {
+        right[node] = 1.0 / (1.0 + odds[node]);
+        wrong[node] = odds[node] * right[node];
+    }
+    (right, wrong)
 }
 
 fn weights() -> impl Iterator<Item = f64> {

@@ -8,7 +8,7 @@
 //! that without it rejected prompts are believed better than they are.
 
 use super::fit::Fit;
-use super::logit_gaussian::{Dynamics, LogitGaussian};
+use super::logit_gaussian::{Dynamics, LogitGaussian, growth, logit};
 use super::records::{PromptRecord, Records};
 use super::{BaseRate, Belief, Forecast, Label, NamedOption, PRIOR_MARGIN, Registered};
 use crate::error::Result;
@@ -101,7 +101,7 @@ impl LogitNormal {
     /// What a prompt's labels say at `version`, or at its own version if that is newer; without labels, what all labels say.
     fn walk(&self, record: &PromptRecord, version: u32) -> LogitGaussian {
         if !record.is_labelled() || !self.use_history {
-            return LogitGaussian::around(self.base_rate.mean(), self.prior.value()[0]);
+            return LogitGaussian::around(logit(self.base_rate.mean()), self.prior.value()[0]);
         }
         state(record).after(f64::from(version.saturating_sub(record.version)), self.dynamics())
     }
@@ -117,7 +117,7 @@ impl LogitNormal {
 
     fn believed(&self, prompt: u32, predicted_reward: f32, version: u32) -> LogitGaussian {
         let record = self.records.under(prompt, predicted_reward);
-        with_text(self.walk(&record, version), record.predicted_reward, self.text_precision(&record))
+        with_text(self.walk(&record, version), text(&record), self.text_precision(&record))
     }
 
     /// Fits the parameters to a label that is about to be taken in.
@@ -126,10 +126,11 @@ impl LogitNormal {
             self.learn_movement(record, label);
             return;
         }
-        let base_rate = self.base_rate.mean();
-        let priors = self.prior.likelihoods(|&[variance, precision]| {
-            let prior = with_text(LogitGaussian::around(base_rate, variance), record.predicted_reward, precision);
-            prior.log_likelihood(label.successes, label.rollouts)
+        let (base, text) = (logit(self.base_rate.mean()), text(record));
+        let prior = |&[variance, precision]: &[f64; 2]| with_text(LogitGaussian::around(base, variance), text, precision);
+        let priors = self.prior.likelihoods(|settings| {
+            let priors: Vec<LogitGaussian> = settings.iter().map(prior).collect();
+            LogitGaussian::log_likelihoods(&priors, label.successes, label.rollouts)
         });
         self.prior.observe(priors);
     }
@@ -138,29 +139,38 @@ impl LogitNormal {
     fn learn_movement(&mut self, record: &PromptRecord, label: &Label) {
         let Some(elapsed) = label.version.checked_sub(record.version) else { return };
         let ([precision], current) = (self.reminder.value(), self.dynamics());
-        let likelihood = |dynamics, precision| {
-            let now = state(record).after(f64::from(elapsed), dynamics);
-            with_text(now, record.predicted_reward, precision).rough_log_likelihood(label.successes, label.rollouts)
-        };
-        if !record.predicted_reward.is_nan() {
-            let reminders = self.reminder.likelihoods(|&[precision]| likelihood(current, precision));
+        let (state, text, elapsed) = (state(record), text(record), f64::from(elapsed));
+        let likelihoods = |beliefs: Vec<LogitGaussian>| LogitGaussian::rough_log_likelihoods(&beliefs, label.successes, label.rollouts);
+        if text.is_some() {
+            let now = state.after(elapsed, current);
+            let believed = |&[precision]: &[f64; 1]| with_text(now, text, precision);
+            let reminders = self.reminder.likelihoods(|settings| likelihoods(settings.iter().map(believed).collect()));
             self.reminder.observe(reminders);
         }
-        if elapsed > 0 {
-            let movements = self.movement.likelihoods(|&[drift, noise]| likelihood(Dynamics { drift, noise, ..current }, precision));
-            let spreads = self.spread.likelihoods(|&[spread]| likelihood(Dynamics { spread, ..current }, precision));
+        if elapsed > 0.0 {
+            let growth = growth(elapsed, current.spread);
+            let moved = |&[drift, noise]: &[f64; 2]| with_text(state.moved(elapsed, growth, Dynamics { drift, noise, ..current }), text, precision);
+            let spread = |&[spread]: &[f64; 1]| with_text(state.after(elapsed, Dynamics { spread, ..current }), text, precision);
+            let movements = self.movement.likelihoods(|settings| likelihoods(settings.iter().map(moved).collect()));
+            let spreads = self.spread.likelihoods(|settings| likelihoods(settings.iter().map(spread).collect()));
             self.movement.observe(movements);
             self.spread.observe(spreads);
         }
     }
 }
 
-/// Fuses what labels say with the text prediction (NaN: none).
-fn with_text(walk: LogitGaussian, predicted_reward: f32, precision: f64) -> LogitGaussian {
-    if predicted_reward.is_nan() || precision <= 0.0 {
-        return walk;
+/// Logit of the text prediction; none without one.
+fn text(record: &PromptRecord) -> Option<f64> {
+    let predicted_reward = f64::from(record.predicted_reward);
+    (!predicted_reward.is_nan()).then(|| logit(predicted_reward.clamp(PRIOR_MARGIN, 1.0 - PRIOR_MARGIN)))
+}
+
+/// Fuses what labels say with what the text says.
+fn with_text(walk: LogitGaussian, text: Option<f64>, precision: f64) -> LogitGaussian {
+    match text {
+        Some(text) if precision > 0.0 => walk.fused(LogitGaussian::around(text, 1.0 / precision)),
+        _ => walk,
     }
-    walk.fused(LogitGaussian::around(f64::from(predicted_reward).clamp(PRIOR_MARGIN, 1.0 - PRIOR_MARGIN), 1.0 / precision))
 }
 
 impl Belief for LogitNormal {
@@ -170,7 +180,7 @@ impl Belief for LogitNormal {
         // A late label is weighed at its own time; the state then walks on to the time of the newest.
         let (lag, dynamics) = (f64::from(record.version.saturating_sub(label.version)), self.dynamics());
         let newest = self.walk(&record, label.version);
-        let then = with_text(newest.after(-lag, dynamics), record.predicted_reward, self.text_precision(&record));
+        let then = with_text(newest.after(-lag, dynamics), text(&record), self.text_precision(&record));
         let said = then.given(label.successes, label.rollouts);
         let LogitGaussian { mean, variance } = newest.learning(then.after(lag, dynamics), said.after(lag, dynamics));
         self.base_rate.observe(label);
@@ -225,5 +235,46 @@ impl Belief for LogitNormal {
         self.reminder.restore(state)?;
         self.movement.restore(state)?;
         self.spread.restore(state)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::vectors::tests::plainly;
+    use proptest::prelude::*;
+
+    /// Prompt, successes, versions that the label is late, text prediction.
+    type Observed = (u32, u32, u32, f32);
+
+    const PROMPTS: u32 = 50;
+
+    /// Everything that is known and believed after some labels, to the bit.
+    fn after(observed: &[Observed], group_size: usize) -> String {
+        let mut belief = LogitNormal::new(PROMPTS as usize, &Settings { group_size, ..Settings::default() });
+        let mut forecasts = vec![];
+        for (&(prompt, successes, late, predicted_reward), newest) in observed.iter().zip(3..) {
+            let version = newest - late;
+            belief.set_prior(prompt, predicted_reward);
+            let (rollouts, informative) = (group_size as u32, successes > 0);
+            belief.observe(&Label { prompt, successes: successes % (rollouts + 1), rollouts, informative, version, weight: 1.0 });
+            forecasts.push(belief.forecast(prompt, f32::NAN, version + 1));
+        }
+        let mut state = StateMap::new();
+        belief.save(&mut state);
+        format!("{state:?} {forecasts:?}")
+    }
+
+    fn observed() -> impl Strategy<Value = Observed> {
+        (0..PROMPTS, any::<u32>(), 0..4_u32, prop_oneof![Just(f32::NAN), 0.0..=1.0_f32])
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(30))]
+
+        #[test]
+        fn vector_instructions_give_the_bits_of_plain_loops(observed in prop::collection::vec(observed(), 0..200), group_size in 2..70_usize) {
+            prop_assert_eq!(after(&observed, group_size), plainly(|| after(&observed, group_size)));
+        }
     }
 }

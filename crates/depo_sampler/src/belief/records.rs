@@ -78,15 +78,15 @@ impl Records {
 
     pub fn restore(&mut self, state: &mut StateReader, carry: &Carry) -> Result<()> {
         let len = carry.saved_len();
-        let (first, second): (Vec<f32>, Vec<f32>) = (state.array(self.names[0], len)?, state.array(self.names[1], len)?);
-        let predicted_rewards: Vec<f32> = state.array("belief.predicted_rewards", len)?;
-        let versions: Vec<u32> = state.array("belief.versions", len)?;
+        let [first, second] = [state.lent(self.names[0], len)?, state.lent(self.names[1], len)?];
+        let predicted_rewards = state.lent("belief.predicted_rewards", len)?;
+        let versions = state.lent("belief.versions", len)?;
         let record = |prompt: usize| PromptRecord {
             history: [first[prompt], second[prompt]],
             version: versions[prompt],
             predicted_reward: predicted_rewards[prompt],
         };
-        self.records = carry.gather(&(0..len).map(record).collect::<Vec<_>>(), UNKNOWN_PROMPT);
+        self.records = carry.gather(record, UNKNOWN_PROMPT);
         Ok(())
     }
 }

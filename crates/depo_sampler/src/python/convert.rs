@@ -1,5 +1,7 @@
 //! From Python values to Rust values and back, with errors that name the argument.
 
+use std::borrow::Cow;
+
 use numpy::prelude::*;
 use numpy::{Element, IntoPyArray, PyArrayDyn, PyReadonlyArrayDyn, PyUntypedArray};
 use pyo3::exceptions::PyValueError;
@@ -95,45 +97,52 @@ fn fitting<T: TryFrom<i128>>(name: &str, numbers: impl Iterator<Item = i128>) ->
 }
 
 /// A saved state as a dict of scalars and arrays.
-pub(super) fn state_to_py(py: Python<'_>, state: StateMap) -> PyResult<Bound<'_, PyDict>> {
+pub(super) fn state_to_py<'py>(py: Python<'py>, state: StateMap) -> PyResult<Bound<'py, PyDict>> {
     let dict = PyDict::new(py);
     for (name, value) in state {
         match value {
             StateValue::Int(number) => dict.set_item(name, number)?,
             StateValue::Float(number) => dict.set_item(name, number)?,
             StateValue::Text(text) => dict.set_item(name, text)?,
-            StateValue::U8(array) => dict.set_item(name, array.into_pyarray(py))?,
-            StateValue::U32(array) => dict.set_item(name, array.into_pyarray(py))?,
-            StateValue::U64(array) => dict.set_item(name, array.into_pyarray(py))?,
-            StateValue::F32(array) => dict.set_item(name, array.into_pyarray(py))?,
-            StateValue::F64(array) => dict.set_item(name, array.into_pyarray(py))?,
+            StateValue::U8(array) => dict.set_item(name, array.into_owned().into_pyarray(py))?,
+            StateValue::U32(array) => dict.set_item(name, array.into_owned().into_pyarray(py))?,
+            StateValue::U64(array) => dict.set_item(name, array.into_owned().into_pyarray(py))?,
+            StateValue::F32(array) => dict.set_item(name, array.into_owned().into_pyarray(py))?,
+            StateValue::F64(array) => dict.set_item(name, array.into_owned().into_pyarray(py))?,
         }
     }
     Ok(dict)
 }
 
-/// The inverse of `state_to_py`. The inner error is an entry of a type that no state has.
-pub(super) fn state_from_py(state: &Bound<'_, PyAny>) -> PyResult<Result<StateMap>> {
-    let mut entries = StateMap::new();
-    for item in state.cast::<PyMapping>()?.items()?.try_iter()? {
-        let (name, value): (String, Bound<'_, PyAny>) = item?.extract()?;
-        let Some(entry) = state_value(&value)? else {
-            let got = value.get_type().to_string();
-            return Ok(Err(Error::state_entry(&name, got, "a whole number, a float, a string or an array")));
-        };
-        entries.insert(name, entry);
-    }
-    Ok(Ok(entries))
+/// An entry of a saved state, as Python has it.
+pub(super) type PyEntry<'py> = (String, Bound<'py, PyAny>);
+
+/// The entries of a saved state.
+pub(super) fn entries_from_py<'py>(state: &Bound<'py, PyAny>) -> PyResult<Vec<PyEntry<'py>>> {
+    state.cast::<PyMapping>()?.items()?.try_iter()?.map(|item| item?.extract()).collect()
 }
 
-fn state_value(value: &Bound<'_, PyAny>) -> PyResult<Option<StateValue>> {
+/// The inverse of `state_to_py`; arrays are lent. The inner error is an entry of a type that no state has.
+pub(super) fn state_from_py<'a>(entries: &'a [PyEntry<'_>]) -> PyResult<Result<StateMap<'a>>> {
+    let mut state = StateMap::new();
+    for (name, value) in entries {
+        let Some(entry) = state_value(value)? else {
+            let got = value.get_type().to_string();
+            return Ok(Err(Error::state_entry(name, got, "a whole number, a float, a string or an array")));
+        };
+        state.insert(name.clone(), entry);
+    }
+    Ok(Ok(state))
+}
+
+fn state_value<'a>(value: &'a Bound<'_, PyAny>) -> PyResult<Option<StateValue<'a>>> {
     if let Ok(array) = value.cast::<PyUntypedArray>() {
         return match (array.dtype().kind(), array.dtype().itemsize()) {
-            (b'u', 1) => elements::<u8>(array).map(|array| Some(array.into())),
-            (b'u', 4) => elements::<u32>(array).map(|array| Some(array.into())),
-            (b'u', 8) => elements::<u64>(array).map(|array| Some(array.into())),
-            (b'f', 4) => elements::<f32>(array).map(|array| Some(array.into())),
-            (b'f', 8) => elements::<f64>(array).map(|array| Some(array.into())),
+            (b'u', 1) => lent::<u8>(array).map(|array| Some(array.into())),
+            (b'u', 4) => lent::<u32>(array).map(|array| Some(array.into())),
+            (b'u', 8) => lent::<u64>(array).map(|array| Some(array.into())),
+            (b'f', 4) => lent::<f32>(array).map(|array| Some(array.into())),
+            (b'f', 8) => lent::<f64>(array).map(|array| Some(array.into())),
             _ => Ok(None),
         };
     }
@@ -144,4 +153,13 @@ fn state_value(value: &Bound<'_, PyAny>) -> PyResult<Option<StateValue>> {
         return Ok(Some(number.value().into()));
     }
     Ok(value.extract::<u64>().ok().map(StateValue::from))
+}
+
+/// The elements of an array of one dimension, not copied if they lie in a row. Nobody may write to it while the state is read.
+#[expect(unsafe_code, reason = "the state of a sampler is not written to while another loads it")]
+fn lent<'a, T: Element + Copy>(array: &'a Bound<'_, PyUntypedArray>) -> PyResult<Cow<'a, [T]>> {
+    match array.cast::<PyArrayDyn<T>>() {
+        Ok(typed) if typed.is_c_contiguous() && typed.is_aligned() => Ok(unsafe { typed.as_slice() }?.into()),
+        _ => elements(array).map(Cow::Owned),
+    }
 }

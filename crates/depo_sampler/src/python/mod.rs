@@ -19,7 +19,7 @@ use crate::replay::Target;
 use crate::rng::{Stream, content_id, derive_key as core_derive_key};
 use crate::sampler::Sampler as CoreSampler;
 use crate::settings::Settings;
-use convert::{borrowed_floats, floats, integers, state_from_py, state_to_py, unsigned};
+use convert::{borrowed_floats, entries_from_py, floats, integers, state_from_py, state_to_py, unsigned};
 
 type Dict<'py> = PyResult<Bound<'py, PyDict>>;
 
@@ -324,10 +324,11 @@ impl Sampler {
         state_to_py(py, self.with_core(py, |core| Ok(core.state()))?)
     }
 
-    /// Restore; returns how many prompts matched, were missing and were added.
+    /// Restore; returns how many prompts matched, were missing and were added. Arrays of the state must not be written to meanwhile.
     #[pyo3(signature = (state, *, strict = true))]
     fn load_state_dict<'py>(&self, py: Python<'py>, state: &Bound<'py, PyAny>, strict: bool) -> Dict<'py> {
-        let state = state_from_py(state)?;
+        let entries = entries_from_py(state)?;
+        let state = state_from_py(&entries)?;
         let report = self.with_core(py, |core| core.load_state(state?, strict))?;
         let dict = PyDict::new(py);
         dict.set_item("matched", report.matched)?;

@@ -54,17 +54,19 @@ impl Sampler {
     pub fn new(ids: Vec<u64>, sources: Vec<u32>, settings: Settings) -> Result<Self> {
         settings.validate()?;
         settings.validate_sources(&sources)?;
-        Ok(Self::at_start(PromptPool::new(ids, sources, settings.seed)?, settings))
+        let pool = PromptPool::new(ids, sources, settings.seed)?;
+        let belief = settings.belief(pool.len());
+        Ok(Self::at_start(pool, belief, settings))
     }
 
-    /// A sampler that knows nothing yet of the prompts of a pool.
-    fn at_start(pool: PromptPool, settings: Settings) -> Self {
+    /// A sampler that knows nothing yet of the prompts of a pool but what `belief` does.
+    fn at_start(pool: PromptPool, belief: Box<dyn Belief + Send>, settings: Settings) -> Self {
         let len = pool.len();
         Self {
             policy: settings.selection_policy(len),
             pool,
             ages: LabelAges::new(settings.seed, len),
-            belief: settings.belief(len),
+            belief,
             buffer: PromptBuffer::default(),
             draws: OpenDraws::default(),
             replay: TargetReplay::new(settings.replay_capacity, settings.seed),

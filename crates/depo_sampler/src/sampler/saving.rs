@@ -1,5 +1,7 @@
 //! Saving and loading the whole sampler.
 
+use std::borrow::Cow;
+
 use super::Sampler;
 use crate::error::{Error, Result};
 use crate::state::{Carry, StateMap, StateReader};
@@ -20,7 +22,7 @@ pub struct LoadReport {
 
 impl Sampler {
     /// Everything that an exact continuation needs, at any point between two calls.
-    pub fn state(&self) -> StateMap {
+    pub fn state(&self) -> StateMap<'static> {
         let mut state = StateMap::new();
         state.insert("version".into(), STATE_VERSION.into());
         self.settings.save(&mut state);
@@ -53,9 +55,10 @@ impl Sampler {
             return Err(Error::state_entry("version", version, STATE_VERSION));
         }
         let same_policy = self.settings.check(&mut reader)?;
-        let saved_ids: Vec<u64> = reader.take("pool.ids")?;
+        let saved_ids: Cow<[u64]> = reader.take("pool.ids")?;
         let carry = Carry::new(&saved_ids, self.pool.ids(), strict)?;
-        let mut restored = Self::at_start(self.pool.restarted(), self.settings.clone());
+        // What is believed of each prompt is read below: laying it out before would touch as much memory again.
+        let mut restored = Self::at_start(self.pool.restarted(), self.settings.belief(0), self.settings.clone());
         if same_policy {
             restored.policy.restore(&mut reader, &carry)?;
         } else {

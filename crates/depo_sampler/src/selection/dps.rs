@@ -115,9 +115,9 @@ impl SelectionPolicy for Dps {
 
     fn restore(&mut self, state: &mut StateReader, carry: &Carry) -> Result<()> {
         let len = carry.saved_len();
-        let counts: Vec<f64> = state.array("policy.counts", len * STATES * STATES)?;
+        let counts = state.lent::<f64>("policy.counts", len * STATES * STATES)?;
         let states: Vec<u8> = state.array("policy.states", len)?;
-        let versions: Vec<u32> = state.array("policy.versions", len)?;
+        let versions = state.lent("policy.versions", len)?;
         if let Some(&code) = states.iter().find(|&&code| usize::from(code) > STATES) {
             return Err(Error::state_entry("policy.states", code, "0..3"));
         }
@@ -126,7 +126,7 @@ impl SelectionPolicy for Dps {
             state: Some(states[prompt]).filter(|&code| usize::from(code) < STATES),
             version: versions[prompt],
         };
-        self.chains = carry.gather(&(0..len).map(chain).collect::<Vec<_>>(), UNSEEN);
+        self.chains = carry.gather(chain, UNSEEN);
         Ok(())
     }
 }

@@ -129,11 +129,11 @@ impl SelectionPolicy for Greso {
 
     fn restore(&mut self, state: &mut StateReader, carry: &Carry) -> Result<()> {
         let len = carry.saved_len();
-        let visits: Vec<u32> = state.array("policy.visits", len)?;
-        let easy_runs: Vec<u32> = state.array("policy.easy_runs", len)?;
-        let hard_runs: Vec<u32> = state.array("policy.hard_runs", len)?;
+        let visits = state.lent("policy.visits", len)?;
+        let easy_runs = state.lent("policy.easy_runs", len)?;
+        let hard_runs = state.lent("policy.hard_runs", len)?;
         let trace = |prompt: usize| Trace { visits: visits[prompt], easy_run: easy_runs[prompt], hard_run: hard_runs[prompt] };
-        self.traces = carry.gather(&(0..len).map(trace).collect::<Vec<_>>(), Trace::default());
+        self.traces = carry.gather(trace, Trace::default());
         self.p_easy = state.take("policy.p_easy")?;
         self.p_hard = state.take("policy.p_hard")?;
         self.revisiting = state.take::<u64>("policy.revisiting")? != 0;

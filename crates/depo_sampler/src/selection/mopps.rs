@@ -63,8 +63,10 @@ impl SelectionPolicy for Mopps {
     }
 
     fn restore(&mut self, state: &mut StateReader, carry: &Carry) -> Result<()> {
-        self.successes = carry.gather(&state.array("policy.successes", carry.saved_len())?, 0.0);
-        self.failures = carry.gather(&state.array("policy.failures", carry.saved_len())?, 0.0);
+        let len = carry.saved_len();
+        let [successes, failures] = [state.lent("policy.successes", len)?, state.lent("policy.failures", len)?];
+        self.successes = carry.gather(|prompt| successes[prompt], 0.0);
+        self.failures = carry.gather(|prompt| failures[prompt], 0.0);
         Ok(())
     }
 }

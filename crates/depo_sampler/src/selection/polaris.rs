@@ -88,11 +88,11 @@ impl SelectionPolicy for Polaris {
         let len = carry.saved_len();
         let completed: u64 = state.take("policy.stage")?;
         self.stage = u32::try_from(completed).map_err(|_| Error::state_entry("policy.stage", completed, "below 2^32"))?;
-        let totals: Vec<f64> = state.array("policy.totals", len)?;
-        let groups: Vec<u32> = state.array("policy.groups", len)?;
-        let dropped: Vec<u8> = state.array("policy.dropped", len)?;
+        let totals = state.lent("policy.totals", len)?;
+        let groups = state.lent("policy.groups", len)?;
+        let dropped = state.lent::<u8>("policy.dropped", len)?;
         let record = |prompt: usize| Record { total: totals[prompt], groups: groups[prompt], dropped: dropped[prompt] != 0 };
-        self.records = carry.gather(&(0..len).map(record).collect::<Vec<_>>(), Record::default());
+        self.records = carry.gather(record, Record::default());
         Ok(())
     }
 }

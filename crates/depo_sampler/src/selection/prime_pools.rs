@@ -85,7 +85,8 @@ impl SelectionPolicy for PrimePools {
     }
 
     fn restore(&mut self, state: &mut StateReader, carry: &Carry) -> Result<()> {
-        self.pass_rates = carry.gather(&state.array("policy.pass_rates", carry.saved_len())?, f64::NAN);
+        let pass_rates = state.lent("policy.pass_rates", carry.saved_len())?;
+        self.pass_rates = carry.gather(|prompt| pass_rates[prompt], f64::NAN);
         Ok(())
     }
 }
