@@ -1,10 +1,7 @@
-"""A dry run says what is wrong and what a run needs; what it computes is held against real tensors, measured peaks and a real checkpoint."""
+"""What a dry run computes is held against real tensors, measured peaks and a real checkpoint."""
 
 from __future__ import annotations
 
-import json
-import multiprocessing.process
-import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,9 +12,7 @@ from safetensors import safe_open
 from torch.profiler import ProfilerActivity, profile
 from transformers import PreTrainedModel, Qwen2Config, Qwen2ForCausalLM
 
-from depo.cli import train_main
 from depo.config import EstimatorConfig, OptimizerConfig, PolicyConfig, RolloutConfig, TrainConfig, load_config
-from depo.dry_run.command import dry_run
 from depo.dry_run.memory import MemoryModel
 from depo.dry_run.shapes import EstimatorShape, Lengths, PolicyShape
 from depo.estimator import BertDifficultyEstimator
@@ -26,7 +21,7 @@ from depo.records import Prompt, RolloutGroup, TargetBatch
 from depo.rollout.decoding import DecodingRows
 from depo.trainer import Trainer
 from learner_helpers import make_learner
-from rollout_helpers import build_engine, build_model, word_tokenizer
+from rollout_helpers import build_engine, word_tokenizer
 from tiny import checksum_overrides, tiny_config
 
 CONFIGS = sorted((Path(__file__).parent.parent / "configs").glob("*.toml"))
@@ -121,7 +116,7 @@ def test_weights_moments_keys_and_values_are_exact(dtype: str) -> None:
     with torch.inference_mode():
         decoding = DecodingRows(model, [np.arange(PROMPT)], np.zeros(rows, np.int64), RESPONSE)
     buffers = [buffer for layer in decoding._cache.layers for buffer in (layer._key_buffer, layer._value_buffer)]
-    assert rows * memory.kv_per_sequence(on_gpu=False) == sum(buffer.nbytes for buffer in buffers)
+    assert rows * memory.kv_per_sequence == sum(buffer.nbytes for buffer in buffers)
 
 
 @pytest.mark.parametrize("gradient_checkpointing", [False, True])
@@ -143,7 +138,7 @@ def test_the_peak_of_a_rollout_is_within_a_tenth(autocast: str) -> None:
     engine = build_engine(model, word_tokenizer(), autocast=autocast, **limits)
     prompts = [Prompt(text=" ".join(["w2"] * length)) for length in (PROMPT, PROMPT - 3, PROMPT - 1, PROMPT)]
     measured = peak_bytes(lambda: engine.generate(prompts, GROUP_SIZE, [1, 2, 3, 4], temperature=1.0))
-    assert memory_of(config, model).rollout(on_gpu=False) == pytest.approx(measured, rel=0.1)
+    assert memory_of(config, model).rollout() == pytest.approx(measured, rel=0.1)
 
 
 def test_what_is_not_in_one_process_is_in_another() -> None:
@@ -157,6 +152,13 @@ def test_what_is_not_in_one_process_is_in_another() -> None:
     assert (worker.count, worker.on_gpu, vllm) == (4, True, 40 * 10**9)
     assert (rank.count, rank.on_gpu, sum(rank.held.values())) == (4, True, 3 * 7_615_616_512)
     assert here.host == here.peak + here.transit and worker.host == worker.transit == rank.transit == 8 * 7_615_616_512
+
+
+def test_all_processes_compute_in_the_type_of_the_learners_device() -> None:
+    settings = ("--distributed.rollout_workers=1", "--distributed.learner_ranks=2", "--distributed.learner_gpus=1", "--rollout.engine=vllm")
+    config = load_config(CONFIGS[0], ("--policy.autocast=auto", *settings))
+    held = {process.name: process.held for process in memory_of(config, model_of(config)).processes()}
+    assert 2 * held["rollout worker"]["vLLM's weights"] == held["rollout worker"]["policy's weights"]  # bfloat16, though the worker is on a CPU
 
 
 @pytest.mark.parametrize("scale", [0.0, 1.0])
@@ -195,93 +197,3 @@ def test_the_size_of_a_checkpoint(tmp_path: Path) -> None:
 def tensor_bytes(path: Path) -> int:
     with safe_open(path, "pt") as file:
         return sum(file.get_tensor(name).nbytes for name in file.keys())  # noqa: SIM118, not a mapping
-
-
-@pytest.fixture
-def directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A working directory with prompts, a policy without weights, and a ban on other processes."""
-    monkeypatch.chdir(tmp_path)
-    build_model("llama").config.save_pretrained(tmp_path / "policy")  # of Qwen2, transformers would not load this tokenizer as it is
-    word_tokenizer().save_pretrained(tmp_path / "policy")
-    rows = [{"prompt": " ".join(["w5"] * length), "answer": str(length)} for length in range(1, 31)]
-    (tmp_path / "words.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-
-    def refuse(*_: object, **__: object) -> None:
-        raise AssertionError("a dry run starts no process")
-
-    monkeypatch.setattr(subprocess.Popen, "__init__", refuse)
-    monkeypatch.setattr(multiprocessing.process.BaseProcess, "start", refuse)
-    return tmp_path
-
-
-SETTINGS = """
-data.train = [{ path = "words.jsonl" }]
-policy.model = "policy"
-rollout.max_new_tokens = 8
-rollout.group_size = 4
-run.prompts_per_step = 4
-run.device = "cpu"
-"""
-
-
-def config_of(directory: Path, *overrides: str) -> TrainConfig:
-    (directory / "run.toml").write_text(SETTINGS)
-    return load_config(directory / "run.toml", overrides)
-
-
-def test_without_problems_it_says_what_a_run_needs_and_touches_nothing(directory: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    torch.save({}, directory / "policy" / "model.safetensors")  # never read
-    config_of(directory)
-    before = {path: path.read_bytes() for path in directory.rglob("*") if path.is_file()}
-    with pytest.raises(SystemExit) as ended:
-        train_main(["run.toml", "--dry-run"])
-    assert ended.value.code == 0
-    report = capsys.readouterr().out
-    assert "train words.jsonl: 30 prompts; 15, 29, 30" in report
-    assert "16 to 256 responses, at most 2,048 tokens" in report
-    assert "4 in the first 5 steps, then 24 or more, at most 160" in report
-    assert "sequences of at most 38 tokens" in report
-    assert report.endswith("no problems found\n")
-    assert {path: path.read_bytes() for path in directory.rglob("*") if path.is_file()} == before
-
-
-def test_all_problems_are_listed(directory: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    config = config_of(
-        directory,
-        '--data.train=[{path = "words.jsonl"}, {path = "absent.jsonl"}]',
-        "--rollout.max_prompt_tokens=28",
-        "--distributed.rollout_workers=2",
-        "--distributed.rollout_gpus=64",
-        "--estimator.model=no/encoder",
-        "--reward.function=absent_module:reward",
-        "--selection.source_floors={elsewhere = 0.5}",
-        "--loss.mask=absent_module:mask",
-    )
-    assert dry_run(config) == 1
-    problems = capsys.readouterr().out.partition(" problems:\n")[2].splitlines()
-    for part in (
-        "it lacks *.safetensors. Download it there: hf download ORGANISATION/policy --local-dir policy",
-        "absent.jsonl: file not found",
-        "train words.jsonl: 2 prompts have more than 28 tokens",
-        "asks for 128 GPUs, this machine has",
-        "estimator.model: got 'no/encoder'",
-        "reward.function",
-        "source_floors: got ['elsewhere']",
-        "loss.mask",
-    ):
-        assert sum(part in problem for problem in problems) == 1, part
-    assert len(problems) == 8
-
-
-def test_a_missing_policy_and_a_silent_cluster(directory: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    overrides = ("--policy.model=models/absent", "--distributed.rollout_workers=1", "--distributed.address=127.0.0.1:1")
-    assert dry_run(config_of(directory, *overrides)) == 1
-    report = capsys.readouterr().out
-    assert "policy.model: got 'models/absent'" in report and "it lacks config.json, tokenizer*, *.safetensors" in report
-    assert "distributed.address: got '127.0.0.1:1', expected a Ray cluster that runs: " in report
-    assert "train words.jsonl: 30 prompts\n" in report
-
-
-def test_a_policy_too_short_for_its_responses(directory: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert dry_run(config_of(directory, "--rollout.max_new_tokens=64")) == 1
-    assert "max_new_tokens: got 64, expected less than the model's 64 positions" in capsys.readouterr().out

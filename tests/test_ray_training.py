@@ -23,11 +23,13 @@ import torch
 from safetensors.torch import load_file
 
 from depo.checkpoint import latest_checkpoint
+from depo.cli import train_main
 from depo.config import TrainConfig, load_config
 from depo.run_records import RunRecords
 from depo.trainer import Trainer
 from lag_helpers import LAG, without_cluster
 from tiny import TINY_CONFIG, checksum_overrides, tiny_config
+from vllm_helpers import needs_vllm
 
 DETERMINISTIC_FILES = ("metrics.jsonl", "journal.jsonl", "probes.jsonl")
 OVERLAP = ("--distributed.rollout_workers", "1", "--distributed.overlap", "true")
@@ -115,6 +117,35 @@ def test_run_is_that_of_one_process_although_its_worker_dies(shared: Path, tmp_p
         assert (tmp_path / "cut" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes(), name
     weights = [load_file(tmp_path / run / "checkpoints" / "step_000004" / "policy" / "model.safetensors") for run in ("whole", "cut")]
     assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("_ray")
+@pytest.mark.parametrize(
+    ("mistake", "message"),
+    [
+        (("--estimator.model", "absent"), "estimator.model: got 'absent', expected a directory with a Hugging Face encoder and its tokenizer"),
+        pytest.param(
+            ("--estimator.enabled", "false", "--rollout.engine", "vllm", "--warm_start.heads", "8"),
+            "policy: got attention heads of size 4, expected one of [",
+            marks=needs_vllm,
+        ),
+    ],
+    ids=["estimator", "vLLM"],
+)
+def test_a_mistake_that_an_actor_finds_is_told_as_in_one_process(
+    shared: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], mistake: tuple[str, ...], message: str
+) -> None:
+    (tmp_path / "tiny.toml").write_text(TINY_CONFIG)
+    arguments = [str(tmp_path / "tiny.toml"), "--warm_start.cache", str(shared / "cache"), "--run.directory", str(tmp_path), *mistake]
+    told = []
+    for options in ((), OVERLAP):
+        with pytest.raises(SystemExit) as end:
+            train_main([*arguments, *options])
+        assert end.value.code == 2
+        told.append(capsys.readouterr().err.splitlines()[-1])
+    assert told[0].startswith(f"depo-train: error: {message}")
+    assert told[1] == told[0]
 
 
 def test_overlapped_estimator_learns_from_the_labels_of_the_step_before(shared: Path, tmp_path: Path) -> None:

@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 import torch
 
-from depo.config import LossConfig, TrainConfig, VllmConfig
+from depo.config import DistributedConfig, LossConfig, TrainConfig, VllmConfig
 from depo.config.sections import PolicyConfig, RolloutConfig
 from depo.losses import truncated_weights
-from depo.parts import _mismatch_limit, _resolved_loss
+from depo.parts import _resolved
 from learner_helpers import MAX_NEW_TOKENS, assert_same_gradients, gradients_of_update, make_learner, random_advantages
 from reference_losses import policy_gradient, random_groups, tiny_policy
 
@@ -125,9 +125,38 @@ def test_the_limit_holds_before_the_first_minibatch_alone() -> None:
 )
 def test_defaults_go_by_engine_and_compute_type(engine: Any, vllm_dtype: Any, autocast: Any, correction: str, limit: float) -> None:
     parts = {"rollout": RolloutConfig(engine=engine), "vllm": VllmConfig(dtype=vllm_dtype), "policy": PolicyConfig(autocast=autocast)}
-    config = TrainConfig(**parts)
-    assert _resolved_loss(config, CPU).rollout_correction == correction
-    assert _mismatch_limit(config, CPU) == limit
+    config = _resolved(TrainConfig(**parts), CPU)
+    assert config.loss.rollout_correction == correction
+    assert config.rollout.max_logprob_mismatch == limit
+    assert config.policy.autocast == autocast
     for chosen in ("off", "truncate"):
-        assert _resolved_loss(TrainConfig(**parts, loss=LossConfig(rollout_correction=chosen)), CPU).rollout_correction == chosen
-    assert _mismatch_limit(TrainConfig(**parts | {"rollout": RolloutConfig(engine=engine, max_logprob_mismatch=0.5)}), CPU) == 0.5
+        assert _resolved(TrainConfig(**parts, loss=LossConfig(rollout_correction=chosen)), CPU).loss.rollout_correction == chosen
+    chosen = _resolved(TrainConfig(**parts | {"rollout": RolloutConfig(engine=engine, max_logprob_mismatch=0.5)}), CPU)
+    assert chosen.rollout.max_logprob_mismatch == 0.5
+
+
+@pytest.mark.parametrize(
+    ("device", "distributed", "gpu_has_bfloat16", "bfloat16"),
+    [
+        ("cpu", {"rollout_workers": 1}, True, False),
+        ("cuda", {"rollout_workers": 1}, True, True),
+        ("cuda", {"rollout_workers": 1}, False, False),
+        ("cpu", {"rollout_workers": 1, "rollout_gpus": 1.0}, True, False),
+        ("cpu", {"learner_ranks": 2, "learner_gpus": 1.0}, True, True),
+        ("cpu", {"learner_ranks": 2, "learner_gpus": 1.0}, False, False),
+        ("cpu", {"learner_ranks": 2, "learner_gpus": 1.0}, None, True),
+        ("cuda", {"learner_ranks": 2}, True, False),
+        ("cpu", {"rollout_workers": 1, "rollout_gpus": 1.0, "learner_ranks": 2, "learner_gpus": 1.0}, True, True),
+    ],
+)
+def test_autocast_auto_goes_by_the_device_that_the_learner_is_on(
+    monkeypatch: pytest.MonkeyPatch, device: str, distributed: dict[str, Any], gpu_has_bfloat16: bool | None, bfloat16: bool
+) -> None:
+    """And all processes do as the learner; None: this machine, unlike the actors', has no GPU."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: gpu_has_bfloat16 is not None)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda: bool(gpu_has_bfloat16))
+    config = _resolved(TrainConfig(distributed=DistributedConfig(**distributed), rollout=RolloutConfig(engine="vllm")), torch.device(device))
+    assert config.policy.autocast == ("bfloat16" if bfloat16 else "off")
+    assert config.vllm.dtype == ("bfloat16" if bfloat16 else "float32")
+    assert config.loss.rollout_correction == ("truncate" if bfloat16 else "off")
+    assert config.rollout.max_logprob_mismatch == (0.1 if bfloat16 else 1e-3)

@@ -135,8 +135,8 @@ class PolicyLearner:
             return
         self.optimizer.zero_grad(set_to_none=True)
         loss_total = torch.zeros((), device=self._device)
-        for counts, batch in self._own_batches(sequences, trained, weights):
-            loss = self._batch_loss(batch, sums if counts else defaultdict(float))
+        for rows, batch in self._batches(sequences, trained, weights):
+            loss = self._batch_loss(batch, sums if rows else defaultdict(float))
             loss.backward()  # type: ignore[no-untyped-call]
             loss_total += loss.detach()
         grad_norm = float(self._whole(torch.nn.utils.clip_grad_norm_(self._parameters.values(), self._optimizer_config.grad_clip)))
@@ -164,19 +164,18 @@ class PolicyLearner:
         return [i for i, s in enumerate(sequences) if s.response_length > 0 and (s.advantages.any() or self._reference_model is not None)]
 
     def _batches(self, sequences: Sequence[TrainSequence], trained: Sequence[int], weights: Sequence[float]) -> Iterator[tuple[list[int], TrainBatch]]:
-        """Yield micro-batches of the sequences `trained` (indices), each with the indices of its rows."""
-        for rows in microbatches([sequences[index].token_ids.size for index in trained], self._optimizer_config.tokens_per_microbatch):
-            chosen = [trained[row] for row in rows]
-            of_rows = [sequences[index] for index in chosen], [weights[index] for index in chosen]
-            yield chosen, collate(*of_rows, pad_token_id=self._pad_token_id, device=self._device)
-
-    def _own_batches(self, sequences: Sequence[TrainSequence], trained: Sequence[int], weights: Sequence[float]) -> Iterator[tuple[bool, TrainBatch]]:
-        """Yield what this learner runs of `_batches`, here all, and whether it counts. This and the next two are what `ShardedLearner` does otherwise."""
-        yield from ((True, batch) for _, batch in self._batches(sequences, trained, weights))
+        """Yield micro-batches of the sequences `trained`, each with the rows that count: here all. This and the next three are `ShardedLearner`'s to change."""
+        for chosen in microbatches([sequences[row].token_ids.size for row in trained], self._optimizer_config.tokens_per_microbatch):
+            rows = [trained[index] for index in chosen]
+            yield rows, collate([sequences[row] for row in rows], [weights[row] for row in rows], pad_token_id=self._pad_token_id, device=self._device)
 
     def _totals(self, sums: Mapping[str, Tensor | float]) -> dict[str, float]:
         """Return sums over all that train the same policy: this learner alone."""
         return {name: float(total) for name, total in sums.items()}
+
+    def _all_rows(self, rows: dict[int, Float32Array]) -> dict[int, Float32Array]:
+        """Return values by row over all that train the same policy: those of this learner."""
+        return rows
 
     def _whole(self, tensor: Tensor) -> Tensor:
         """Return a tensor of the policy's, of which this learner holds all."""
@@ -185,12 +184,12 @@ class PolicyLearner:
     @torch.no_grad()
     def _with_learner_logprobs(self, sequences: Sequence[TrainSequence]) -> list[TrainSequence]:
         """Note what the learner, as it is now, says of every token that will be trained on."""
-        noted = list(sequences)
+        noted: dict[int, Float32Array] = {}
         for rows, batch in self._batches(sequences, self._trained(sequences), [0.0] * len(sequences)):
             logprobs_L = token_logprobs(self._logits(self.model, batch), batch.target_ids_L, self._temperature).float().cpu()
-            for row, logprobs in zip(rows, torch.split(logprobs_L, batch.lengths_N.tolist()), strict=True):
-                noted[row] = replace(sequences[row], learner_logprobs=logprobs.numpy())
-        return noted
+            noted.update((row, logprobs.numpy()) for row, logprobs in zip(rows, torch.split(logprobs_L, batch.lengths_N.tolist()), strict=False))
+        noted = self._all_rows(noted)
+        return [replace(sequence, learner_logprobs=noted.get(row)) for row, sequence in enumerate(sequences)]
 
     def _weights(self, sequences: Sequence[TrainSequence]) -> list[float]:
         """Weigh each sequence of a minibatch by the minibatch's own denominators."""

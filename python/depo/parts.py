@@ -7,13 +7,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
-from depo.config import LossConfig, TrainConfig
-from depo.data import check_seed_overlap, load_prompts
+from depo.config import TrainConfig
+from depo.data import check_seed_overlap, load_prompts, without_trained
 from depo.distributed.cluster import Cluster
 from depo.distributed.estimator_actor import RayEstimator
 from depo.distributed.learner_group import RayLearnerGroup
@@ -30,7 +30,7 @@ from depo.records import Float32Array, Prompt, TargetBatch
 from depo.rewards import check_golds, load_reward
 from depo.rollout.local import LocalEngine
 from depo.rollout.prompts import encode_prompts
-from depo.rollout.requests import end_tokens
+from depo.rollout.requests import end_tokens, stop_tokens
 from depo.rollout.vllm.engine import VllmEngine
 from depo.sampler import PromptSampler
 from depo.warm_start import warm_start_policy
@@ -103,7 +103,7 @@ def build_parts(config: TrainConfig, resume_from: Path | None) -> Parts:
     if not config.data.train:
         raise ConfigError("data.train: got no source, expected at least one [[data.train]] table")
     check_seed_overlap(config.data.train, config.data.eval)
-    cluster = Cluster(config.distributed, config.run.threads) if config.distributed.uses_ray else None
+    cluster = Cluster(config.distributed, config.run.threads, config.has_estimator) if config.distributed.uses_ray else None
     try:
         return _build(config, resume_from, cluster)
     except BaseException:
@@ -115,6 +115,7 @@ def build_parts(config: TrainConfig, resume_from: Path | None) -> Parts:
 def _build(config: TrainConfig, resume_from: Path | None, cluster: Cluster | None) -> Parts:
     torch.set_num_threads(config.run.threads)
     device = _device(config.run.device)
+    config = _resolved(config, device)
     stopwatch = Stopwatch()
     needs_start = resume_from is None or config.loss.kl_weight > 0
     start = _start_policy(config) if needs_start else None
@@ -170,8 +171,7 @@ def _load_data(config: TrainConfig, tokenizer: PreTrainedTokenizerBase, max_prom
         logger.info("data.%s: %d prompts, %d dropped because their ground truth does not verify against itself", name, len(prompts), len(dropped))
         loaded.append(prompts)
     train, held_out = loaded
-    trained_on = {(prompt.text, str(prompt.answer)) for prompt in train}
-    unseen = [prompt for prompt in held_out if (prompt.text, str(prompt.answer)) not in trained_on]
+    unseen = without_trained(held_out, train)
     if len(unseen) < len(held_out):
         logger.warning("data.eval: left out %d prompts that are also in data.train", len(held_out) - len(unseen))
     return train, unseen
@@ -180,7 +180,7 @@ def _load_data(config: TrainConfig, tokenizer: PreTrainedTokenizerBase, max_prom
 def _build_estimator(
     config: TrainConfig, tokenizer: PreTrainedTokenizerBase, device: torch.device, cluster: Cluster | None
 ) -> BertDifficultyEstimator | RayEstimator | None:
-    if config.selection.policy == "uniform" or not config.estimator.enabled:
+    if not config.has_estimator:
         return None
     if cluster and config.distributed.overlap:
         return RayEstimator(cluster, partial(_remote_estimator, config, tokenizer))
@@ -202,16 +202,15 @@ def _build_learner(
     cluster: Cluster | None,
 ) -> PolicyLearner | RayLearnerGroup:
     settings: dict[str, Any] = {
-        "loss": _resolved_loss(config, device),
+        "loss": config.loss,
         "optimizer": config.optimizer,
         "policy": config.policy,
         "max_new_tokens": config.rollout.max_new_tokens,
         "temperature": config.rollout.temperature,
         "pad_token_id": tokenizer.pad_token_id or 0,
-        "max_logprob_mismatch": _mismatch_limit(config, device),
+        "max_logprob_mismatch": config.rollout.max_logprob_mismatch,
     }
-    ranks = config.distributed.learner_ranks
-    if cluster and ranks > 1:
+    if cluster and (ranks := config.distributed.learner_actors):
         where = "cuda" if config.distributed.learner_gpus else "cpu"
         return RayLearnerGroup(cluster, ranks, policy, reference, partial(_learner_rank, config, settings), device=where)
     return PolicyLearner(policy, reference_model=reference, device=device, **settings)
@@ -227,17 +226,10 @@ def _build_engine(config: TrainConfig, policy: PreTrainedModel, tokenizer: PreTr
     if cluster and config.distributed.rollout_workers:
         return RayRolloutEngine(cluster, config.distributed.rollout_workers, policy, partial(_worker_engine, config, tokenizer))
     options: dict[str, Any] = {name: getattr(config.rollout, name) for name in ("max_new_tokens", "sequences_per_batch", "max_prompt_tokens")}
-    options["eos_token_ids"] = _end_tokens(config.rollout.stop, policy, tokenizer)
+    options["eos_token_ids"] = [*end_tokens(None, policy, tokenizer), *stop_tokens(config.rollout.stop, tokenizer)]
     if config.rollout.engine == "vllm":
-        return VllmEngine(policy, tokenizer, replace(config.vllm, dtype=_rollout_dtype(config, policy.device)), **options)
+        return VllmEngine(policy, tokenizer, config.vllm, **options)
     return LocalEngine(policy, tokenizer, autocast=config.policy.autocast, **options)
-
-
-def _end_tokens(stop: str, policy: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    ids = tokenizer.encode(stop, add_special_tokens=False)
-    if stop and len(ids) != 1:
-        raise ConfigError(f"rollout.stop: got {stop!r}, which is {len(ids)} tokens {ids} of the policy's tokenizer, expected the text of one")
-    return [*end_tokens(None, policy, tokenizer), *ids]
 
 
 def _worker_engine(config: TrainConfig, tokenizer: PreTrainedTokenizerBase, copy: PolicyCopy) -> tuple[PreTrainedModel, LimitedEngine]:
@@ -246,26 +238,21 @@ def _worker_engine(config: TrainConfig, tokenizer: PreTrainedTokenizerBase, copy
     return policy, _build_engine(config, policy, tokenizer)
 
 
-def _learner_dtype(config: TrainConfig, device: torch.device) -> Literal["float32", "bfloat16"]:
-    return "bfloat16" if computes_bfloat16(config.policy.autocast, device) else config.policy.dtype
-
-
-def _rollout_dtype(config: TrainConfig, device: torch.device) -> Literal["float32", "bfloat16"]:
-    own = config.vllm.dtype if config.rollout.engine == "vllm" else "auto"
-    return _learner_dtype(config, device) if own == "auto" else own
-
-
-def _resolved_loss(config: TrainConfig, device: torch.device) -> LossConfig:
-    """Return the loss with its rollout correction on or off."""
-    if config.loss.rollout_correction != "auto":
-        return config.loss
-    differs = config.rollout.engine == "vllm" and _rollout_dtype(config, device) == "bfloat16"
-    return replace(config.loss, rollout_correction="truncate" if differs else "off")
-
-
-def _mismatch_limit(config: TrainConfig, device: torch.device) -> float:
-    coarse = "bfloat16" in (_learner_dtype(config, device), _rollout_dtype(config, device))
-    return config.rollout.max_logprob_mismatch or (0.1 if coarse else 1e-3)
+def _resolved(config: TrainConfig, device: torch.device) -> TrainConfig:
+    """Return the configuration with its compute types, and what goes by them, decided for all processes: by the learner's device, which may be this one's."""
+    if config.distributed.learner_actors:
+        device = torch.device("cuda" if config.distributed.learner_gpus else "cpu")
+    mixed = computes_bfloat16(config.policy.autocast, device)
+    learner = "bfloat16" if mixed else config.policy.dtype
+    vllm = replace(config.vllm, dtype=learner) if config.vllm.dtype == "auto" else config.vllm
+    engine = vllm.dtype if config.rollout.engine == "vllm" else learner
+    loss = config.loss
+    if loss.rollout_correction == "auto":
+        differs = config.rollout.engine == "vllm" and engine == "bfloat16"
+        loss = replace(loss, rollout_correction="truncate" if differs else "off")
+    limit = config.rollout.max_logprob_mismatch or (0.1 if "bfloat16" in (learner, engine) else 1e-3)
+    rollout, policy = replace(config.rollout, max_logprob_mismatch=limit), replace(config.policy, autocast="bfloat16" if mixed else "off")
+    return replace(config, policy=policy, rollout=rollout, vllm=vllm, loss=loss)
 
 
 def _actor_device(gpus: float) -> torch.device:

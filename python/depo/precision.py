@@ -6,8 +6,8 @@ import torch
 
 
 def computes_bfloat16(setting: str, device: torch.device) -> bool:
-    """Return whether `mixed_precision` of the same arguments computes in bfloat16."""
-    supported = device.type == "cuda" and torch.cuda.is_bf16_supported()
+    """Return whether `mixed_precision` of the same arguments computes in bfloat16. A GPU of another machine, where this one has none, is taken to have it."""
+    supported = device.type == "cuda" and (not torch.cuda.is_available() or torch.cuda.is_bf16_supported())
     return setting == "bfloat16" or (setting == "auto" and supported)
 
 

@@ -1,10 +1,12 @@
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from importlib.util import find_spec
 
 import pytest
 
+os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"  # on the loopback interface alone; Ray reads it when it is imported
 collect_ignore_glob = [] if find_spec("transfer_queue") else ["test_*.py"]  # verl's own environment has it: requirements/verl.txt
 
 

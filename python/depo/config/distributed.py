@@ -21,7 +21,7 @@ class DistributedConfig:
     address: str = key("", "Ray cluster to join, HOST:PORT or auto; empty: one on this machine, on its loopback interface, for this run alone")
     actor_cpus: float = key(1.0, "CPUs reserved for each actor [> 0]")
     rollout_gpus: float = key(0.0, "GPUs reserved for each rollout worker; 0: it generates on the CPU [>= 0]")
-    learner_gpus: float = key(0.0, "GPUs reserved for each learner rank; 0: it trains on the CPU [>= 0]")
+    learner_gpus: float = key(0.0, "GPUs reserved for each learner rank, not a part of one; 0: it trains on the CPU [>= 0]")
     estimator_gpus: float = key(0.0, "GPUs reserved for the estimator actor; 0: it works on the CPU [>= 0]")
 
     def __post_init__(self) -> None:
@@ -31,8 +31,25 @@ class DistributedConfig:
         require(overlaps, "distributed.overlap", self.overlap, "false without distributed.rollout_workers: rollouts would keep this process busy")
         ahead = self.max_policy_lag == 0 or self.rollout_workers > 0
         require(ahead, "distributed.max_policy_lag", self.max_policy_lag, "0 without distributed.rollout_workers: this process updates or generates")
+        require(self.uses_ray or not self.address, "distributed.address", self.address, "nothing without distributed.rollout_workers or learner_ranks > 1")
+        self._check_gpus()
+
+    def _check_gpus(self) -> None:
+        for name, actors, needed in (
+            ("rollout_gpus", self.rollout_workers, "rollout_workers"),
+            ("learner_gpus", self.learner_actors, "learner_ranks > 1"),
+            ("estimator_gpus", self.overlap, "overlap"),
+        ):
+            gpus = getattr(self, name)
+            require(not gpus or actors > 0, f"distributed.{name}", gpus, f"0 without distributed.{needed}: no actor would use them")
+        require(not 0 < self.learner_gpus < 1, "distributed.learner_gpus", self.learner_gpus, "0, or 1 or more: NCCL refuses two ranks on one GPU")
+
+    @property
+    def learner_actors(self) -> int:
+        """Ray actors that train: the ranks, or none where this process trains."""
+        return self.learner_ranks if self.learner_ranks > 1 else 0
 
     @property
     def uses_ray(self) -> bool:
         """Whether any part of the run is an actor."""
-        return self.rollout_workers > 0 or self.learner_ranks > 1
+        return self.rollout_workers > 0 or self.learner_actors > 0

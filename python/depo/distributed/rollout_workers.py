@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
+from functools import cached_property, partial
 from typing import Any, Protocol
 
 from transformers import PreTrainedModel
@@ -29,25 +30,33 @@ class LimitedEngine(RolloutEngine, Protocol):
 
 
 class RolloutWorker:
-    """Actor: one engine with a policy of its own."""
+    """Actor: one engine with a policy of its own, built when it is first asked for. Ray would report what a constructor raises as a death."""
 
     def __init__(self, copy: PolicyCopy, make_engine: Callable[[PolicyCopy], tuple[PreTrainedModel, LimitedEngine]]) -> None:
-        self._policy, self._engine = make_engine(copy)
+        self._make = partial(make_engine, copy)
+
+    @cached_property
+    def _built(self) -> tuple[PreTrainedModel, LimitedEngine]:
+        built = self._make()
+        del self._make  # and the packed weights in it
+        return built
 
     def max_prompt_tokens(self) -> int:
         """Longest prompt that `generate` takes."""
-        return self._engine.max_prompt_tokens
+        return self._built[1].max_prompt_tokens
 
     def load_weights(self, weights: bytes, policy_version: int) -> None:
         """Take over packed weights."""
-        unpack_weights(weights, self._policy)
-        self._engine.load_weights(self._policy, policy_version)
+        policy, engine = self._built
+        unpack_weights(weights, policy)
+        engine.load_weights(policy, policy_version)
 
     def generate(self, prompts: Sequence[Prompt], group_size: int, keys: Sequence[int], temperature: float, policy_version: int) -> list[RolloutGroup]:
         """Return one group per prompt, of this version of the policy and no other."""
-        if self._engine.policy_version != policy_version:
-            raise RuntimeError(f"policy_version: got {policy_version}, but this worker has {self._engine.policy_version}: its weights did not arrive")
-        return self._engine.generate(prompts, group_size, keys, temperature=temperature)
+        _, engine = self._built
+        if engine.policy_version != policy_version:
+            raise RuntimeError(f"policy_version: got {policy_version}, but this worker has {engine.policy_version}: its weights did not arrive")
+        return engine.generate(prompts, group_size, keys, temperature=temperature)
 
 
 class RayRolloutEngine:

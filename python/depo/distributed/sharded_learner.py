@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import torch.distributed
 from torch import Tensor
@@ -15,6 +15,9 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from depo.distributed.policy_copy import whole
 from depo.learner import PolicyLearner
 from depo.packing import TrainBatch, TrainSequence, microbatches
+from depo.records import Float32Array
+
+Value = TypeVar("Value")
 
 _SAME_ON_ALL = ("grad_norm", "steps", "sequences")
 """Sums that every rank has of the whole batch."""
@@ -48,26 +51,35 @@ class ShardedLearner(PolicyLearner):
             return tensor
         return distribute_tensor(tensor.to(self._device), parameter.device_mesh, parameter.placements)
 
-    def _own_batches(self, sequences: Sequence[TrainSequence], trained: Sequence[int], weights: Sequence[float]) -> Iterator[tuple[bool, TrainBatch]]:
+    def _batches(self, sequences: Sequence[TrainSequence], trained: Sequence[int], weights: Sequence[float]) -> Iterator[tuple[list[int], TrainBatch]]:
         """Deal sequences to ranks, longest first. Every pass needs all ranks, so those with fewer batches repeat a sequence that does not count."""
         rank, ranks = torch.distributed.get_rank(), torch.distributed.get_world_size()
         order = sorted(trained, key=lambda index: (-sequences[index].token_ids.size, index))
         shares = [order[each::ranks] for each in range(ranks)]
         budget = self._optimizer_config.tokens_per_microbatch
         batches = [len(microbatches([sequences[index].token_ids.size for index in share], budget)) for share in shares]
-        yield from ((True, batch) for _, batch in self._batches(sequences, shares[rank], weights))
+        yield from super()._batches(sequences, shares[rank], weights)
         for _ in range(max(batches) - batches[rank]):
-            yield from ((False, batch) for _, batch in self._batches(sequences, order[-1:], [0.0] * len(sequences)))
+            yield from (([], batch) for _, batch in super()._batches(sequences, order[-1:], [0.0] * len(sequences)))
 
     def _totals(self, sums: Mapping[str, Tensor | float]) -> dict[str, float]:
         own = super()._totals(sums)
-        of_ranks: list[Any] = [None] * torch.distributed.get_world_size()
-        torch.distributed.all_gather_object(of_ranks, own)
+        of_ranks = _of_ranks(own)
         names = dict.fromkeys(name for of_rank in of_ranks for name in of_rank)
         return {name: own[name] if name in _SAME_ON_ALL else sum(of_rank.get(name, 0.0) for of_rank in of_ranks) for name in names}
 
+    def _all_rows(self, rows: dict[int, Float32Array]) -> dict[int, Float32Array]:
+        return {row: values for of_rank in _of_ranks(rows) for row, values in of_rank.items()}
+
     def _whole(self, tensor: Tensor) -> Tensor:
         return whole(tensor)
+
+
+def _of_ranks(value: Value) -> list[Value]:
+    """Return what each rank has, on every rank."""
+    values: list[Any] = [None] * torch.distributed.get_world_size()
+    torch.distributed.all_gather_object(values, value)
+    return values
 
 
 def _shard(model: PreTrainedModel) -> None:

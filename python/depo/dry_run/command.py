@@ -8,17 +8,17 @@ from pathlib import Path
 import numpy as np
 
 from depo.config import TrainConfig
-from depo.dry_run.inspection import Machine, Problems, Source, asked_gpus, check_machine, check_settings, look_at_policy, look_at_sources
+from depo.distributed.cluster import reservation_bundles
+from depo.dry_run.inspection import Machine, Problems, Source, check_machine, check_rollouts, check_settings, look_at_policy, look_at_sources
 from depo.dry_run.memory import MemoryModel
 from depo.dry_run.shapes import EstimatorShape, Lengths, PolicyShape
-from depo.rollout.requests import prompt_positions
 
 COMPARING = ("budget", "thompson", "mopps", "prime_pools", "dps")
 """Selection policies that score `candidates_per_draw` prompts for each that they draw."""
 
 
 def dry_run(config: TrainConfig) -> int:
-    """Print what a run of `config` is, needs and will do, and every problem that would stop it. Nothing is written and no process started.
+    """Print what a run of `config` is, needs and will do, and the problems that would stop it. Nothing is written and no part of the run started.
 
     Returns:
         Exit status: 0, or 1 if there are problems.
@@ -26,17 +26,22 @@ def dry_run(config: TrainConfig) -> int:
     problems = Problems()
     machine = Machine.here(Path(config.run.directory))
     architecture, tokenizer = look_at_policy(config, problems)
-    train, held_out = (look_at_sources(name, tables, tokenizer, problems) for name, tables in (("train", config.data.train), ("eval", config.data.eval)))
+    train, held_out = look_at_sources(config, tokenizer, problems)
+    sources = [*train, *held_out]
     check_settings(config, train, problems)
     check_machine(config, machine, problems)
-    limit = config.rollout.max_prompt_tokens
+    limit = check_rollouts(config, architecture, tokenizer, problems)
+    shape = None
     if architecture is not None:
-        with problems.noted():
-            limit = min(limit, prompt_positions(architecture, config.rollout.max_new_tokens))
-    shape = PolicyShape.of(architecture) if architecture is not None else None
-    lines = [*_run_lines(config, shape), *_data_lines([*train, *held_out], limit, problems), *_rollout_lines(config, held_out)]
+        with problems.reading(f"policy.model: got {config.policy.model!r}, expected a causal LM" if config.policy.model else "warm_start"):
+            shape = PolicyShape.of(architecture)
+    lines = [*_run_lines(config, shape), *_data_lines(sources, limit, problems), *_rollout_lines(config, held_out)]
+    lengths = _lengths(config, sources, limit)
+    estimator = _estimator_shape(config, shape.vocabulary if shape else 1, lengths, problems)
     if shape is not None:
-        memory = _memory_model(config, shape, [*train, *held_out], limit, machine, problems)
+        on_gpu = config.run.device.startswith("cuda") or (config.run.device == "auto" and bool(machine.gpus))
+        gpu_bytes = min(machine.gpus, default=0)
+        memory = MemoryModel(config=config, policy=shape, lengths=lengths, estimator=estimator, on_gpu=on_gpu, gpu_bytes=gpu_bytes)
         lines += [*_memory_lines(memory), *_checkpoint_lines(memory)]
         _check_room(memory, machine, problems)
     lines += _machine_lines(config, machine)
@@ -44,19 +49,17 @@ def dry_run(config: TrainConfig) -> int:
     return 1 if problems else 0
 
 
-def _memory_model(config: TrainConfig, shape: PolicyShape, sources: Sequence[Source], limit: int, machine: Machine, problems: Problems) -> MemoryModel:
+def _lengths(config: TrainConfig, sources: Sequence[Source], limit: int) -> Lengths:
     known = np.concatenate([source.lengths for source in sources if source.lengths is not None] or [np.array([1, limit])])
-    lengths = Lengths(shortest_prompt=int(known.min()), longest_prompt=min(int(known.max()), limit), response=config.rollout.max_new_tokens)
+    return Lengths(shortest_prompt=int(known.min()), longest_prompt=min(int(known.max()), limit), response=config.rollout.max_new_tokens)
+
+
+def _estimator_shape(config: TrainConfig, vocabulary: int, lengths: Lengths, problems: Problems) -> EstimatorShape | None:
     estimator = None
-    if _has_estimator(config):
-        with problems.noted():
-            estimator = EstimatorShape.of(config.estimator, shape.vocabulary, lengths.longest_prompt)
-    on_gpu = config.run.device.startswith("cuda") or (config.run.device == "auto" and bool(machine.gpus))
-    return MemoryModel(config=config, policy=shape, lengths=lengths, estimator=estimator, on_gpu=on_gpu, gpu_bytes=min(machine.gpus, default=0))
-
-
-def _has_estimator(config: TrainConfig) -> bool:
-    return config.selection.policy != "uniform" and config.estimator.enabled
+    if config.has_estimator:
+        with problems.reading(f"estimator.model: got {config.estimator.model!r}, expected an encoder" if config.estimator.model else "estimator"):
+            estimator = EstimatorShape.of(config.estimator, vocabulary, lengths.longest_prompt)
+    return estimator
 
 
 def _run_lines(config: TrainConfig, shape: PolicyShape | None) -> Iterator[str]:
@@ -64,7 +67,7 @@ def _run_lines(config: TrainConfig, shape: PolicyShape | None) -> Iterator[str]:
     yield f"run {run.name}: {run.steps:,} steps of {run.prompts_per_step} prompts x {config.rollout.group_size} responses, in {Path(run.directory) / run.name}"
     parts = "" if shape is None else f": {shape.parameters:,} parameters, {shape.layers} layers of width {shape.width:,}, vocabulary {shape.vocabulary:,}"
     yield f"policy {config.policy.model or 'of [warm_start]'}{parts}"
-    reader = f"read by {estimator.model or 'a fresh encoder'} ({estimator.preset})" if _has_estimator(config) else "not read by an estimator"
+    reader = f"read by {estimator.model or 'a fresh encoder'} ({estimator.preset})" if config.has_estimator else "not read by an estimator"
     yield f"selection {selection.preset} ({selection.policy}), prompts {reader}; loss {config.loss.preset}; reward {config.reward.function}"
 
 
@@ -87,7 +90,7 @@ def _rollout_lines(config: TrainConfig, held_out: Sequence[Source]) -> Iterator[
     most = f" to {sequences * rounds:,}" if rounds > 1 else ""
     yield "\nper step"
     yield f"  rollouts: {sequences:,}{most} responses, at most {sequences * rounds * config.rollout.max_new_tokens:,} tokens"
-    if _has_estimator(config):
+    if config.has_estimator:
         compared = f"{prompts * selection.candidates_per_draw:,}" if selection.policy in COMPARING else f"{prompts:,}"
         yield f"  candidates scored: {prompts:,} in the first {selection.warmup_steps} steps, then {compared} or more, at most {prompts * selection.scan_cap:,}"
     evaluated = sum(len(source.prompts) for source in held_out) * config.evaluation.samples
@@ -104,7 +107,7 @@ def _memory_lines(memory: MemoryModel) -> Iterator[str]:
         choice = ", one at a time" if len(process.phases) > 1 else ""
         yield from (f"    {_bytes(size):>9}  {name}{choice}" for name, size in process.phases.items())
         if process.generates:
-            yield f"    {_bytes(memory.kv_per_sequence(process.on_gpu)):>9}  of these are keys and values of one sequence"
+            yield f"    {_bytes(memory.kv_per_sequence):>9}  of these are keys and values of one sequence"
         if process.transit:
             yield f"    {_bytes(process.transit):>9}  on the host while weights are on their way"
     if memory.object_store:
@@ -121,10 +124,12 @@ def _machine_lines(config: TrainConfig, machine: Machine) -> Iterator[str]:
     yield f"\nthis machine: {machine.cpus} CPUs, {_bytes(machine.memory)}, {gpus}, {_bytes(machine.disk)} free on disk"
     settings = config.distributed
     if settings.uses_ray:
-        ranks = settings.learner_ranks if settings.learner_ranks > 1 else 0
-        actors = settings.rollout_workers + ranks + settings.overlap
+        asked = [resources for _, resources in reservation_bundles(settings, config.has_estimator)]
+        amounts = " and ".join(f"{sum(resources[kind] for resources in asked):g} {kind}s" for kind in ("CPU", "GPU"))
         where = f"the cluster at {settings.address}, whose resources are looked at when the run starts" if settings.address else "this machine"
-        yield f"asked: {actors} actors with {actors * settings.actor_cpus:g} CPUs and {asked_gpus(settings):g} GPUs, on {where}"
+        yield f"asked: {len(asked)} actors with {amounts}, on {where}"
+        if settings.address and settings.overlap and config.has_estimator and config.estimator.model:
+            yield f"note: the estimator actor reads estimator.model on its own node; {config.estimator.model} has to be there too"
 
 
 def _check_room(memory: MemoryModel, machine: Machine, problems: Problems) -> None:

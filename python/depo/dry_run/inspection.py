@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import socket
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,23 +14,26 @@ import numpy as np
 import torch
 from transformers import AutoConfig, AutoTokenizer, PretrainedConfig, PreTrainedTokenizerBase
 
-from depo.config import DistributedConfig, SourceConfig, TrainConfig
-from depo.data import check_seed_overlap, load_prompts
+from depo.config import SourceConfig, TrainConfig
+from depo.data import check_seed_overlap, load_prompts, without_trained
+from depo.distributed.cluster import cluster_expected, probe, reservation_bundles, set_up_ray
 from depo.errors import ConfigError
 from depo.records import Int64Array, Prompt
 from depo.rewards import load_reward
 from depo.rollout.prompts import encode_prompts
+from depo.rollout.requests import prompt_positions, stop_tokens
+from depo.rollout.vllm.engine import check_head_size
+from depo.rollout.vllm.host import prepare_vllm
 from depo.sampler import PromptSampler
 from depo.shaping import AdvantageShaper
 from depo.warm_start import outline_policy
 
 CONFIG_FILE, TOKENIZER_FILES = "config.json", "tokenizer*"
 POLICY_FILES = (CONFIG_FILE, TOKENIZER_FILES, "*.safetensors")
-CONNECT_SECONDS = 5.0
 
 
 class Problems(list[str]):
-    """Every reason why a run would not start or not fit."""
+    """Reasons why a run would not start or not fit."""
 
     @contextmanager
     def noted(self) -> Iterator[None]:
@@ -41,6 +43,17 @@ class Problems(list[str]):
         except (ValueError, OSError, ImportError) as error:  # ConfigError and DataError are ValueErrors
             self.append(str(error).strip())
 
+    @contextmanager
+    def reading(self, subject: str) -> Iterator[None]:
+        """Note that transformers makes no sense of `subject`: over a broken file it raises anything, at length, and seldom names it."""
+        try:
+            yield
+        except ConfigError as error:
+            self.append(str(error))
+        except Exception as error:
+            first_line, *_ = str(error).strip().splitlines() or [""]
+            self.append(f"{subject}: {type(error).__name__}: {first_line}")
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Source:
@@ -49,7 +62,7 @@ class Source:
     Attributes:
         label: Its name, task or path.
         prompts: Without duplicates.
-        lengths: int64 [N] tokens of each; None without a tokenizer.
+        lengths: int64 [N] tokens of each; None without a tokenizer or prompts.
     """
 
     label: str
@@ -98,21 +111,46 @@ def look_at_policy(config: TrainConfig, problems: Problems) -> tuple[PretrainedC
             tokenizer, architecture = outline_policy(config.data.train, config.data.eval, config.warm_start)
         return architecture, tokenizer
     if CONFIG_FILE not in missing:
-        with problems.noted():
+        with problems.reading(f"policy.model: got {config.policy.model!r}, expected {CONFIG_FILE} of a causal LM"):
             architecture = AutoConfig.from_pretrained(directory, local_files_only=True)
     if TOKENIZER_FILES not in missing:
-        with problems.noted():
+        with problems.reading(f"policy.model: got {config.policy.model!r}, expected a tokenizer that can be read"):
             tokenizer = AutoTokenizer.from_pretrained(directory, local_files_only=True)
     return architecture, tokenizer
 
 
-def look_at_sources(name: str, tables: Sequence[SourceConfig], tokenizer: PreTrainedTokenizerBase | None, problems: Problems) -> list[Source]:
-    """Load the tables of `name`, data.train or data.eval; one that cannot be loaded is left out."""
+def check_rollouts(config: TrainConfig, architecture: PretrainedConfig | None, tokenizer: PreTrainedTokenizerBase | None, problems: Problems) -> int:
+    """Hold the policy against what its engine asks of it, as far as it is known, and return how many tokens a prompt may have."""
+    limit = config.rollout.max_prompt_tokens
+    if tokenizer is not None:
+        with problems.noted():
+            stop_tokens(config.rollout.stop, tokenizer)
+    if architecture is None:
+        return limit
+    with problems.noted():
+        limit = min(limit, prompt_positions(architecture, config.rollout.max_new_tokens))
+    elsewhere = config.distributed.address and config.distributed.rollout_workers
+    if config.rollout.engine == "vllm" and not elsewhere and find_spec("vllm"):
+        with problems.noted():
+            if prepare_vllm():  # on a CPU
+                check_head_size(architecture)
+    return limit
+
+
+def look_at_sources(config: TrainConfig, tokenizer: PreTrainedTokenizerBase | None, problems: Problems) -> tuple[list[Source], list[Source]]:
+    """Load data.train and data.eval, without held-out prompts that are trained on; a table that cannot be loaded is left out."""
+    train = _load_sources("train", config.data.train, [], tokenizer, problems)
+    return train, _load_sources("eval", config.data.eval, [prompt for source in train for prompt in source.prompts], tokenizer, problems)
+
+
+def _load_sources(
+    name: str, tables: Sequence[SourceConfig], trained_on: Sequence[Prompt], tokenizer: PreTrainedTokenizerBase | None, problems: Problems
+) -> list[Source]:
     sources = []
     for table in tables:
         with problems.noted():
-            prompts = load_prompts([table])
-            lengths = np.array([ids.size for ids in encode_prompts(prompts, tokenizer, 1 << 62)]) if tokenizer else None
+            prompts = without_trained(load_prompts([table]), trained_on)
+            lengths = np.array([ids.size for ids in encode_prompts(prompts, tokenizer, 1 << 62)]) if tokenizer and prompts else None
             sources.append(Source(label=f"{name} {table.name or table.task or table.path}", prompts=prompts, lengths=lengths))
     return sources
 
@@ -138,21 +176,22 @@ def check_settings(config: TrainConfig, train: Sequence[Source], problems: Probl
 
 def check_machine(config: TrainConfig, machine: Machine, problems: Problems) -> None:
     """Hold the GPUs asked for against those of this machine, or the cluster's address against what answers there."""
-    asked, settings = asked_gpus(config.distributed), config.distributed
+    settings = config.distributed
+    asked = sum(resources["GPU"] for _, resources in reservation_bundles(settings, config.has_estimator))
     if config.run.device.startswith("cuda") and not machine.gpus:
         problems.append(f"run.device: got {config.run.device!r}, but torch finds no GPU here")
-    if ":" in settings.address:
-        host, _, port = settings.address.rpartition(":")
-        with problems.noted():
-            try:
-                socket.create_connection((host.strip("[]"), int(port)), timeout=CONNECT_SECONDS).close()
-            except OSError as error:
-                raise ConfigError(f"distributed.address: got {settings.address!r}, expected a Ray cluster that runs: {error}") from error
+    if settings.address and find_spec("ray"):
+        with problems.noted(), cluster_expected(settings.address):
+            probe(_looked_up(settings.address))
     elif not settings.address and asked > len(machine.gpus):
         problems.append(f"distributed: asks for {asked:g} GPUs, this machine has {len(machine.gpus)}; distributed.address names a cluster")
 
 
-def asked_gpus(settings: DistributedConfig) -> float:
-    """Return the GPUs that all actors ask for together."""
-    ranks = settings.learner_ranks if settings.learner_ranks > 1 else 0
-    return settings.rollout_workers * settings.rollout_gpus + ranks * settings.learner_gpus + settings.overlap * settings.estimator_gpus
+def _looked_up(address: str) -> str:
+    """Return HOST:PORT of a cluster, for "auto" that which `ray.init` would join; Ray has no public name for this."""
+    if address != "auto":
+        return address
+    set_up_ray(local=False)
+    from ray._private.services import get_ray_address_from_environment
+
+    return str(get_ray_address_from_environment(address, None))

@@ -13,12 +13,10 @@ from dataclasses import dataclass, field
 from depo.config import TrainConfig
 from depo.dry_run.shapes import SIZES, EstimatorShape, Lengths, PolicyShape
 from depo.losses import CHUNK_ELEMENTS
+from depo.rollout.vllm.engine import CPU_KV_CACHE_BYTES
 
 MOMENTS = 2
 """Numbers that AdamW keeps for each parameter, of the parameter's own type."""
-
-CPU_VLLM_CACHE = 1 << 30
-"""Bytes of vLLM's keys and values on a CPU if `vllm.kv_cache_mib` is 0."""
 
 OBJECT_STORE_COPIES = 3
 """Of the weights, in Ray's object store: those that actors are built from, the present ones, and the next ones on their way in."""
@@ -103,10 +101,10 @@ class MemoryModel:
         yield self._starting_process()
         if settings.rollout_workers:
             on_gpu = settings.rollout_gpus > 0
-            held, phases = {"policy's weights": self.weights} | self._engine(on_gpu), self._rollout(on_gpu)
+            held, phases = {"policy's weights": self.weights} | self._engine(on_gpu), self._rollout()
             yield self._process("rollout worker", settings.rollout_workers, on_gpu, held, phases, generates=True)
-        if settings.learner_ranks > 1:
-            on_gpu, ranks = settings.learner_gpus > 0, settings.learner_ranks
+        if settings.learner_actors:
+            on_gpu, ranks = settings.learner_gpus > 0, settings.learner_actors
             held = {f"policy's weights / {ranks}": self.weights // ranks} | self._learner(ranks)
             yield self._process("learner rank", ranks, on_gpu, held, {"update": self.update(ranks, on_gpu)})
         if settings.overlap and estimator:
@@ -115,12 +113,12 @@ class MemoryModel:
     def _starting_process(self) -> Process:
         settings = self.config.distributed
         held, phases = {"policy's weights": self.weights}, dict[str, int]()
-        if settings.learner_ranks == 1:
+        if not settings.learner_actors:
             held |= self._learner(1)
             phases |= {"update": self.update(1, self.on_gpu)}
         if not settings.rollout_workers:
             held |= self._engine(self.on_gpu)
-            phases |= self._rollout(self.on_gpu)
+            phases |= self._rollout()
         if not settings.overlap:
             estimator, estimator_phases = self._estimator()
             held, phases = held | estimator, phases | estimator_phases
@@ -137,11 +135,11 @@ class MemoryModel:
         if ranks > 1:  # embeddings and head are whole for a pass, and their gradients; one layer is in use and one comes ahead of time
             gathered = 2 * (self.policy.outside_parameters + self.policy.layer_parameters) * SIZES[self.config.policy.dtype]
         at_once = self.weights // ranks if on_gpu else 0  # AdamW on a GPU takes all parameters together
-        return self.weights // ranks + max(gathered + self.microbatch(on_gpu), at_once)
+        return self.weights // ranks + max(gathered + self.microbatch(), at_once)
 
-    def microbatch(self, on_gpu: bool) -> int:
+    def microbatch(self) -> int:
         """Return the bytes of one forward and backward pass: activations, logits and their gradient, weights as autocast casts them."""
-        policy, size = self.policy, self._compute_size(on_gpu)
+        policy, size = self.policy, self._compute_size
         casts = size < SIZES[self.config.policy.dtype]
         run, optimizer = self.config.run, self.config.optimizer
         sequences = math.ceil(run.prompts_per_step / optimizer.minibatches) * self.config.rollout.group_size
@@ -156,14 +154,15 @@ class MemoryModel:
             return around + policy.layers * tokens * 4 * policy.width + max(loss, copy + logits, layer)
         return around + policy.layers * layer + copy + loss
 
-    def rollout(self, on_gpu: bool) -> int:
+    def rollout(self) -> int:
         """Return the bytes of keys and values, and of what sampling needs, while the local engine generates."""
-        sampling = self.policy.vocabulary * (self._compute_size(on_gpu) + 3 * 4 + 8)  # logits; three times float32 and once float64 of as many
-        return self.config.rollout.sequences_per_batch * (self.kv_per_sequence(on_gpu) + sampling)
+        sampling = self.policy.vocabulary * (self._compute_size + 3 * 4 + 8)  # logits; three times float32 and once float64 of as many
+        return self.config.rollout.sequences_per_batch * (self.kv_per_sequence + sampling)
 
-    def kv_per_sequence(self, on_gpu: bool) -> int:
-        """Return the bytes of keys and values of the longest sequence; those of the local engine are of the weights' type, autocast or not."""
-        size = self._vllm_size(on_gpu) if self.config.rollout.engine == "vllm" else SIZES[self.config.policy.dtype]
+    @property
+    def kv_per_sequence(self) -> int:
+        """Bytes of keys and values of the longest sequence; those of the local engine are of the weights' type, autocast or not."""
+        size = self._vllm_size if self.config.rollout.engine == "vllm" else SIZES[self.config.policy.dtype]
         return self.lengths.longest * self.policy.kv_bytes(size)
 
     def _learner(self, ranks: int) -> dict[str, int]:
@@ -171,25 +170,29 @@ class MemoryModel:
         reference = {f"reference policy{part}": self.weights // ranks} if self.config.loss.kl_weight > 0 else {}
         return {f"AdamW's moments{part}": MOMENTS * self.weights // ranks} | reference
 
-    def _rollout(self, on_gpu: bool) -> dict[str, int]:
-        return {"rollout": self.rollout(on_gpu)} if self.config.rollout.engine == "local" else {}
+    def _rollout(self) -> dict[str, int]:
+        return {"rollout": self.rollout()} if self.config.rollout.engine == "local" else {}
 
     def _engine(self, on_gpu: bool) -> dict[str, int]:
         """Return what vLLM holds, its keys and values for as long as it lives; the local engine generates with the policy itself."""
         if self.config.rollout.engine == "local":
             return {}
-        weights, settings = self.policy.parameters * self._vllm_size(on_gpu), self.config.vllm
-        cache = settings.kv_cache_mib << 20 or CPU_VLLM_CACHE
+        weights, settings = self.policy.parameters * self._vllm_size, self.config.vllm
+        cache = settings.kv_cache_mib << 20 or CPU_KV_CACHE_BYTES
         if on_gpu and not settings.kv_cache_mib:
-            cache = max(int(settings.gpu_memory_share * self.gpu_bytes) - weights, self.kv_per_sequence(on_gpu))
+            cache = max(int(settings.gpu_memory_share * self.gpu_bytes) - weights, self.kv_per_sequence)
         return {"vLLM's weights": weights, "vLLM's keys and values, or more": cache}
 
-    def _vllm_size(self, on_gpu: bool) -> int:
+    @property
+    def _vllm_size(self) -> int:
         dtype = self.config.vllm.dtype
-        return self._compute_size(on_gpu) if dtype == "auto" else SIZES[dtype]
+        return self._compute_size if dtype == "auto" else SIZES[dtype]
 
-    def _compute_size(self, on_gpu: bool) -> int:
-        autocast = self.config.policy.autocast
+    @property
+    def _compute_size(self) -> int:
+        """Bytes of a number in matrix products, which goes by the learner's device in all processes."""
+        autocast, settings = self.config.policy.autocast, self.config.distributed
+        on_gpu = settings.learner_gpus > 0 if settings.learner_actors else self.on_gpu
         return SIZES["bfloat16" if autocast == "bfloat16" or (autocast == "auto" and on_gpu) else self.config.policy.dtype]
 
     def _estimator(self) -> tuple[dict[str, int], dict[str, int]]:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
+from depo.errors import ConfigError
 from depo.records import BoolArray, Int64Array, Prompt
 
 
@@ -52,6 +53,18 @@ def end_tokens(given: Sequence[int] | None, model: PreTrainedModel, tokenizer: P
     if not given:
         raise ValueError("eos_token_ids: got none, expected at least one; neither the model's generation config nor the tokenizer names one")
     return sorted(set(given))
+
+
+def stop_tokens(stop: str, tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """Return the token whose text is `stop`; an empty text has none.
+
+    Raises:
+        ConfigError: It is not one token.
+    """
+    ids = [int(token) for token in tokenizer.encode(stop, add_special_tokens=False)]
+    if stop and len(ids) != 1:
+        raise ConfigError(f"rollout.stop: got {stop!r}, which is {len(ids)} tokens {ids} of the policy's tokenizer, expected the text of one")
+    return ids
 
 
 def decode_responses(response_ids: Sequence[Int64Array], finished: BoolArray, tokenizer: PreTrainedTokenizerBase) -> list[str]:

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from depo.config import VllmConfig
 from depo.keyed import derive_key
@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from vllm.distributed.weight_transfer.base import WeightTransferInitRequest, WeightTransferUpdateRequest
 
 CPU_KV_CACHE_BYTES = 1 << 30
+"""Bytes of keys and values on a CPU if `vllm.kv_cache_mib` is 0."""
+
 CLOSED = "it is closed, or another one was started in this process"
 NO_WEIGHTS = "no weights have arrived yet"
 UPDATING = "a weight update has begun and not finished; if it broke off, go on from the newest checkpoint with another engine"
@@ -80,7 +82,7 @@ class VllmEngine:
             VllmEngine._open.close()
         on_cpu = prepare_vllm()
         if on_cpu:
-            _check_head_size(policy)
+            check_head_size(policy.config)
         from vllm import LLM
 
         from depo.rollout.vllm.transfer import register_backend
@@ -275,11 +277,11 @@ def _options(config: VllmConfig, policy: PreTrainedModel, max_model_len: int, on
     return options | ({"enable_chunked_prefill": False, "max_num_batched_tokens": max(4096, max_model_len)} if on_cpu else {})
 
 
-def _check_head_size(policy: PreTrainedModel) -> None:
+def check_head_size(policy: PreTrainedConfig) -> None:
     """Raise a ValueError if vLLM has no attention kernel of the policy's head size for a CPU; it would only say so at the first request."""
     from vllm.v1.attention.backends.cpu_attn import CPUAttentionBackend
 
-    config, supported = policy.config.get_text_config(), CPUAttentionBackend.get_supported_head_sizes()
+    config, supported = policy.get_text_config(), CPUAttentionBackend.get_supported_head_sizes()
     size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     if size not in supported:
         raise ValueError(f"policy: got attention heads of size {size}, expected one of {supported}: vLLM has no others on a CPU")
