@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -12,3 +13,13 @@ def quickstart_policies(pytestconfig: pytest.Config) -> Path:
     """Return where the quickstart's warm start is kept, for all tests of this run and the next: it takes a minute."""
     assert pytestconfig.cache
     return pytestconfig.cache.mkdir("policies")
+
+
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """Keep torch from adding up in another order than on another machine."""
+    torch = pytest.importorskip("torch")
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)

@@ -2,23 +2,18 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from datasets import Dataset
-from transformers import AutoTokenizer
 
-from depo.config import SourceConfig, load_config
+from depo.config import SourceConfig
 from depo.data import load_prompts
 from depo.records import Prompt
 from depo.rewards.user import load_user_scorer
-from depo.run_records import RunRecords
-from depo.trainer import Trainer
-from depo.warm_start import warm_start_policy
-from tiny import TINY_CONFIG
+from interop_helpers import assert_run_judges_both_ways
 
 SUMS = [(a, b) for a in range(2, 8) for b in range(2, 8)]
 ACCURACY = "trl.rewards:accuracy_reward"
@@ -91,30 +86,6 @@ def test_depo_train_runs_on_both(row: Any, name: str, settings: str, reward: str
     (tmp_path / "exact.py").write_text(TEXT_REWARD)
     reference = reward if reward == ACCURACY else str(tmp_path / reward)
     data = write([row(a, b) for a, b in SUMS], tmp_path / name)
-    file = run_file(data, settings, tmp_path)
-    config = load_config(file, ["--reward.function", reference, "--policy.model", str(chat_policy(file, tmp_path)), "--rollout.max_new_tokens", "14"])
-    Trainer(config, tmp_path / "run").run()
-    rewards = np.array([group["rewards"] for group in RunRecords.read(tmp_path / "run").journal], float)
-    assert len(rewards) >= 12
-    assert set(rewards.flatten()) == {0.0, 1.0}
-
-
-def run_file(data: Path, settings: str, directory: Path) -> Path:
-    _, _, others = TINY_CONFIG.partition("[reward]\n")
-    sources = f'[[data.train]]\npath = "{data}"\n{settings}\n\n[[data.eval]]\npath = "{data}"\ncount = 4\n{settings}\n'
-    file = directory / "trl.toml"
-    file.write_text(f"[run]\nsteps = 3\nprompts_per_step = 4\neval_every = 0\nsave_every = 0\n\n{sources}\n[reward]\n{others}")
-    return file
-
-
-def chat_policy(file: Path, directory: Path) -> Path:
-    """Return a tiny chat model that answers as its demonstrations, and is right now and then."""
-    rows = [{"prompt": f"What is {a} + {b}?", "answer": boxed(a + b)} for a, b in SUMS]
-    demonstrations = directory / "demonstrations.jsonl"
-    demonstrations.write_text("\n".join(map(json.dumps, rows)))
-    config = load_config(file, ["--warm_start.cache", str(directory), "--warm_start.steps", "150"]).warm_start
-    policy = warm_start_policy([SourceConfig(path=str(demonstrations))], [], config, threads=1)
-    tokenizer = AutoTokenizer.from_pretrained(policy)
-    tokenizer.chat_template = "{% for message in messages %}{{ message['content'] }}{% endfor %}"
-    tokenizer.save_pretrained(policy)
-    return policy
+    demonstrations = [{"prompt": f"What is {a} + {b}?", "answer": boxed(a + b)} for a, b in SUMS]
+    overrides = ("--reward.function", reference, "--rollout.max_new_tokens", "14")
+    assert_run_judges_both_ways(data, demonstrations, tmp_path, *overrides, warm_start_steps=150, settings=settings)

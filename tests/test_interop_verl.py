@@ -2,24 +2,18 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 pytest.importorskip("verl")
 
 from datasets import Dataset
-from transformers import AutoTokenizer
 
-from depo.config import SourceConfig, load_config
+from depo.config import SourceConfig
 from depo.data import load_prompts
 from depo.rewards.user import load_user_scorer
-from depo.run_records import RunRecords
-from depo.trainer import Trainer
-from depo.warm_start import warm_start_policy
-from tiny import TINY_CONFIG
+from interop_helpers import assert_run_judges_both_ways
 
 REWARD = "verl.utils.reward_score:default_compute_score"
 
@@ -55,29 +49,6 @@ def test_verls_reward_function_judges_verls_rows(parquet: Path) -> None:
 
 
 def test_depo_train_runs_on_both(parquet: Path, tmp_path: Path) -> None:
-    config = load_config(run_file(parquet, tmp_path), ["--reward.function", REWARD, "--policy.model", str(chat_policy(parquet, tmp_path))])
-    Trainer(config, tmp_path / "run").run()
-    rewards = np.array([group["rewards"] for group in RunRecords.read(tmp_path / "run").journal], float)
-    assert len(rewards) >= 12
-    assert set(rewards.flatten()) == {0.0, 1.0}
-
-
-def run_file(parquet: Path, directory: Path) -> Path:
-    _, _, settings = TINY_CONFIG.partition("[reward]\n")
-    sources = f'[[data.train]]\npath = "{parquet}"\n\n[[data.eval]]\npath = "{parquet}"\ncount = 4\n'
-    file = directory / "verl.toml"
-    file.write_text(f"[run]\nsteps = 3\nprompts_per_step = 4\neval_every = 0\nsave_every = 0\n\n{sources}\n[reward]\n{settings}")
-    return file
-
-
-def chat_policy(parquet: Path, directory: Path) -> Path:
-    """Return a tiny chat model that answers in the form that verl's verifier reads, and is right now and then."""
-    demonstrations = directory / "demonstrations.jsonl"
-    rows = [{"prompt": prompt.text, "answer": f"#### {prompt.answer}"} for prompt in load_prompts([SourceConfig(path=str(parquet))])]
-    demonstrations.write_text("\n".join(map(json.dumps, rows)))
-    config = load_config(run_file(parquet, directory), ["--warm_start.cache", str(directory), "--warm_start.steps", "60"]).warm_start
-    policy = warm_start_policy([SourceConfig(path=str(demonstrations))], [], config, threads=1)
-    tokenizer = AutoTokenizer.from_pretrained(policy)
-    tokenizer.chat_template = "{% for message in messages %}{{ message['content'] }}{% endfor %}"
-    tokenizer.save_pretrained(policy)
-    return policy
+    """The demonstrations have the form that verl's verifier reads."""
+    demonstrations = [{"prompt": prompt.text, "answer": f"#### {prompt.answer}"} for prompt in load_prompts([SourceConfig(path=str(parquet))])]
+    assert_run_judges_both_ways(parquet, demonstrations, tmp_path, "--reward.function", REWARD, warm_start_steps=60)

@@ -2,7 +2,6 @@
 
 import copy
 import itertools
-from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -20,13 +19,7 @@ from depo.records import RolloutGroup
 from learner_helpers import MAX_NEW_TOKENS, assert_same_gradients, gradients_of_update, make_learner, random_advantages
 from reference_losses import VOCABULARY, policy_gradient, random_groups, tiny_policy
 
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.mark.parametrize("tokens_per_microbatch", [1, 40, 10_000])

@@ -18,14 +18,14 @@ from depo.distributed.cluster import Cluster
 from depo.distributed.estimator_actor import RayEstimator
 from depo.distributed.learner_group import RayLearnerGroup
 from depo.distributed.policy_copy import PolicyCopy
-from depo.distributed.rollout_workers import LimitedEngine, RayRolloutEngine
+from depo.distributed.rollout_workers import RayRolloutEngine
 from depo.distributed.sharded_learner import ShardedLearner
 from depo.errors import ConfigError
 from depo.estimator import BertDifficultyEstimator
 from depo.learner import PolicyLearner
 from depo.metrics import Stopwatch
 from depo.precision import computes_bfloat16
-from depo.protocols import DifficultyEstimator, RewardFunction
+from depo.protocols import DifficultyEstimator, RewardFunction, RolloutEngine
 from depo.records import Float32Array, Prompt, TargetBatch
 from depo.rewards import check_golds, load_reward
 from depo.rollout.local import LocalEngine
@@ -45,7 +45,7 @@ class Parts:
     policy: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
     learner: PolicyLearner | RayLearnerGroup
-    engine: LimitedEngine
+    engine: RolloutEngine
     reward: RewardFunction
     estimator: DifficultyEstimator | None
     sampler: PromptSampler
@@ -222,7 +222,7 @@ def _learner_rank(config: TrainConfig, settings: Mapping[str, Any], policy: Poli
     return ShardedLearner(policy.build(device), reference_model=reference.build(device) if reference else None, device=device, **settings)
 
 
-def _build_engine(config: TrainConfig, policy: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, cluster: Cluster | None = None) -> LimitedEngine:
+def _build_engine(config: TrainConfig, policy: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, cluster: Cluster | None = None) -> RolloutEngine:
     if cluster and config.distributed.rollout_workers:
         return RayRolloutEngine(cluster, config.distributed.rollout_workers, policy, partial(_worker_engine, config, tokenizer))
     options: dict[str, Any] = {name: getattr(config.rollout, name) for name in ("max_new_tokens", "sequences_per_batch", "max_prompt_tokens")}
@@ -232,7 +232,7 @@ def _build_engine(config: TrainConfig, policy: PreTrainedModel, tokenizer: PreTr
     return LocalEngine(policy, tokenizer, autocast=config.policy.autocast, **options)
 
 
-def _worker_engine(config: TrainConfig, tokenizer: PreTrainedTokenizerBase, copy: PolicyCopy) -> tuple[PreTrainedModel, LimitedEngine]:
+def _worker_engine(config: TrainConfig, tokenizer: PreTrainedTokenizerBase, copy: PolicyCopy) -> tuple[PreTrainedModel, RolloutEngine]:
     torch.set_num_threads(config.run.threads)
     policy = copy.build(_actor_device(config.distributed.rollout_gpus))
     return policy, _build_engine(config, policy, tokenizer)

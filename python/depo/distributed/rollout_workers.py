@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Sequence
 from functools import cached_property, partial
-from typing import Any, Protocol
+from typing import Any
 
 from transformers import PreTrainedModel
 
@@ -21,22 +21,14 @@ DEATHS_PER_CALL = 3
 """So many workers may die during one call; then something is wrong that a new process does not mend."""
 
 
-class LimitedEngine(RolloutEngine, Protocol):
-    """An engine that knows how long a prompt may be."""
-
-    @property
-    def max_prompt_tokens(self) -> int:
-        """Longest prompt that `generate` takes."""
-
-
 class RolloutWorker:
     """Actor: one engine with a policy of its own, built when it is first asked for. Ray would report what a constructor raises as a death."""
 
-    def __init__(self, copy: PolicyCopy, make_engine: Callable[[PolicyCopy], tuple[PreTrainedModel, LimitedEngine]]) -> None:
+    def __init__(self, copy: PolicyCopy, make_engine: Callable[[PolicyCopy], tuple[PreTrainedModel, RolloutEngine]]) -> None:
         self._make = partial(make_engine, copy)
 
     @cached_property
-    def _built(self) -> tuple[PreTrainedModel, LimitedEngine]:
+    def _built(self) -> tuple[PreTrainedModel, RolloutEngine]:
         built = self._make()
         del self._make  # and the packed weights in it
         return built
