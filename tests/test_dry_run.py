@@ -15,6 +15,7 @@ from transformers import PreTrainedModel, Qwen2Config, Qwen2ForCausalLM
 from depo.config import EstimatorConfig, OptimizerConfig, PolicyConfig, RolloutConfig, TrainConfig, load_config
 from depo.dry_run.memory import MemoryModel
 from depo.dry_run.shapes import EstimatorShape, Lengths, PolicyShape
+from depo.errors import ConfigError
 from depo.estimator import BertDifficultyEstimator
 from depo.learner import PolicyLearner
 from depo.records import Prompt, RolloutGroup, TargetBatch
@@ -152,6 +153,22 @@ def test_what_is_not_in_one_process_is_in_another() -> None:
     assert (worker.count, worker.on_gpu, vllm) == (4, True, 40 * 10**9)
     assert (rank.count, rank.on_gpu, sum(rank.held.values())) == (4, True, 3 * 7_615_616_512)
     assert here.host == here.peak + here.transit and worker.host == worker.transit == rank.transit == 8 * 7_615_616_512
+
+
+def test_a_model_over_several_gpus_needs_its_part_on_each() -> None:
+    path = next(path for path in CONFIGS if path.stem.startswith("qwen2.5-7b"))
+    with pytest.raises(ConfigError, match=r"^distributed.rollout_gpus: got 1.0, expected at least vllm.tensor_parallel = 2"):
+        load_config(path, ("--vllm.tensor_parallel=2",))
+    lengths = Lengths(shortest_prompt=50, longest_prompt=2048, response=10240)
+
+    def worker(*overrides: str) -> dict[str, int]:
+        config = load_config(path, ("--vllm.kv_cache_mib=4096", *overrides))
+        return dict([*MemoryModel(config=config, policy=PolicyShape.of(QWEN_LARGE), lengths=lengths, gpu_bytes=80 * 10**9).processes()][1].held)
+
+    whole, split = worker(), worker("--vllm.tensor_parallel=2", "--distributed.rollout_gpus=2")
+    assert 2 * split["vLLM's weights / 2"] == whole["vLLM's weights"]
+    assert split["vLLM's keys and values, or more"] == whole["vLLM's keys and values, or more"] == 4 << 30
+    assert worker("--vllm.tensor_parallel=2", "--distributed.rollout_gpus=0")["vLLM's keys and values, or more"] == 8 << 30
 
 
 def test_all_processes_compute_in_the_type_of_the_learners_device() -> None:

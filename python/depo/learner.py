@@ -267,8 +267,7 @@ class PolicyLearner:
         """Return the optimizer's moments by parameter name; like torch's own, the tensors are the live ones. The model's weights are not in it."""
         names = list(self._parameters)
         states = self.optimizer.state_dict()["state"]
-        moments = {names[index]: {key: self._whole(tensor) for key, tensor in state.items()} for index, state in states.items()}
-        return {"version": STATE_VERSION, "moments": moments}
+        return {"version": STATE_VERSION, "moments": {names[index]: {**state} for index, state in states.items()}}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restore what `state_dict` returned; with the same weights the continuation is bit for bit the same.

@@ -150,6 +150,7 @@ class VllmConfig:
     dtype: Literal["auto", "float32", "bfloat16"] = key("auto", "compute type of the engine; auto: the learner's")
     kv_cache_mib: int = key(0, "MiB of keys and values; 0: 1024 on a CPU, on a GPU what gpu_memory_share leaves [>= 0]")
     gpu_memory_share: float = key(0.4, "share of the GPU's memory that weights and cache may fill; the learner needs the rest [0..1]")
+    tensor_parallel: int = key(1, "processes that the model is split over, with a GPU each; must divide the attention heads [>= 1]")
     eager: bool = key(False, "no CUDA graphs: slower, starts sooner and needs less memory; a CPU has none anyway")
 
     def __post_init__(self) -> None:
@@ -255,6 +256,9 @@ class TrainConfig:
         require(self.loss.overlong_buffer <= longest, "loss.overlong_buffer", self.loss.overlong_buffer, f"at most rollout.max_new_tokens = {longest}")
         prompts = self.run.prompts_per_step
         require(self.optimizer.minibatches <= prompts, "optimizer.minibatches", self.optimizer.minibatches, f"at most run.prompts_per_step = {prompts}")
+        gpus, split = self.distributed.rollout_gpus, self.vllm.tensor_parallel if self.rollout.engine == "vllm" else 1
+        enough = not gpus or gpus >= split
+        require(enough, "distributed.rollout_gpus", gpus, f"at least vllm.tensor_parallel = {split}: each process of a worker's vLLM has a GPU of its own")
 
     @property
     def has_estimator(self) -> bool:

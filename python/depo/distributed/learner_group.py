@@ -57,8 +57,7 @@ class LearnerRank:
 
     def weights(self) -> bytes:
         """Take part in gathering the weights; rank 0 returns them."""
-        weights = pack_weights(self._learner.model)
-        return weights if self._rank == 0 else b""
+        return pack_weights(self._learner.model, keep=self._rank == 0)
 
     def state_dict(self) -> dict[str, Any]:
         """Take part in gathering the optimizer's state; rank 0 returns it."""

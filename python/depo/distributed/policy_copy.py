@@ -48,9 +48,21 @@ def whole(tensor: Tensor) -> Tensor:
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
 
-def pack_weights(policy: PreTrainedModel) -> bytes:
-    """Return what training changes, the parameters, as the content of a safetensors file; tied ones once, sharded ones whole."""
-    return save({name: whole(parameter.detach()).cpu().contiguous() for name, parameter in policy.named_parameters()})
+def gathered(tensor: Tensor, *, keep: bool) -> Tensor:
+    """Return a tensor, whole if it was sharded, in host memory; an empty one where it is not kept. Every rank must call this: only one has room for all."""
+    tensor = whole(tensor)
+    return tensor.cpu().contiguous() if keep else tensor.new_empty(0, device="cpu")
+
+
+def pack_weights(policy: PreTrainedModel, *, keep: bool = True) -> bytes:
+    """Return what training changes, the parameters, as the content of a safetensors file; tied ones once, sharded ones whole, which takes all ranks.
+
+    Args:
+        policy: The policy.
+        keep: Whether this rank needs them; otherwise nothing comes back.
+    """
+    tensors = {name: gathered(parameter.detach(), keep=keep) for name, parameter in policy.named_parameters()}
+    return save(tensors) if keep else b""
 
 
 def unpack_weights(weights: bytes, policy: PreTrainedModel) -> None:

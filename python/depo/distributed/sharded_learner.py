@@ -12,7 +12,7 @@ from torch.distributed.tensor import distribute_tensor
 from transformers import PreTrainedModel
 from transformers.modeling_layers import GradientCheckpointingLayer
 
-from depo.distributed.policy_copy import whole
+from depo.distributed.policy_copy import gathered, whole
 from depo.learner import PolicyLearner
 from depo.packing import TrainBatch, TrainSequence, microbatches
 from depo.records import Float32Array
@@ -35,6 +35,12 @@ class ShardedLearner(PolicyLearner):
         for each in filter(None, (model, reference_model)):
             _shard(each)
         super().__init__(model, reference_model=reference_model, **settings)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the whole state on rank 0, in host memory; on the others, which must take part, its tensors are empty."""
+        state, keep = super().state_dict(), torch.distributed.get_rank() == 0
+        moments = {name: {key: gathered(tensor, keep=keep) for key, tensor in tensors.items()} for name, tensors in state["moments"].items()}
+        return {**state, "moments": moments}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restore what `state_dict` returned on any number of ranks.

@@ -22,8 +22,8 @@ from depo.records import Int64Array, Prompt
 from depo.rewards import load_reward
 from depo.rollout.prompts import encode_prompts
 from depo.rollout.requests import prompt_positions, stop_tokens
-from depo.rollout.vllm.engine import check_head_size
 from depo.rollout.vllm.host import prepare_vllm
+from depo.rollout.vllm.options import check_heads
 from depo.sampler import PromptSampler
 from depo.shaping import AdvantageShaper
 from depo.warm_start import outline_policy
@@ -132,8 +132,7 @@ def check_rollouts(config: TrainConfig, architecture: PretrainedConfig | None, t
     elsewhere = config.distributed.address and config.distributed.rollout_workers
     if config.rollout.engine == "vllm" and not elsewhere and find_spec("vllm"):
         with problems.noted():
-            if prepare_vllm():  # on a CPU
-                check_head_size(architecture)
+            check_heads(architecture, config.vllm.tensor_parallel, on_cpu=prepare_vllm())
     return limit
 
 

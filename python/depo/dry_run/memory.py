@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from depo.config import TrainConfig
 from depo.dry_run.shapes import SIZES, EstimatorShape, Lengths, PolicyShape
 from depo.losses import CHUNK_ELEMENTS
-from depo.rollout.vllm.engine import CPU_KV_CACHE_BYTES
+from depo.rollout.vllm.options import CPU_KV_CACHE_BYTES
 
 MOMENTS = 2
 """Numbers that AdamW keeps for each parameter, of the parameter's own type."""
@@ -161,9 +161,10 @@ class MemoryModel:
 
     @property
     def kv_per_sequence(self) -> int:
-        """Bytes of keys and values of the longest sequence; those of the local engine are of the weights' type, autocast or not."""
-        size = self._vllm_size if self.config.rollout.engine == "vllm" else SIZES[self.config.policy.dtype]
-        return self.lengths.longest * self.policy.kv_bytes(size)
+        """Bytes of keys and values of the longest sequence in one process; those of the local engine are of the weights' type, autocast or not."""
+        if self.config.rollout.engine == "local":
+            return self.lengths.longest * self.policy.kv_bytes(SIZES[self.config.policy.dtype])
+        return self.lengths.longest * self.policy.kv_bytes(self._vllm_size) // min(self.config.vllm.tensor_parallel, self.policy.kv_heads)
 
     def _learner(self, ranks: int) -> dict[str, int]:
         part = f" / {ranks}" if ranks > 1 else ""
@@ -174,14 +175,21 @@ class MemoryModel:
         return {"rollout": self.rollout()} if self.config.rollout.engine == "local" else {}
 
     def _engine(self, on_gpu: bool) -> dict[str, int]:
-        """Return what vLLM holds, its keys and values for as long as it lives; the local engine generates with the policy itself."""
+        """Return what vLLM holds, its keys and values for as long as it lives: on each of its GPUs, or on the host in all of its processes together.
+
+        The local engine generates with the policy itself.
+        """
         if self.config.rollout.engine == "local":
             return {}
         weights, settings = self.policy.parameters * self._vllm_size, self.config.vllm
+        processes = settings.tensor_parallel
         cache = settings.kv_cache_mib << 20 or CPU_KV_CACHE_BYTES
-        if on_gpu and not settings.kv_cache_mib:
-            cache = max(int(settings.gpu_memory_share * self.gpu_bytes) - weights, self.kv_per_sequence)
-        return {"vLLM's weights": weights, "vLLM's keys and values, or more": cache}
+        if not on_gpu:
+            return {"vLLM's weights": weights, "vLLM's keys and values, or more": processes * cache}
+        if not settings.kv_cache_mib:
+            cache = max(int(settings.gpu_memory_share * self.gpu_bytes) - weights // processes, self.kv_per_sequence)
+        part = f" / {processes}" if processes > 1 else ""
+        return {f"vLLM's weights{part}": weights // processes, "vLLM's keys and values, or more": cache}
 
     @property
     def _vllm_size(self) -> int:

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
-from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from depo.config import VllmConfig
 from depo.keyed import derive_key
@@ -15,12 +15,10 @@ from depo.records import Prompt, RolloutGroup
 from depo.rollout.prompts import encode_prompts
 from depo.rollout.requests import check_limits, check_request, decode_responses, end_tokens, prompt_positions
 from depo.rollout.vllm.host import prepare_vllm, unchanged_host
+from depo.rollout.vllm.options import check_heads, engine_options
 
 if TYPE_CHECKING:
     from vllm.distributed.weight_transfer.base import WeightTransferInitRequest, WeightTransferUpdateRequest
-
-CPU_KV_CACHE_BYTES = 1 << 30
-"""Bytes of keys and values on a CPU if `vllm.kv_cache_mib` is 0."""
 
 CLOSED = "it is closed, or another one was started in this process"
 NO_WEIGHTS = "no weights have arrived yet"
@@ -63,7 +61,7 @@ class VllmEngine:
         Args:
             policy: The policy.
             tokenizer: Its tokenizer.
-            config: Compute type, "auto" being that of `policy`, and memory.
+            config: Compute type, "auto" being that of `policy`, memory, and over how many processes the model is split.
             max_new_tokens: Token budget of a response, T >= 1.
             sequences_per_batch: Rows generated together, >= 1.
             max_prompt_tokens: Longer prompts are an error, >= 1.
@@ -78,22 +76,22 @@ class VllmEngine:
         self._tokenizer, self._max_new_tokens = tokenizer, max_new_tokens
         self._eos_token_ids = end_tokens(eos_token_ids, policy, tokenizer)
         self._max_prompt_tokens = min(max_prompt_tokens, prompt_positions(policy.config, max_new_tokens))
+        on_cpu = prepare_vllm(processes=config.tensor_parallel)
+        check_heads(policy.config, config.tensor_parallel, on_cpu=on_cpu)
         if VllmEngine._open:
             VllmEngine._open.close()
-        on_cpu = prepare_vllm()
-        if on_cpu:
-            check_head_size(policy.config)
         from vllm import LLM
 
         from depo.rollout.vllm.transfer import register_backend
 
         register_backend()
-        options = _options(config, policy, self._max_prompt_tokens + max_new_tokens, on_cpu)
+        options = engine_options(config, policy, max_model_len=self._max_prompt_tokens + max_new_tokens, on_cpu=on_cpu)
         with tempfile.TemporaryDirectory() as directory, unchanged_host():
             policy.config.save_pretrained(directory)
             self._llm = LLM(model=directory, max_num_seqs=sequences_per_batch, weight_transfer_config={"backend": backend}, **options)
         VllmEngine._open = self
         self._config = policy.config
+        self._processes = config.tensor_parallel
         self._policy_version = 0
         self._unusable = "" if backend == "depo" else NO_WEIGHTS
         self._sender: Any = None
@@ -213,7 +211,7 @@ class VllmEngine:
 
         from depo.rollout.vllm.transfer import sender_init_info
 
-        self._sender = WeightTransferTrainerFactory.trainer_init(sender_init_info("depo"), client=self, source=ModuleSource(policy))
+        self._sender = WeightTransferTrainerFactory.trainer_init(sender_init_info("depo", n_workers=self._processes), client=self, source=ModuleSource(policy))
         self._sent = policy
 
     def _require_usable(self) -> None:
@@ -254,34 +252,3 @@ class VllmEngine:
             responses=tuple(decode_responses(response_ids, finished, self._tokenizer)),
             policy_version=self._policy_version,
         )
-
-
-def _options(config: VllmConfig, policy: PreTrainedModel, max_model_len: int, on_cpu: bool) -> dict[str, Any]:
-    """Return vLLM's engine arguments."""
-    kv_cache_bytes = config.kv_cache_mib << 20 or (CPU_KV_CACHE_BYTES if on_cpu else None)
-    options = {
-        "dtype": str(policy.dtype).removeprefix("torch.") if config.dtype == "auto" else config.dtype,
-        "seed": 0,
-        "max_model_len": max_model_len,
-        "kv_cache_memory_bytes": kv_cache_bytes,
-        "gpu_memory_utilization": config.gpu_memory_share,
-        "enforce_eager": config.eager or on_cpu,
-        "logprobs_mode": "processed_logprobs",
-        "generation_config": "vllm",
-        "enable_prefix_caching": True,
-        "load_format": "dummy",
-        "skip_tokenizer_init": True,
-        "use_tqdm_on_load": False,
-    }
-    # On a CPU a seeded request must not be split: rewinding its generator is not implemented there.
-    return options | ({"enable_chunked_prefill": False, "max_num_batched_tokens": max(4096, max_model_len)} if on_cpu else {})
-
-
-def check_head_size(policy: PreTrainedConfig) -> None:
-    """Raise a ValueError if vLLM has no attention kernel of the policy's head size for a CPU; it would only say so at the first request."""
-    from vllm.v1.attention.backends.cpu_attn import CPUAttentionBackend
-
-    config, supported = policy.get_text_config(), CPUAttentionBackend.get_supported_head_sizes()
-    size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-    if size not in supported:
-        raise ValueError(f"policy: got attention heads of size {size}, expected one of {supported}: vLLM has no others on a CPU")

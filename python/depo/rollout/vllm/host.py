@@ -25,10 +25,14 @@ CPU_ENVIRONMENT = {
     # vLLM would compile helpers of its sampler at the first request, which takes a C++ compiler and gains nothing.
     "TORCHDYNAMO_DISABLE": "1",
 }
+CPU_PROCESSES_ENVIRONMENT_DEFAULTS = {
+    # vLLM would bind each process to a NUMA node of its own, and refuses to start where there are fewer.
+    "VLLM_CPU_OMP_THREADS_BIND": "nobind",
+}
 
 
-def prepare_vllm() -> bool:
-    """Set the environment, import vLLM, and return whether it runs on a CPU.
+def prepare_vllm(processes: int = 1) -> bool:
+    """Set the environment for an engine of so many processes, import vLLM, and return whether it runs on a CPU.
 
     Raises:
         ImportError: It is not installed; the message names the extras.
@@ -50,6 +54,8 @@ def prepare_vllm() -> bool:
     on_cpu = bool(current_platform.is_cpu())
     if on_cpu:
         os.environ.update(CPU_ENVIRONMENT)
+    for name, value in CPU_PROCESSES_ENVIRONMENT_DEFAULTS.items() if on_cpu and processes > 1 else ():
+        os.environ.setdefault(name, value)
     return on_cpu
 
 

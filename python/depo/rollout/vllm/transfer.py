@@ -1,16 +1,22 @@
 """The learner's weights on their way into vLLM, through its own weight-transfer interface; to be imported after `prepare_vllm`.
 
 vLLM ships backends between processes on GPUs: "nccl", and "ipc" for two processes that share a GPU. None of them works inside one process or on a CPU, so
-"depo" is registered beside them: it hands over the tensors themselves, or through a Ray actor their copies.
+"depo" is registered beside them: it hands over the tensors themselves, through a Ray actor their copies, and to several processes that share a model a
+file in memory.
 """
 
 from __future__ import annotations
 
+import tempfile
 from collections import defaultdict
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
 from torch import Tensor, nn
 from vllm.distributed.weight_transfer.base import (
     TrainerInitInfo,
@@ -26,6 +32,9 @@ from vllm.model_executor.model_loader.reload import finalize_layerwise_reload, i
 
 Backend = Literal["depo", "nccl", "ipc"]
 
+MEMORY = Path("/dev/shm")
+"""Where Linux keeps files in memory."""
+
 
 @dataclass
 class TensorInitInfo(WeightTransferInitInfo):  # type: ignore[misc]
@@ -34,16 +43,34 @@ class TensorInitInfo(WeightTransferInitInfo):  # type: ignore[misc]
 
 @dataclass
 class TensorUpdateInfo(WeightTransferUpdateInfo):  # type: ignore[misc]
-    """Parameters by their names in the learner's model, of any float type, on any device."""
+    """Parameters by their names in the learner's model, of any float type.
 
-    tensors: dict[str, Tensor]
+    Attributes:
+        tensors: The parameters themselves, on any device.
+        file: Path of a safetensors file that holds them, for processes on one machine.
+    """
+
+    tensors: dict[str, Tensor] = field(default_factory=dict)
+    file: str = ""
+
+    def parameters(self) -> Iterator[tuple[str, Tensor]]:
+        """Yield them all; those of the file one at a time."""
+        yield from self.tensors.items()
+        if self.file:
+            with safe_open(self.file, framework="pt") as tensors:
+                yield from ((name, tensors.get_tensor(name)) for name in tensors.keys())  # noqa: SIM118 (no mapping)
 
 
 @dataclass
 class TensorTrainerInitInfo(TrainerInitInfo):  # type: ignore[misc]
-    """Names the backend."""
+    """Names the backend.
+
+    Attributes:
+        n_workers: Processes that share the engine's model.
+    """
 
     backend: ClassVar[str] = "depo"
+    n_workers: int = 1
 
 
 class TensorTransferEngine(WeightTransferEngine):  # type: ignore[misc]
@@ -62,7 +89,7 @@ class TensorTransferEngine(WeightTransferEngine):  # type: ignore[misc]
     def receive_weights(self, update_info: TensorUpdateInfo) -> None:
         """Load parameters."""
         with torch.no_grad():
-            self.model.load_weights(update_info.tensors.items())
+            self.model.load_weights(update_info.parameters())
 
     def finish_weight_update(self) -> None:
         """Bring all parameters into the kernels' layout."""
@@ -77,11 +104,13 @@ class TensorTrainerTransferEngine(TrainerWeightTransferEngine):  # type: ignore[
     """The learner's side: one update with all parameters."""
 
     init_info_cls = TensorTrainerInitInfo
+    n_workers = 1
 
     @classmethod
     def trainer_init(cls, init_info: TensorTrainerInitInfo, *, client: VLLMWeightSyncClient, source: WeightSource | None = None) -> TensorTrainerTransferEngine:
         """Return the sender of `source`, on every rank of the learner."""
         engine = cls(client=client, source=source, is_sender=init_info.is_sender)
+        engine.n_workers = init_info.n_workers
         if engine.is_sender:
             client.init_weight_transfer_engine({})
         return engine
@@ -89,10 +118,21 @@ class TensorTrainerTransferEngine(TrainerWeightTransferEngine):  # type: ignore[
     def send_weights(self) -> None:
         """Gather the parameters, a collective of sharded learners, and update the engine from rank 0."""
         tensors = {name: tensor.detach() for name, tensor in self.source}
-        if self.is_sender:
-            self.client.start_weight_update()
+        if not self.is_sender:
+            return
+        self.client.start_weight_update()
+        if self.n_workers == 1:
             self.client.update_weights({"tensors": tensors})
-            self.client.finish_weight_update()
+        else:
+            self._send_file(tensors)
+        self.client.finish_weight_update()
+
+    def _send_file(self, tensors: dict[str, Tensor]) -> None:
+        """Write the parameters once, for all processes to read what is theirs; vLLM would pickle them for each."""
+        with tempfile.TemporaryDirectory(dir=MEMORY if MEMORY.is_dir() else None) as directory:
+            file = str(Path(directory, "weights.safetensors"))
+            save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, file)
+            self.client.update_weights({"file": file})
 
 
 def repack_shared_weights(model: nn.Module) -> None:
@@ -128,10 +168,10 @@ def sender_init_info(backend: Backend, *, rank: int = 0, master_address: str = "
         rank: Rank among the learner's processes; 0 sends.
         master_address: nccl: where rank 0 listens.
         master_port: nccl: at which port.
-        n_workers: nccl: workers of all engines together, one per GPU.
+        n_workers: depo: processes that share the engine's model. nccl: workers of all engines together, one per GPU.
     """
     if backend == "depo":
-        return TensorTrainerInitInfo(rank=rank)
+        return TensorTrainerInitInfo(rank=rank, n_workers=n_workers)
     if backend == "ipc":
         from vllm.distributed.weight_transfer.ipc_engine import IPCTrainerInitInfo
 
