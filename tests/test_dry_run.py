@@ -178,10 +178,11 @@ def test_all_processes_compute_in_the_type_of_the_learners_device() -> None:
     assert 2 * held["rollout worker"]["vLLM's weights"] == held["rollout worker"]["policy's weights"]  # bfloat16, though the worker is on a CPU
 
 
-@pytest.mark.parametrize("scale", [0.0, 1.0])
-def test_the_estimator_is_exact_and_its_update_within_a_fifth(scale: float) -> None:
+@pytest.mark.parametrize(("scale", "at_once"), [(0.0, 48), (1.0, 48), (1.0, 12)])
+def test_the_estimator_is_exact_and_its_update_within_a_fifth(scale: float, at_once: int) -> None:
     texts, length = 48, 64
-    settings = EstimatorConfig(layers=3, hidden_size=64, feed_forward=128, encoder_lr_scale=scale, max_length=length, replay_batch=texts)
+    sizes = {"layers": 3, "hidden_size": 64, "feed_forward": 128}
+    settings = EstimatorConfig(**sizes, encoder_lr_scale=scale, max_length=length, replay_batch=texts, tokens_per_pass=length * at_once)
     shape = EstimatorShape.of(settings, len(word_tokenizer()), longest_prompt=2 * length)
     estimator = BertDifficultyEstimator(settings, word_tokenizer(), seed=0)
     numbers = np.linspace(0, 1, texts, dtype=np.float32)
@@ -192,7 +193,8 @@ def test_the_estimator_is_exact_and_its_update_within_a_fifth(scale: float) -> N
     assert 2 * shape.trained == sum(moments[name].numel() for moments in state["optimizer"].values() for name in ("exp_avg", "exp_avg_sq"))
     if scale:
         measured = peak_bytes(lambda: estimator.update([batch]))
-        assert 4 * shape.trained + texts * shape.activations == pytest.approx(measured, rel=0.2)
+        assert shape.texts_per_pass == at_once
+        assert 4 * shape.trained + at_once * shape.activations == pytest.approx(measured, rel=0.2)
 
 
 def test_the_size_of_a_checkpoint(tmp_path: Path) -> None:

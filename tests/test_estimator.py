@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 import numpy as np
 import pytest
@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from depo.config import EstimatorConfig
+from depo.estimator import bert
 from depo.estimator.model import DifficultyModel, build_encoder
 from depo.estimator.text import Overflow, TextEncoder
 from depo.estimator.training import Targets, build_optimizer, difficulty_loss, optimizer_step, ranking_loss
@@ -147,6 +148,31 @@ def test_it_learns_which_words_are_hard() -> None:
     hard = np.array(["w1 " not in f"{text} " for text in unseen])
     predictions = estimator.predict(unseen)
     assert predictions[hard].mean() < 0.25 and predictions[~hard].mean() > 0.75
+
+
+def test_an_update_in_parts_is_the_update_in_one_pass() -> None:
+    """Also where the ranking loss pairs texts of different parts."""
+    batches = random_batches(3, seed=1)
+    whole, parts = (build(replace(SMALL, tokens_per_pass=tokens)) for tokens in (1000, 20))
+    metrics = [estimator.update(batches) for estimator in (whole, parts)]
+    assert metrics[0]["estimator/ranking_loss"] > 0
+    assert metrics[1] == pytest.approx(metrics[0], rel=1e-5)
+    torch.testing.assert_close(parts.state_dict()["model"], whole.state_dict()["model"], rtol=0, atol=1e-5)
+
+
+def test_parts_are_computed_again_with_the_same_dropout(monkeypatch: pytest.MonkeyPatch) -> None:
+    states = []
+    for again in (True, False):
+        estimator = build(replace(SMALL, tokens_per_pass=20))
+        for module in estimator._model.encoder.modules():
+            if isinstance(module, torch.nn.Dropout):
+                module.p = 0.5
+        with monkeypatch.context() as once:
+            if not again:
+                once.setattr(bert, "checkpoint", lambda function, *arguments, **_: function(*arguments))
+            estimator.update(random_batches(2, seed=1))
+        states.append(estimator.state_dict())
+    torch.testing.assert_close(*states, rtol=0, atol=0)
 
 
 def test_weights_decide_between_contradicting_labels() -> None:

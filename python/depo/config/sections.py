@@ -187,6 +187,7 @@ class EstimatorConfig:
     ranking_margin: float = key(0.5, "margin of the ranking loss, in logits [>= 0]")
     importance_weighted: bool = key(True, "weight targets by 1/admission")
     predict_batch: int = key(64, "prompts scored together [>= 1]")
+    tokens_per_pass: int = key(16384, "tokens that an update keeps activations of; with more, the encoder runs in parts, each of them twice [>= 1]")
 
     def __post_init__(self) -> None:
         check_section("estimator", self)

@@ -204,9 +204,9 @@ class MemoryModel:
         return SIZES["bfloat16" if autocast == "bfloat16" or (autocast == "auto" and on_gpu) else self.config.policy.dtype]
 
     def _estimator(self) -> tuple[dict[str, int], dict[str, int]]:
-        """Return what an estimator holds, and gradients and activations of its update, which takes all labels of a step together."""
+        """Return what an estimator holds, and gradients and activations of its update."""
         if not self.estimator:
             return {}, {}
-        texts = max(self.config.run.prompts_per_step, self.config.estimator.replay_batch)
+        texts = min(max(self.config.run.prompts_per_step, self.config.estimator.replay_batch), self.estimator.texts_per_pass)
         held = {"estimator and its moments": 4 * (self.estimator.parameters + MOMENTS * self.estimator.trained)}
         return held, {"estimator's update": 4 * self.estimator.trained + texts * self.estimator.activations}

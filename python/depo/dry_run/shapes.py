@@ -106,11 +106,13 @@ class EstimatorShape:
         parameters: All.
         trained: Those that the optimizer moves.
         activations: Bytes of one text that wait for the backward pass.
+        texts_per_pass: Texts of which they do so at a time.
     """
 
     parameters: int
     trained: int
     activations: int
+    texts_per_pass: int
 
     @classmethod
     def of(cls, config: EstimatorConfig, vocabulary: int, longest_prompt: int) -> EstimatorShape:
@@ -135,7 +137,12 @@ class EstimatorShape:
         tokens = config.max_length if config.model else min(config.max_length, longest_prompt)
         per_token = 4 * (8 * width + 2 * feed_forward) + (4 * (width + 3 * heads * tokens) if dropout else 0)
         activations = 0 if frozen else tokens * layers * per_token
-        return cls(parameters=_size(model), trained=_size(model) - frozen * _size(encoder), activations=activations)
+        return cls(
+            parameters=_size(model),
+            trained=_size(model) - frozen * _size(encoder),
+            activations=activations,
+            texts_per_pass=max(1, config.tokens_per_pass // tokens),
+        )
 
 
 def _pretrained(directory: Path) -> Any:

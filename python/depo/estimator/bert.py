@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedTokenizerBase
 
 from depo.config import EstimatorConfig
@@ -170,6 +171,23 @@ class BertDifficultyEstimator:
             return torch.as_tensor(self._frozen(texts)).to(self._device)
         return self._model.pool(*self._text.pad(self._text.encode(texts), self._device))
 
+    def _pooled_for_update(self, texts: Sequence[str]) -> Tensor:
+        """Return pooled outputs [M, H], all of them together, for the ranking loss pairs any two.
+
+        Beyond `tokens_per_pass` the encoder runs in parts, and once more for each part's backward pass instead of keeping what that needs, with the same
+        dropout: gradients are those of one pass.
+        """
+        if self._frozen:
+            return self._pooled(texts)
+        rows = self._text.encode(texts)
+        order = np.argsort([len(row) for row in rows], kind="stable")
+        size = max(1, self._config.tokens_per_pass // len(rows[order[-1]]))
+        if len(rows) <= size:
+            return self._model.pool(*self._text.pad(rows, self._device))
+        parts = [self._text.pad([rows[index] for index in order[start : start + size]], self._device) for start in range(0, len(rows), size)]
+        pooled_MH: Tensor = torch.cat([checkpoint(self._model.pool, *part, use_reentrant=False) for part in parts])
+        return pooled_MH[torch.as_tensor(np.argsort(order), device=self._device)]
+
     def _pooled_batches(self, texts: Sequence[str]) -> Iterator[tuple[Int64Array, Tensor]]:
         """Yield positions and pooled outputs [M, H] until each text had its turn: at once if nothing is to be encoded, else in batches of similar length."""
         if self._frozen:
@@ -182,7 +200,7 @@ class BertDifficultyEstimator:
             yield chosen, self._model.pool(*self._text.pad([rows[index] for index in chosen], self._device))
 
     def _step(self, batch: TargetBatch) -> dict[str, float]:
-        scores_M, distills_M = self._model(self._pooled(batch.texts))
+        scores_M, distills_M = self._model(self._pooled_for_update(batch.texts))
         terms = difficulty_loss(scores_M, distills_M, load_targets(batch, self._config, self._device), self._config)
         norm = optimizer_step(self._model, self._optimizer, terms.loss, self._config.grad_clip)
         values = {"loss": terms.loss, "score_loss": terms.score, "distill_loss": terms.distill, "ranking_loss": terms.ranking}
