@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random as standard_random
 from collections.abc import Callable, Mapping
 
 import numpy as np
@@ -15,6 +16,8 @@ from depo.scale import WeightedSampler, nearest, top
 SIZES = {"17k": 17_000, "1M": 1_000_000, "10M": 10_000_000}
 COUNT = 1024
 MULTINOMIAL_LIMIT = 2**24
+PRIME_RL_LIMIT = 20_000  # each draw looks at every prompt
+POOLS = ((0.25, 0.2), (0.75, 1.0), (1.0, 0.2))  # the greatest reward, and the weight, of hard, normal and easy prompts
 
 
 def best_cases(scores_N: np.ndarray) -> Mapping[str, Callable[[], object]]:
@@ -56,6 +59,21 @@ class Changes:
         return self.positions[self.number % 64], self.weights[self.number % 64]
 
 
+def prime_rl(rewards_N: np.ndarray) -> Callable[[], object]:
+    """What prime-rl's DifficultyPoolSampler does for 1024 draws, condensed: each weighs every prompt by the pool of its latest mean reward."""
+    rewards, changes, random = dict(enumerate(rewards_N.tolist())), Changes(len(rewards_N)), standard_random.Random(0)
+
+    def draw() -> int:
+        weights = [next(weight for threshold, weight in POOLS if reward <= threshold) for reward in rewards.values()]
+        return random.choices(range(len(weights)), weights)[0]
+
+    def step() -> list[int]:
+        rewards.update(zip(*(column.tolist() for column in changes()), strict=True))
+        return [draw() for _ in range(COUNT)]
+
+    return step
+
+
 def weighted_cases(weights_N: np.ndarray) -> Mapping[str, Callable[[], object]]:
     size = len(weights_N)
     ours, tree, random = WeightedSampler(weights_N, seed=0), SegmentTree(size), np.random.default_rng(0)
@@ -91,6 +109,8 @@ def weighted_cases(weights_N: np.ndarray) -> Mapping[str, Callable[[], object]]:
         return np.argpartition(keys_N, COUNT)[:COUNT]
 
     cases = {OURS: by_depo, "tianshou SegmentTree": by_tianshou, "cpprb (with replacement)": by_cpprb, "numpy keys + argpartition": by_numpy}
+    if size <= PRIME_RL_LIMIT:
+        cases["prime-rl's loop (with replacement)"] = prime_rl(weights_N)
     if size <= MULTINOMIAL_LIMIT:
         tensor_N = torch.from_numpy(weights_N)
         cases["torch.multinomial, no update"] = lambda: torch.multinomial(tensor_N, COUNT)
@@ -104,7 +124,8 @@ def measure(rounds: int) -> list[Operation]:
     note = (
         "`depo.scale.WeightedSampler`: 1024 weights change, then 1024 distinct positions are drawn. tianshou draws with replacement: "
         "duplicates are drawn again here, by NumPy. cpprb draws with replacement, which is less than is asked. torchrl 0.14.1 is left out: "
-        "the extension behind its PrioritizedSampler does not load on this torch."
+        "the extension behind its PrioritizedSampler does not load on this torch. "
+        "prime-rl weighs every prompt anew for each draw, by the pool of its latest mean reward."
     )
     weighted = Operation("Weighted draws without replacement, weights changing", note, {"tianshou SegmentTree": "2x"})
     for size, count in SIZES.items():

@@ -9,7 +9,20 @@ from typing import Any, Self, final
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-__all__ = ["Sampler", "WeightedSampler", "build_profile", "content_ids", "derive_key", "group_advantages", "nearest", "top", "uniforms"]
+__all__ = [
+    "DiscountedCounts",
+    "Sampler",
+    "ThompsonSampler",
+    "WeightedSampler",
+    "build_profile",
+    "content_ids",
+    "derive_key",
+    "group_advantages",
+    "in_window",
+    "nearest",
+    "top",
+    "uniforms",
+]
 
 build_profile: str
 """release or debug."""
@@ -52,6 +65,25 @@ def top(scores: ArrayLike, count: int) -> NDArray[np.int64]:
 def nearest(scores: ArrayLike, target: float, count: int) -> NDArray[np.int64]:
     """Positions of the `count` scores nearest to a finite target, nearest first; otherwise as `top`."""
 
+def in_window(scores: ArrayLike, low: float, high: float, count: int, draw: int, *, seed: int, explore_share: float = 0.1) -> NDArray[np.int64]:
+    """Distinct positions drawn uniformly among the scores within low..high, and a few among the others (DEPO's window, arXiv 2602.06375).
+
+    First come those inside, then round(explore_share * count) of the others, each in random order; where one side has too few, the other fills up.
+    Takes O(count / share of the scores that are inside) time, and one pass if few are.
+
+    Args:
+        scores: float32 [N] in any unit; NaN: never drawn.
+        low: Least score inside.
+        high: Greatest score inside, >= low.
+        count: Positions wanted [>= 0]; fewer come back if fewer scores are numbers.
+        draw: Number of the draw (a step, for example): the positions are a function of seed, this number, the scores and the other arguments.
+        seed: 0 <= seed < 2**64.
+        explore_share: Share of the count that is drawn outside, within 0..1.
+
+    Raises:
+        ValueError: An argument is out of its range.
+    """
+
 @final
 class WeightedSampler:
     """Draws by weight over pools of millions, without replacement within a draw; weights change a few at a time.
@@ -82,6 +114,94 @@ class WeightedSampler:
         Raises:
             ValueError: A weight is out of its range; nothing has changed then.
             IndexError: So is a position; likewise.
+        """
+
+@final
+class ThompsonSampler:
+    """Thompson sampling over pools of millions: the prompts whose draw from Beta(alpha, beta) is nearest to a target pass rate (MoPPS, arXiv 2507.04632).
+
+    Exactly that distribution, without a draw for each prompt: the distance of a prompt's draw is the first point of a Poisson process with its hazard, and
+    the points of all prompts are drawn in order of distance from a sum tree of bounds, by thinning. A sample of n costs O(n log N) time, an update likewise,
+    and a prompt takes 16.3 bytes. Where that would need more points than N / 4, or distances beyond sqrt(target (1 - target)) / 32 (small pools, or
+    few prompts that can be near), the rest is found by a draw for each prompt, given what is known already: exact as well, in O(N).
+
+    Args:
+        alpha: float32 [N] within 1..10000: 1 + successes, say.
+        beta: float32 [N] likewise: 1 + failures.
+        target: Pass rate that is looked for, within 0.001..0.999.
+        seed: Seed of every draw, 0 <= seed < 2**64.
+
+    Raises:
+        ValueError: An argument is out of its range.
+    """
+
+    def __new__(cls, alpha: ArrayLike, beta: ArrayLike, *, target: float = 0.5, seed: int) -> Self: ...
+    def sample(self, count: int, draw: int, *, exclude: ArrayLike | None = None) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+        """Draw a pass rate for every prompt and return the nearest to the target, nearest first.
+
+        Args:
+            count: Positions wanted [>= 0]; fewer come back only if there are fewer.
+            draw: Number of the draw (a step, for example): the result is a function of seed, this number and the present alpha and beta.
+            exclude: int64 positions that are left out, those in flight for example.
+
+        Returns:
+            positions int64 [count], all different; their pass rates as drawn, float64 [count].
+        """
+
+    def update(self, positions: ArrayLike, alpha: ArrayLike, beta: ArrayLike) -> None:
+        """Change alpha and beta at int64 positions [B] to float32 [B] each; where a position is named twice, the last counts.
+
+        Raises:
+            ValueError: A number is out of its range; nothing has changed then.
+            IndexError: So is a position; likewise.
+        """
+
+@final
+class DiscountedCounts:
+    """Successes and failures of millions of prompts that fade as the policy changes: a Beta posterior of each pass rate, in 12 bytes per prompt.
+
+    What was counted at policy version v has the weight decay ** (w - v) at version w. A prompt's counts are worked on when it is updated or asked for.
+
+    Args:
+        size: Number of prompts, below 2**32.
+        decay: Weight kept from one policy version to the next, within 0..1; 1: nothing fades.
+        alpha: Alpha of a prompt without counts, > 0; successes are added to it.
+        beta: Beta likewise, for failures.
+
+    Raises:
+        ValueError: An argument is out of its range.
+    """
+
+    def __new__(cls, size: int, *, decay: float, alpha: float = 1.0, beta: float = 1.0) -> Self: ...
+    def update(self, positions: ArrayLike, successes: ArrayLike, rollouts: ArrayLike, policy_version: int) -> None:
+        """Add groups of one policy version; those of a position named twice add up. Late groups fade as if they had come in time.
+
+        Args:
+            positions: int64 [B].
+            successes: float32 [B] within 0..rollouts; fractions are allowed.
+            rollouts: float32 [B], at most 10000.
+            policy_version: Version that generated them, 0 <= policy_version < 2**32.
+
+        Raises:
+            ValueError: A number is out of its range; nothing has changed then.
+            IndexError: So is a position; likewise.
+        """
+
+    def shapes(self, policy_version: int, positions: ArrayLike | None = None) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Alpha and beta, float32 [B] each, at a policy version (that of a prompt's newest group if it is newer), of all prompts or int64 positions [B].
+
+        Raises:
+            IndexError: A position is out of its range.
+        """
+
+    def state_dict(self) -> dict[str, NDArray[Any]]:
+        """Copy of the counts: successes and failures float32 [N], versions uint32 [N]."""
+
+    def load_state_dict(self, state: Mapping[str, NDArray[Any]]) -> None:
+        """Continue from what `state_dict` returned for as many prompts.
+
+        Raises:
+            StateError: The state is unusable; nothing has changed then.
         """
 
 @final

@@ -11,7 +11,6 @@ pub mod draws;
 pub mod error;
 pub mod exploration;
 pub mod pool;
-mod portable;
 pub mod registry;
 pub mod replay;
 pub mod rng;
@@ -25,6 +24,7 @@ mod vectors;
 #[cfg(feature = "python")]
 mod python;
 
+use depo_structures::portable;
 pub use error::{Error, Result};
 pub use sampler::Sampler;
 pub use settings::Settings;

@@ -1,7 +1,19 @@
-//! Queries over one number per item, for millions of items: draws by weight, and the best few. Knows nothing of prompts, seeds or Python.
+//! Queries over a number or two per item, for millions of items: draws by weight, the best few, the draws nearest to a target, a window; and counts that
+//! fade. Knows nothing of prompts, seeds or Python. `portable` has the arithmetic that is the same on all machines.
 
 mod best;
+mod beta;
+mod counts;
+mod distinct;
+mod pages;
+pub mod portable;
 mod sum_tree;
+mod thompson;
+mod window;
 
 pub use best::best;
+pub use beta::{GREATEST_COUNT, GREATEST_TARGET, LEAST_COUNT, LEAST_TARGET};
+pub use counts::DiscountedCounts;
 pub use sum_tree::SumTree;
+pub use thompson::ThompsonTree;
+pub use window::Window;

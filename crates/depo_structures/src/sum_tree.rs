@@ -124,13 +124,11 @@ impl SumTree {
         while drawn.len() < count && self.total() > 0.0 {
             let wanted = count - drawn.len();
             for item in self.draw(wanted, |counter| bits(used + counter)) {
-                let weight = self.weight(item);
                 // To draw again instead of an item that was hit before is to draw among the others.
-                if weight < 0.0 {
+                if !self.mark(item) {
                     continue;
                 }
-                self.put(item, -weight);
-                hit.push((item, weight));
+                hit.push((item, -self.weight(item)));
                 if is_eligible(item) {
                     drawn.push(item);
                 }
@@ -151,8 +149,32 @@ impl SumTree {
         drawn
     }
 
+    /// Marks an item that has weight, and says whether it was not marked before. Its weight stays in the sums, and counts as negative until `unmark`.
+    pub(crate) fn mark(&mut self, item: u32) -> bool {
+        let is_new = !self.is_marked(item);
+        self.put(item, -self.weight(item).abs());
+        is_new
+    }
+
+    /// Whether an item is marked.
+    pub(crate) fn is_marked(&self, item: u32) -> bool {
+        self.weight(item) < 0.0
+    }
+
+    /// Takes the marks off some items.
+    pub(crate) fn unmark(&mut self, items: impl Iterator<Item = u32>) {
+        for item in items {
+            self.put(item, self.weight(item).abs());
+        }
+    }
+
+    /// Random words that a walk down the tree takes.
+    pub(crate) fn depth(&self) -> usize {
+        self.levels.len()
+    }
+
     /// `count` items drawn independently.
-    fn draw(&self, count: usize, bits: impl Fn(u64) -> u64) -> Vec<u32> {
+    pub(crate) fn draw(&self, count: usize, bits: impl Fn(u64) -> u64) -> Vec<u32> {
         let mut items = vec![0_u32; count];
         for (chunk, places) in items.chunks_mut(ABREAST).enumerate() {
             for (depth, level) in self.levels.iter().rev().enumerate() {

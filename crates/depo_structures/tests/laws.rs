@@ -2,20 +2,13 @@
 
 #![allow(clippy::unwrap_used, reason = "an unwrap that fails, fails the test")]
 
+mod common;
+
 use std::collections::BTreeSet;
 
+use common::words;
 use depo_structures::{SumTree, best};
 use proptest::prelude::*;
-
-/// Random words: the k-th output of `SplitMix64` from `seed`.
-fn words(seed: u64) -> impl Fn(u64) -> u64 {
-    move |counter| {
-        let mut word = seed.wrapping_add((counter + 1).wrapping_mul(0x9E37_79B9_7F4A_7C15));
-        word = (word ^ (word >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-        word = (word ^ (word >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-        word ^ (word >> 31)
-    }
-}
 
 fn weight() -> impl Strategy<Value = f32> {
     prop_oneof![Just(0.0), Just(1.0), 0.0..1.0_f32, Just(1e-20), Just(SumTree::GREATEST_WEIGHT)]

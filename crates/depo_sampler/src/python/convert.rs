@@ -64,6 +64,17 @@ pub(super) fn borrowed_floats<'py>(name: &str, value: &Bound<'py, PyAny>, dimens
     in_rows(&array(name, value, dimensions, "fiub", "numbers")?)
 }
 
+/// Whole numbers of one dimension, not copied if they are int64 in a row already.
+pub(super) fn borrowed_integers<'py>(name: &str, value: &Bound<'py, PyAny>) -> PyResult<PyReadonlyArrayDyn<'py, i64>> {
+    if let Ok(array) = value.cast::<PyArrayDyn<i64>>()
+        && array.ndim() == 1
+        && array.is_c_contiguous()
+    {
+        return Ok(array.readonly());
+    }
+    Ok(integers::<i64>(name, value)?.into_pyarray(value.py()).to_dyn().readonly())
+}
+
 /// Real numbers, row by row, and the shape.
 pub(super) fn floats<const D: usize>(name: &str, value: &Bound<'_, PyAny>) -> PyResult<(Vec<f32>, [usize; D])> {
     let array = borrowed_floats(name, value, D)?;

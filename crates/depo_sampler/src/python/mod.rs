@@ -370,7 +370,7 @@ mod _core {
     use pyo3::prelude::*;
 
     #[pymodule_export]
-    use super::scale::{WeightedSampler, nearest, top};
+    use super::scale::{DiscountedCounts, ThompsonSampler, WeightedSampler, in_window, nearest, top};
     #[pymodule_export]
     use super::{Sampler, content_ids, derive_key, group_advantages, uniforms};
 

@@ -25,7 +25,7 @@ const BIAS_IN_LOW_BITS: f64 = (1_u64 << MANTISSA_BITS) as f64 + EXPONENT_BIAS as
 
 /// Natural logarithm of a positive normal number: with x = m 2^e and s = (m - 1) / (m + 1), e ln 2 + 2 (s + s^3 / 3 + s^5 / 5 + ...).
 #[inline(always)]
-pub(crate) fn ln(x: f64) -> f64 {
+pub fn ln(x: f64) -> f64 {
     debug_assert!(x.is_normal() && x > 0.0, "logarithm of {x}");
     let bits = x.to_bits();
     // Whole numbers of 32 bits: the conversion to floating point is a vector instruction.
@@ -39,7 +39,7 @@ pub(crate) fn ln(x: f64) -> f64 {
 
 /// Exponential, with its argument kept within -700..700: 2^k (1 + r + r^2 / 2! + ...), where x = k ln 2 + r.
 #[inline(always)]
-pub(crate) fn exp(x: f64) -> f64 {
+pub fn exp(x: f64) -> f64 {
     let x = x.clamp(-LARGEST_EXPONENT, LARGEST_EXPONENT);
     let exponent = (x / LN_2).round();
     let rest = (x - exponent * LN_2_HIGH) - exponent * LN_2_LOW;
@@ -49,7 +49,7 @@ pub(crate) fn exp(x: f64) -> f64 {
 
 /// Logarithms of all numbers at a time.
 #[inline(always)]
-pub(crate) fn lns<const N: usize>(mut numbers: [f64; N]) -> [f64; N] {
+pub fn lns<const N: usize>(mut numbers: [f64; N]) -> [f64; N] {
     for number in &mut numbers {
         *number = ln(*number);
     }
@@ -58,7 +58,7 @@ pub(crate) fn lns<const N: usize>(mut numbers: [f64; N]) -> [f64; N] {
 
 /// Exponentials of all numbers at a time.
 #[inline(always)]
-pub(crate) fn exps<const N: usize>(mut numbers: [f64; N]) -> [f64; N] {
+pub fn exps<const N: usize>(mut numbers: [f64; N]) -> [f64; N] {
     for number in &mut numbers {
         *number = exp(*number);
     }
@@ -66,13 +66,13 @@ pub(crate) fn exps<const N: usize>(mut numbers: [f64; N]) -> [f64; N] {
 }
 
 /// base^exponent.
-pub(crate) fn power(base: f64, exponent: u32) -> f64 {
+pub fn power(base: f64, exponent: u32) -> f64 {
     powers([base], exponent)[0]
 }
 
 /// Powers of all bases at a time, by squaring: a loop that compiles to vector instructions.
 #[inline(always)]
-pub(crate) fn powers<const N: usize>(mut factors: [f64; N], exponent: u32) -> [f64; N] {
+pub fn powers<const N: usize>(mut factors: [f64; N], exponent: u32) -> [f64; N] {
     let mut results = [1.0; N];
     let mut rest = exponent;
     while rest > 0 {
