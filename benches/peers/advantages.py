@@ -64,9 +64,9 @@ def by_trl(rewards: torch.Tensor, num_generations: int) -> torch.Tensor:
     return torch.nan_to_num((rewards - mean_grouped_rewards) / (std_rewards + 1e-4))
 
 
-def cases(groups: int, group_size: int) -> Mapping[str, Callable[[], object]]:
+def cases(groups: int, group_size: int, values: int) -> Mapping[str, Callable[[], object]]:
     random = np.random.default_rng(0)
-    rewards_BG = random.integers(0, 2, (groups, group_size)).astype(np.float32)
+    rewards_BG = random.integers(0, values, (groups, group_size)).astype(np.float32) / (values - 1)
     token_rewards_NT, mask_NT = torch.from_numpy(rewards_BG.reshape(-1, 1).copy()), torch.ones(groups * group_size, 1)
     index_N = np.repeat(np.array([f"prompt-{group}" for group in range(groups)], object), group_size)
     rewards_BG[random.random((groups, group_size)) < UNKNOWN_SHARE] = np.nan
@@ -82,12 +82,13 @@ def cases(groups: int, group_size: int) -> Mapping[str, Callable[[], object]]:
 
 
 def measure(rounds: int) -> list[Operation]:
-    bars = {"numba": "1x", "TRL": "30x", "verl, default": "1000x"}
     note = (
         "Sizes are groups x rollouts; 1 % of the rewards are unknown, except for verl, which has no such thing. "
-        "depo sums in float64, numba and numpy in float32."
+        "depo sums in float64, numba and numpy in float32. {}"
     )
-    operation = Operation("Group advantages", note, bars)
+    binary = Operation("Group advantages", note.format("Rewards are 0 or 1."), {"numba": "1x", "TRL": "30x", "verl, default": "1000x"})
+    graded = Operation("Group advantages of graded rewards", note.format("Rewards take 101 values, for which depo has to sum."), {"numba": "1x"})
     for groups, group_size in SHAPES:
-        operation.time(f"{groups} x {group_size}", cases(groups, group_size), rounds)
-    return [operation]
+        binary.time(f"{groups} x {group_size}", cases(groups, group_size, 2), rounds)
+        graded.time(f"{groups} x {group_size}", cases(groups, group_size, 101), rounds)
+    return [binary, graded]

@@ -4,6 +4,7 @@
 #[allow(clippy::wildcard_imports, reason = "the name of every intrinsic says where it comes from")]
 use std::arch::x86_64::*;
 
+use super::binary::{self, Masks, Pair};
 use super::{AdvantageOptions, Advantages};
 
 /// Groups at a time.
@@ -25,13 +26,26 @@ pub(super) fn fill(rewards: &[f32], group_size: usize, options: &AdvantageOption
         let mask = greater(summary.spread, options.tolerance);
         let bits = _mm256_movemask_ps(mask);
         if bits != 0 {
-            let divisors = if options.scale_by_std { summary.deviations(&columns, options) } else { [_mm256_set1_pd(1.0); 2] };
-            scale(&mut columns, summary.means, divisors, mask);
+            let factors = if options.scale_by_std { summary.factors(&columns, options) } else { [_mm256_set1_pd(1.0); 2] };
+            scale(&mut columns, summary.means, factors, mask);
             transpose_back(&columns, advantages);
         }
         *informative = [0, 1, 2, 3, 4, 5, 6, 7].map(|lane| bits >> lane & 1 == 1);
     }
     rewards.len() / group_size / LANES * LANES
+}
+
+/// `binary::advantages`, with eight rewards compared at a time.
+#[target_feature(enable = "avx2,popcnt")]
+pub(super) fn of_two_values(rewards: &[f32], group_size: usize, options: &AdvantageOptions) -> Option<Advantages> {
+    binary::advantages(rewards, group_size, options, |rewards, values| masks(rewards, values))
+}
+
+#[target_feature(enable = "avx2")]
+fn masks(rewards: &[f32; LANES], [low, high]: Pair<f32>) -> Masks {
+    let rewards = load(rewards);
+    let [low, high] = [low, high].map(|value| _mm256_cmp_ps::<_CMP_EQ_OQ>(rewards, _mm256_set1_ps(value)));
+    [low, high, _mm256_cmp_ps::<_CMP_UNORD_Q>(rewards, rewards)].map(|mask| _mm256_movemask_ps(mask).cast_unsigned())
 }
 
 /// What the known rewards of eight groups say.
@@ -60,27 +74,28 @@ impl Summary {
         Self { means: divide(sums, known), known, spread: subtract(doubles(highest), doubles(lowest)) }
     }
 
-    /// Standard deviations plus epsilon.
+    /// What is 1 divided by standard deviations plus epsilon.
     #[target_feature(enable = "avx2")]
-    fn deviations(&self, columns: &[[f32; LANES]], options: &AdvantageOptions) -> Doubles {
+    fn factors(&self, columns: &[[f32; LANES]], options: &AdvantageOptions) -> Doubles {
         let mut squares = [_mm256_setzero_pd(); 2];
         for column in columns {
-            let [low, high] = subtract(doubles(load(column)), self.means);
-            let products = [_mm256_mul_pd(low, low), _mm256_mul_pd(high, high)];
+            let deviations = subtract(doubles(load(column)), self.means);
+            let products = multiply(deviations, deviations);
             // The greater of an unknown number and 0 is 0.
             squares = add(squares, products.map(|product| _mm256_max_pd(product, _mm256_setzero_pd())));
         }
         let variances = divide(squares, subtract(self.known, [_mm256_set1_pd(options.ddof as f64); 2]));
-        add(variances.map(|variance| _mm256_sqrt_pd(variance)), [_mm256_set1_pd(options.epsilon); 2])
+        let deviations = add(variances.map(|variance| _mm256_sqrt_pd(variance)), [_mm256_set1_pd(options.epsilon); 2]);
+        divide([_mm256_set1_pd(1.0); 2], deviations)
     }
 }
 
 /// Turns rewards into advantages: 0 where they are unknown and in groups that are not informative.
 #[target_feature(enable = "avx2")]
-fn scale(columns: &mut [[f32; LANES]], means: Doubles, divisors: Doubles, informative: __m256) {
+fn scale(columns: &mut [[f32; LANES]], means: Doubles, factors: Doubles, informative: __m256) {
     for column in columns {
         let rewards = load(column);
-        let advantages = singles(divide(subtract(doubles(rewards), means), divisors));
+        let advantages = singles(multiply(subtract(doubles(rewards), means), factors));
         let counts = _mm256_and_ps(_mm256_cmp_ps::<_CMP_ORD_Q>(rewards, rewards), informative);
         *column = store(_mm256_and_ps(advantages, counts));
     }
@@ -174,6 +189,11 @@ fn add(a: Doubles, b: Doubles) -> Doubles {
 #[target_feature(enable = "avx2")]
 fn subtract(a: Doubles, b: Doubles) -> Doubles {
     [_mm256_sub_pd(a[0], b[0]), _mm256_sub_pd(a[1], b[1])]
+}
+
+#[target_feature(enable = "avx2")]
+fn multiply(a: Doubles, b: Doubles) -> Doubles {
+    [_mm256_mul_pd(a[0], b[0]), _mm256_mul_pd(a[1], b[1])]
 }
 
 #[target_feature(enable = "avx2")]
