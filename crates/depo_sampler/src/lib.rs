@@ -17,6 +17,7 @@ pub mod rng;
 pub mod sampler;
 pub mod selection;
 pub mod settings;
+pub mod shared;
 pub mod state;
 pub mod variates;
 mod vectors;

@@ -4,7 +4,6 @@ mod convert;
 mod scale;
 
 use std::collections::BTreeMap;
-use std::sync::{Mutex, PoisonError};
 
 use numpy::prelude::*;
 use numpy::{IntoPyArray, PyArray1, PyArray2};
@@ -19,6 +18,7 @@ use crate::replay::Target;
 use crate::rng::{Stream, content_id, derive_key as core_derive_key};
 use crate::sampler::Sampler as CoreSampler;
 use crate::settings::Settings;
+use crate::shared::SharedSampler;
 use convert::{borrowed_floats, entries_from_py, floats, integers, state_from_py, state_to_py, unsigned};
 
 type Dict<'py> = PyResult<Bound<'py, PyDict>>;
@@ -96,13 +96,13 @@ fn group_advantages<'py>(
 /// Prompt pool, beliefs, selection policy, buffer and target replay as one state machine. One clock: `policy_version`.
 #[pyclass(frozen, module = "depo._core")]
 struct Sampler {
-    core: Mutex<CoreSampler>,
+    core: SharedSampler,
 }
 
 impl Sampler {
-    /// Locks the core without holding the interpreter; a panic elsewhere does not lock it for good.
+    /// Locks the core without holding the interpreter, which a thread that waits for the lock would keep from the one that has it.
     fn with_core<T: Send>(&self, py: Python<'_>, work: impl FnOnce(&mut CoreSampler) -> Result<T> + Send) -> PyResult<T> {
-        detached(py, || work(&mut self.core.lock().unwrap_or_else(PoisonError::into_inner)))
+        detached(py, || self.core.with(work))
     }
 }
 
@@ -169,7 +169,7 @@ impl Sampler {
             settings.explore_by = explore_by.parse()?;
             CoreSampler::new(ids, sources, settings)
         })?;
-        Ok(Self { core: Mutex::new(core) })
+        Ok(Self { core: SharedSampler::new(core) })
     }
 
     /// Candidates to be scored next for a batch of n.
