@@ -10,6 +10,7 @@ The clock is `policy_version`: an integer that never falls and rises by one with
 from __future__ import annotations
 
 import logging
+import threading
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -42,7 +43,10 @@ logger = logging.getLogger(__name__)
 class PromptSampler:
     """Chooses prompts, remembers what became of them, and can be saved at any moment.
 
-    The same seed and the same calls give the same draws on every platform and number of threads. Calls must come from one thread at a time.
+    Any number of threads may call. `sample`, `prepare`, `beliefs` and `update_estimator`, which ask the estimator, and `load_state_dict` wait for one another;
+    no other call waits for the estimator, and labels that arrive while `sample` predicts count at once. A state is that of one moment; a batch that is being
+    chosen then is in it as candidates. The same seed and the same calls in the same order give the same draws on every platform. Order is that in which calls
+    take effect: labels that arrive in another order, or at another time between two batches, make another run.
 
     Args:
         prompts: The pool, as `Prompt` records or plain strings; ids must be distinct.
@@ -73,6 +77,9 @@ class PromptSampler:
         self._core = _build_core(self.prompts, group_size, self.config, seed)
         self._calibration = CalibrationWindow()
         self._warnings = SamplerWarnings(self.config)
+        # Reentrant, because an estimator or a signal handler may call. Whoever takes both takes `_scoring` first.
+        self._scoring = threading.RLock()  # held by who asks the estimator, and from the first proposal of a batch to its draws
+        self._labelling = threading.RLock()  # core and calibration window change together
 
     def sample(self, n: int, *, policy_version: int, among: Sequence[int] | Int64Array | None = None) -> list[Draw]:
         """Return prompts to roll out now, worth n groups, and mark them in flight; a probe costs `n_rollouts` / group size of a group.
@@ -89,14 +96,15 @@ class PromptSampler:
             ValueError: A position is twice in `among`.
             IndexError: A position in `among` is out of range.
         """
-        rejected_before = self.totals()["sampler/rejected"]
-        named = None if among is None else np.asarray(among)
-        self._score(n, policy_version, named)
-        taken = self._core.take(n, policy_version)
-        drawn_from = f"the pool of {len(self.prompts)}" if named is None else f"`among` of {named.size}"
-        self._warnings.shortage(n, taken["kinds"].size, int((taken["kinds"] == DRAW_KINDS.index(DrawKind.FILL)).sum()), drawn_from)
-        self._warnings.idle_window(policy_version, self.totals()["sampler/rejected"] > rejected_before)
-        return self._draws(taken, np.full(taken["prompts"].size, policy_version))
+        with self._scoring:
+            rejected_before = self.totals()["sampler/rejected"]
+            named = None if among is None else np.asarray(among)
+            self._score(n, policy_version, named)
+            taken = self._core.take(n, policy_version)
+            drawn_from = f"the pool of {len(self.prompts)}" if named is None else f"`among` of {named.size}"
+            self._warnings.shortage(n, taken["kinds"].size, int((taken["kinds"] == DRAW_KINDS.index(DrawKind.FILL)).sum()), drawn_from)
+            self._warnings.idle_window(policy_version, self.totals()["sampler/rejected"] > rejected_before)
+            return self._draws(taken, np.full(taken["prompts"].size, policy_version))
 
     def prepare(self, n: int, *, policy_version: int) -> None:
         """Score now, as `sample(n)` without `among` would, what the next such `sample` draws from: it takes as long, and may then be due at another time."""
@@ -129,8 +137,9 @@ class PromptSampler:
         if logprobs_B.size and np.nanmax(logprobs_B, initial=-np.inf) > LOGPROB_ROUNDING:
             raise ValueError(f"logprobs: got {np.nanmax(logprobs_B)}, expected log-probabilities, at most 0")
         targets_B = np.exp(np.minimum(logprobs_B, 0.0))
-        seen = self._core.observe(draw_ids, rewards_BG, targets_B, policy_version)
-        self._calibration_add(seen)
+        with self._labelling:
+            seen = self._core.observe(draw_ids, rewards_BG, targets_B, policy_version)
+            self._calibration_add(seen)
         return [
             Verdict(
                 draw_id=int(draw_ids[row]),
@@ -159,11 +168,12 @@ class PromptSampler:
         Returns:
             The estimator's metrics; empty without an estimator or without new labels.
         """
-        fresh = self._core.fresh_targets()
-        if self.estimator is None or fresh["prompts"].size == 0:
-            return {}
-        replayed = [self._core.replay_targets(replay_batch) for _ in range(replay_steps)]
-        return self.estimator.update([self._target_batch(targets) for targets in (fresh, *replayed)])
+        with self._scoring:
+            fresh = self._core.fresh_targets()
+            if self.estimator is None or fresh["prompts"].size == 0:
+                return {}
+            replayed = [self._core.replay_targets(replay_batch) for _ in range(replay_steps)]
+            return self.estimator.update([self._target_batch(targets) for targets in (fresh, *replayed)])
 
     def metrics(self) -> dict[str, float]:
         """Return `totals`, what was fitted (`belief/...`) and, weighted by 1/admission, calibration over the newest observations (`calibration/...`).
@@ -171,11 +181,12 @@ class PromptSampler:
         What concerns the rejected (false_reject_rate, lost_share, unfiltered_informative_share) is NaN before enough of them were drawn, and for a policy
         that does not explore all it rejects; calibration is then that of the admitted.
         """
-        rejects = self.config.policy != "uniform"
-        unknown = rejects and (not self.config.measures_rejects or self._calibration.rejected < REJECTED_BEFORE_CLAIMS)
-        calibration = self._calibration.metrics(of_admitted=unknown)
-        belief = {f"belief/{name}": value for name, value in self._core.belief_parameters().items()}
-        return {**self.totals(), **belief, **calibration}
+        with self._labelling:
+            rejects = self.config.policy != "uniform"
+            unknown = rejects and (not self.config.measures_rejects or self._calibration.rejected < REJECTED_BEFORE_CLAIMS)
+            calibration = self._calibration.metrics(of_admitted=unknown)
+            belief = {f"belief/{name}": value for name, value in self._core.belief_parameters().items()}
+            return {**self.totals(), **belief, **calibration}
 
     def totals(self) -> dict[str, float]:
         """Return totals since the start (`sampler/...`), scanned, rejected, drawn by kind, labelled, released and more, and `sampler/oldest_label_age`."""
@@ -203,7 +214,8 @@ class PromptSampler:
 
     def state_dict(self) -> dict[str, Any]:
         """Return everything that a bit-exact continuation needs, open draws included; the estimator saves itself."""
-        return {"version": STATE_VERSION, "core": self._core.state_dict(), "calibration": self._calibration.state_dict()}
+        with self._labelling:
+            return {"version": STATE_VERSION, "core": self._core.state_dict(), "calibration": self._calibration.state_dict()}
 
     def load_state_dict(self, state: Mapping[str, Any], *, strict: bool = True) -> dict[str, int]:
         """Restore what `state_dict` returned.
@@ -224,18 +236,21 @@ class PromptSampler:
             raise StateError(f"sampler state: got entries {sorted(state)}, expected also {sorted(missing)}")
         calibration = CalibrationWindow()
         calibration.load_state_dict(state["calibration"])
-        carried = self._core.load_state_dict(state["core"], strict=strict)
-        self._calibration = calibration
+        with self._scoring, self._labelling:
+            carried = self._core.load_state_dict(state["core"], strict=strict)
+            self._calibration = calibration
         return carried
 
     def _score(self, n: int, policy_version: int, among: Int64Array | None) -> None:
-        while (candidates := self._core.propose(n, policy_version, among)).size:
-            self._core.offer(candidates, self._predict(candidates), policy_version)
+        with self._scoring:
+            while (candidates := self._core.propose(n, policy_version, among)).size:
+                self._core.offer(candidates, self._predict(candidates), policy_version)
 
     def _predict(self, indices: Int64Array) -> Float32Array:
         if self.estimator is None:
             return np.full(indices.size, np.nan, np.float32)
-        return self.estimator.predict([self.prompts[index].text for index in indices])
+        with self._scoring:
+            return self.estimator.predict([self.prompts[index].text for index in indices])
 
     def _draws(self, taken: Mapping[str, Any], policy_versions: Int64Array) -> list[Draw]:
         return [
