@@ -4,7 +4,7 @@ use crate::belief::{Belief, BeliefKind};
 use crate::error::{Error, Result, require};
 use crate::exploration::ExploreBy;
 use crate::registry::NamedNumbers;
-use crate::selection::{PolicyKind, SelectionPolicy};
+use crate::selection::{CandidatesFrom, PolicyKind, SelectionPolicy};
 use crate::state::{StateMap, StateReader};
 
 /// How prompts are selected. `Default` is the budget policy with the Python package's default values.
@@ -24,6 +24,8 @@ pub struct Settings {
     pub window: (f64, f64),
     /// Policies that compare candidates: how many for each prompt drawn, at least 1.
     pub candidates_per_draw: usize,
+    /// Where these come from.
+    pub candidates_from: CandidatesFrom,
     /// Share of each batch drawn at random from what the policy rejects, in [0, 1].
     pub explore_share: f64,
     /// How these places are given out.
@@ -66,6 +68,7 @@ impl Default for Settings {
             warmup_steps: 5,
             window: (0.15, 0.85),
             candidates_per_draw: 6,
+            candidates_from: CandidatesFrom::Epoch,
             explore_share: 0.005,
             explore_by: ExploreBy::Uniform,
             max_age: 0,
@@ -97,6 +100,9 @@ impl Settings {
         require(self.group_size >= 2, "group_size", self.group_size, "at least 2")?;
         require(0.0 <= low && low < high && high <= 1.0, "window", format!("{:?}", self.window), "0 <= low < high <= 1")?;
         require(self.candidates_per_draw >= 1, "candidates_per_draw", self.candidates_per_draw, "at least 1")?;
+        if self.candidates_from == CandidatesFrom::Pool {
+            self.validate_search()?;
+        }
         require((0.0..=1.0).contains(&self.explore_share), "explore_share", self.explore_share, "within 0..1")?;
         let probe_range = format!("at most group_size = {}", self.group_size);
         require(self.probe_rollouts <= self.group_size, "probe_rollouts", self.probe_rollouts, &probe_range)?;
@@ -109,6 +115,21 @@ impl Settings {
         require(self.tolerance >= 0.0, "tolerance", self.tolerance, "at least 0")?;
         require(self.replay_capacity >= 1, "replay_capacity", self.replay_capacity, "at least 1")?;
         require(self.max_target_weight >= 1.0, "max_target_weight", self.max_target_weight, "at least 1")
+    }
+
+    /// Checks that the whole pool can be searched for what the policy wants.
+    fn validate_search(&self) -> Result<()> {
+        let (got, belief) = (|with: String| format!("pool with {with}"), self.belief.name());
+        let require_of = |fits: bool, with: String, expected: &str| require(fits, "candidates_from", got(with), expected);
+        let policy = matches!(self.policy, PolicyKind::Budget | PolicyKind::PrimePools);
+        require_of(policy, format!("policy {}", self.policy.name()), "epoch, or policy budget or prime_pools")?;
+        if self.policy == PolicyKind::PrimePools {
+            return Ok(());
+        }
+        require_of(self.belief == BeliefKind::LogitNormal, format!("belief {belief}"), "epoch, or belief logit_normal")?;
+        require_of(self.use_history, "use_history off".to_owned(), "epoch, or use_history on")?;
+        let count = format!("candidates_per_draw {}", self.candidates_per_draw);
+        require_of(self.candidates_per_draw >= 2, count, "epoch, or candidates_per_draw at least 2, of which 1 comes in epoch order")
     }
 
     /// Checks that every prompt's source has a floor.

@@ -1,8 +1,9 @@
-//! Queries over a number or two per item, for millions of items: draws by weight, the best few, the draws nearest to a target, a window; and counts that
-//! fade. Knows nothing of prompts, seeds or Python. `portable` has the arithmetic that is the same on all machines.
+//! Queries over a number or two per item, for millions of items: draws by weight, the best few, the draws nearest to a target, a window; over one point per
+//! item; and counts that fade. Knows nothing of prompts, seeds or Python. `portable` has the arithmetic that is the same on all machines.
 
 mod best;
 mod beta;
+mod box_tree;
 mod counts;
 mod distinct;
 mod pages;
@@ -13,6 +14,7 @@ mod window;
 
 pub use best::best;
 pub use beta::{GREATEST_COUNT, GREATEST_TARGET, LEAST_COUNT, LEAST_TARGET};
+pub use box_tree::{Bounds, BoxTree};
 pub use counts::DiscountedCounts;
 pub use sum_tree::SumTree;
 pub use thompson::ThompsonTree;

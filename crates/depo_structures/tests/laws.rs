@@ -7,7 +7,7 @@ mod common;
 use std::collections::BTreeSet;
 
 use common::words;
-use depo_structures::{SumTree, best};
+use depo_structures::{Bounds, BoxTree, SumTree, best};
 use proptest::prelude::*;
 
 fn weight() -> impl Strategy<Value = f32> {
@@ -59,6 +59,55 @@ proptest! {
         expected.sort_by(|&a, &b| key(scores[b as usize]).total_cmp(&key(scores[a as usize])));
         expected.truncate(count);
         prop_assert_eq!(best(&scores, count, key), expected);
+    }
+}
+
+const UNITS: [f32; 3] = [1.0, 0.5, 30.0];
+
+/// A few values per axis, some outside of the region, so that many items share a point.
+fn coordinates() -> impl Strategy<Value = [f32; 3]> {
+    let last = (0..4000_u16).prop_map(f32::from);
+    (prop_oneof![-9.0..9.0_f32, Just(1.0)], prop_oneof![Just(0.0), Just(1.0), Just(2.0), Just(1e-6)], last).prop_map(|(a, b, c)| [a, b, c])
+}
+
+/// A score that is highest at `target`, and the highest it gets in a box.
+fn nearness(target: [f32; 3], point: [f32; 3]) -> f64 {
+    -(0..3).map(|axis| f64::from((point[axis] - target[axis]).abs() / UNITS[axis])).sum::<f64>()
+}
+
+fn nearest_in(target: [f32; 3], bounds: &Bounds<3>) -> f64 {
+    nearness(target, std::array::from_fn(|axis| target[axis].clamp(bounds[axis][0], bounds[axis][1])))
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(60))]
+
+    #[test]
+    fn the_best_in_a_tree_of_boxes_are_those_of_a_scan(
+        points in prop::collection::vec(coordinates(), 1..1500), moves in prop::collection::vec((any::<u32>(), coordinates(), any::<bool>()), 0..1500),
+        target in coordinates(), count in 0..80_usize, floor in prop_oneof![Just(f64::NEG_INFINITY), -9.0..0.0], modulus in 1..4_u32,
+    ) {
+        let len = points.len() as u32;
+        let mut lies: Vec<Option<[f32; 3]>> = points.iter().enumerate().map(|(item, &point)| (item % 3 > 0).then_some(point)).collect();
+        let entries = (0..len).filter_map(|item| lies[item as usize].map(|point| (point, item))).collect();
+        let mut tree = BoxTree::new(points.len(), [[-8.0, 8.0], [0.0, 2.0], [0.0, 4096.0]], UNITS, entries);
+        for (item, point, stays) in moves {
+            let item = item % len;
+            lies[item as usize] = stays.then_some(point);
+            if stays {
+                tree.put(item, |item| lies[item as usize].unwrap());
+            } else {
+                tree.remove(item);
+            }
+        }
+        let wanted = |item: u32| item.is_multiple_of(modulus);
+        let score = |item: u32| nearness(target, lies[item as usize].unwrap());
+        let found = tree.best(count, floor, |bounds| nearest_in(target, bounds), |item| wanted(item).then(|| score(item)));
+        let held = (0..len).filter(|&item| lies[item as usize].is_some() && wanted(item));
+        let mut expected: Vec<(f64, u32)> = held.map(|item| (score(item), item)).filter(|&(score, _)| score >= floor).collect();
+        expected.sort_by(|a, b| b.0.total_cmp(&a.0).then(a.1.cmp(&b.1)));
+        expected.truncate(count);
+        prop_assert_eq!(found, expected);
     }
 }
 

@@ -96,9 +96,14 @@ impl LogitGaussian {
     /// The same where what the spread makes of a logit in this time is known.
     pub(crate) fn moved(self, elapsed: f64, growth: f64, dynamics: Dynamics) -> Self {
         Self {
-            mean: (self.mean * growth + dynamics.drift * elapsed).clamp(-FARTHEST_MEAN, FARTHEST_MEAN),
+            mean: Self::within_reach(self.mean * growth + dynamics.drift * elapsed),
             variance: self.variance * growth * growth + dynamics.noise * elapsed.abs(),
         }
+    }
+
+    /// The mean, no farther from 0 than says anything.
+    pub(crate) fn within_reach(mean: f64) -> f64 {
+        mean.clamp(-FARTHEST_MEAN, FARTHEST_MEAN)
     }
 
     /// Product of two independent opinions.

@@ -10,10 +10,11 @@
 use super::fit::Fit;
 use super::logit_gaussian::{Dynamics, LogitGaussian, growth, logit};
 use super::records::{PromptRecord, Records};
-use super::{BaseRate, Belief, Forecast, Label, NamedOption, PRIOR_MARGIN, Registered};
+use super::search::{PoolSearch, Present};
+use super::{BaseRate, Belief, Forecast, Label, NamedOption, PoolQuery, Registered};
 use crate::error::Result;
 use crate::portable::exp;
-use crate::rng::Stream;
+use crate::rng::{Permutation, Stream, derive_key};
 use crate::settings::Settings;
 use crate::state::{Carry, StateMap, StateReader};
 use crate::variates::Variates;
@@ -76,6 +77,10 @@ pub struct LogitNormal {
     /// [drift, noise].
     movement: Fit<2>,
     spread: Fit<1>,
+    /// Order in which prompts of which nothing is known are looked for.
+    seed: u64,
+    /// Laid out at the first search.
+    search: Option<PoolSearch>,
 }
 
 impl LogitNormal {
@@ -95,13 +100,20 @@ impl LogitNormal {
             reminder: Fit::new("belief.reminder", [reminder], TEXT_PRECISIONS.map(|precision| [precision]).into_iter(), MEMORY, fit),
             movement: Fit::new("belief.movement", [drift, noise], movements, LONG_MEMORY, fit),
             spread: Fit::new("belief.spread", [spread], SPREADS.map(|spread| [spread]).into_iter(), LONG_MEMORY, fit),
+            seed: settings.seed,
+            search: None,
         }
+    }
+
+    /// What all labels say of a prompt without any.
+    fn without_labels(&self) -> LogitGaussian {
+        LogitGaussian::around(logit(self.base_rate.mean()), self.prior.value()[0])
     }
 
     /// What a prompt's labels say at `version`, or at its own version if that is newer; without labels, what all labels say.
     fn walk(&self, record: &PromptRecord, version: u32) -> LogitGaussian {
         if !record.is_labelled() || !self.use_history {
-            return LogitGaussian::around(logit(self.base_rate.mean()), self.prior.value()[0]);
+            return self.without_labels();
         }
         state(record).after(f64::from(version.saturating_sub(record.version)), self.dynamics())
     }
@@ -117,7 +129,14 @@ impl LogitNormal {
 
     fn believed(&self, prompt: u32, predicted_reward: f32, version: u32) -> LogitGaussian {
         let record = self.records.under(prompt, predicted_reward);
-        with_text(self.walk(&record, version), text(&record), self.text_precision(&record))
+        with_text(self.walk(&record, version), record.text(), self.text_precision(&record))
+    }
+
+    /// Keeps the index up to date with a record that has changed.
+    fn note(&mut self, prompt: u32) {
+        if let Some(search) = &mut self.search {
+            search.note(prompt, &self.records);
+        }
     }
 
     /// Fits the parameters to a label that is about to be taken in.
@@ -126,7 +145,7 @@ impl LogitNormal {
             self.learn_movement(record, label);
             return;
         }
-        let (base, text) = (logit(self.base_rate.mean()), text(record));
+        let (base, text) = (logit(self.base_rate.mean()), record.text());
         let prior = |&[variance, precision]: &[f64; 2]| with_text(LogitGaussian::around(base, variance), text, precision);
         let priors = self.prior.likelihoods(|settings| {
             let priors: Vec<LogitGaussian> = settings.iter().map(prior).collect();
@@ -139,7 +158,7 @@ impl LogitNormal {
     fn learn_movement(&mut self, record: &PromptRecord, label: &Label) {
         let Some(elapsed) = label.version.checked_sub(record.version) else { return };
         let ([precision], current) = (self.reminder.value(), self.dynamics());
-        let (state, text, elapsed) = (state(record), text(record), f64::from(elapsed));
+        let (state, text, elapsed) = (state(record), record.text(), f64::from(elapsed));
         let likelihoods = |beliefs: Vec<LogitGaussian>| LogitGaussian::rough_log_likelihoods(&beliefs, label.successes, label.rollouts);
         if text.is_some() {
             let now = state.after(elapsed, current);
@@ -159,12 +178,6 @@ impl LogitNormal {
     }
 }
 
-/// Logit of the text prediction; none without one.
-fn text(record: &PromptRecord) -> Option<f64> {
-    let predicted_reward = f64::from(record.predicted_reward);
-    (!predicted_reward.is_nan()).then(|| logit(predicted_reward.clamp(PRIOR_MARGIN, 1.0 - PRIOR_MARGIN)))
-}
-
 /// Fuses what labels say with what the text says.
 fn with_text(walk: LogitGaussian, text: Option<f64>, precision: f64) -> LogitGaussian {
     match text {
@@ -180,15 +193,34 @@ impl Belief for LogitNormal {
         // A late label is weighed at its own time; the state then walks on to the time of the newest.
         let (lag, dynamics) = (f64::from(record.version.saturating_sub(label.version)), self.dynamics());
         let newest = self.walk(&record, label.version);
-        let then = with_text(newest.after(-lag, dynamics), text(&record), self.text_precision(&record));
+        let then = with_text(newest.after(-lag, dynamics), record.text(), self.text_precision(&record));
         let said = then.given(label.successes, label.rollouts);
         let LogitGaussian { mean, variance } = newest.learning(then.after(lag, dynamics), said.after(lag, dynamics));
         self.base_rate.observe(label);
-        self.records.set_history(label, [mean, variance])
+        let late = self.records.set_history(label, [mean, variance]);
+        self.note(label.prompt);
+        late
     }
 
     fn set_prior(&mut self, prompt: u32, predicted_reward: f32) {
         self.records.set_prior(prompt, predicted_reward);
+        self.note(prompt);
+    }
+
+    fn best_of_pool(&mut self, query: &PoolQuery) -> Vec<u32> {
+        let laid_out = || {
+            let order = Permutation::new(derive_key(self.seed, "unknown", &[]), self.records.len());
+            PoolSearch::new(&self.records, self.group_size, order)
+        };
+        let mut search = self.search.take().unwrap_or_else(laid_out);
+        let present = Present {
+            prior: self.without_labels(),
+            dynamics: self.dynamics(),
+            text_precisions: [self.prior.value()[1], self.reminder.value()[0]],
+        };
+        let best = search.best(query, &self.records, present, |prompt| self.believed(prompt, f32::NAN, query.version));
+        self.search = Some(search);
+        best
     }
 
     fn forecast(&self, prompt: u32, predicted_reward: f32, version: u32) -> Forecast {
@@ -229,6 +261,7 @@ impl Belief for LogitNormal {
     }
 
     fn restore(&mut self, state: &mut StateReader, carry: &Carry) -> Result<()> {
+        self.search = None;
         self.records.restore(state, carry)?;
         self.base_rate.restore(state)?;
         self.prior.restore(state)?;
@@ -240,6 +273,7 @@ impl Belief for LogitNormal {
 
 #[cfg(test)]
 mod tests {
+    use super::super::surface::Outlooks;
     use super::*;
     use crate::vectors::tests::plainly;
     use proptest::prelude::*;
@@ -267,6 +301,57 @@ mod tests {
 
     fn observed() -> impl Strategy<Value = Observed> {
         (0..PROMPTS, any::<u32>(), 0..4_u32, prop_oneof![Just(f32::NAN), 0.0..=1.0_f32])
+    }
+
+    /// Mean, variance, version and text prediction; the variance is 0 without a label.
+    type Known = (f32, f32, u32, f32);
+
+    fn known() -> impl Strategy<Value = Known> {
+        let variance = prop_oneof![Just(0.0), 1e-4..0.1_f32, 0.1..20.0_f32];
+        let text = prop_oneof![Just(f32::NAN), 0.0..=1.0_f32];
+        (prop_oneof![-1.0..1.0_f32, -18.0..18.0_f32], variance, 0..3000_u32, text)
+    }
+
+    /// A belief of which so much is known of each prompt; some of them three times.
+    fn knowing(known: &[Known], settings: &Settings) -> LogitNormal {
+        let known: Vec<Known> = known.iter().copied().cycle().take(known.len() * 3 / 2).collect();
+        let mut belief = LogitNormal::new(known.len(), settings);
+        for (&(mean, variance, version, text), prompt) in known.iter().zip(0..) {
+            let label = Label { prompt, successes: 0, rollouts: 1, informative: false, version, weight: 1.0 };
+            if variance > 0.0 {
+                belief.records.set_history(&label, [mean, variance].map(f64::from));
+            }
+            belief.set_prior(prompt, text);
+        }
+        belief
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(40))]
+
+        #[test]
+        fn a_search_finds_what_a_scan_finds(
+            known in prop::collection::vec(known(), 1..2000), count in 1..150_usize, version in 0..3500_u32, deviations in [0.0..2.0_f64, 0.0..2.0],
+            parameters in [(-0.05..0.05_f64), (1e-6..0.1_f64), (-0.02..0.02_f64), (0.0..3.0_f64), (0.0..3.0_f64)], modulus in 1..4_u32,
+        ) {
+            let names = ["drift", "noise", "spread", "text_precision", "text_precision_labelled"];
+            let belief_options = names.into_iter().map(String::from).zip(parameters).collect();
+            let mut belief = knowing(&known, &Settings { belief_options, fit_belief: false, ..Settings::default() });
+            let is_free = |prompt: u32| prompt.is_multiple_of(modulus);
+            let found = belief.best_of_pool(&PoolQuery { count, version, deviations, is_free: &is_free });
+
+            let surfaces = deviations.map(|deviations| Outlooks::new(8).surface(deviations));
+            let believed = |prompt: u32| belief.believed(prompt, f32::NAN, version);
+            let score = |prompt: u32| surfaces[usize::from(belief.records.is_labelled(prompt))].at(believed(prompt));
+            let mut scores: Vec<f64> = (0..belief.records.len() as u32).filter(|&prompt| is_free(prompt)).map(score).collect();
+            scores.sort_by(|a, b| b.total_cmp(a));
+            // Unknown prompts are not looked for everywhere.
+            if count * 16 >= belief.records.len() {
+                scores.truncate(count);
+                prop_assert_eq!(found.iter().map(|&prompt| score(prompt)).collect::<Vec<f64>>(), scores);
+            }
+            prop_assert!(found.iter().all(|&prompt| is_free(prompt)));
+        }
     }
 
     proptest! {

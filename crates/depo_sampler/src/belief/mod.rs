@@ -3,6 +3,8 @@
 mod fit;
 mod logit_gaussian;
 mod records;
+mod search;
+mod surface;
 
 pub use beta::{BetaCounts, DiscountedBeta};
 pub use logit_gaussian::LogitGaussian;
@@ -56,6 +58,19 @@ impl Label {
     }
 }
 
+/// Which prompts of a whole pool are looked for.
+#[derive(Clone, Copy)]
+pub struct PoolQuery<'a> {
+    /// Prompts wanted.
+    pub count: usize,
+    /// Version at which they are judged.
+    pub version: u32,
+    /// The score is P(informative) and so many of its standard deviations: of prompts without labels, and with.
+    pub deviations: [f64; 2],
+    /// Whether a prompt may be among them.
+    pub is_free: &'a dyn Fn(u32) -> bool,
+}
+
 /// A model of every prompt's pass rate over policy versions.
 pub trait Belief {
     /// Takes in a label. Returns whether it is late: older than the newest of its prompt.
@@ -66,6 +81,12 @@ pub trait Belief {
 
     /// Forecast at `version` under a text prediction; NaN stands for the stored one.
     fn forecast(&self, prompt: u32, predicted_reward: f32, version: u32) -> Forecast;
+
+    /// The free prompts with the highest scores under their stored text predictions, best first, up to 1e-3 in the score; fewer if no more are found in
+    /// the time that a search may take, none by a model that cannot search. Much less work than a forecast of every prompt.
+    fn best_of_pool(&mut self, _query: &PoolQuery) -> Vec<u32> {
+        vec![]
+    }
 
     /// A pass rate drawn from what `forecast` summarises, in [0, 1]: a function of the stream alone, given the belief.
     fn draw_pass_rate(&self, prompt: u32, predicted_reward: f32, version: u32, stream: Stream) -> f64;

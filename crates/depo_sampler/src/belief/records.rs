@@ -1,6 +1,7 @@
 //! What is kept of each prompt under any model: two numbers for its history, the version they stand at, and its text prediction.
 
-use super::Label;
+use super::logit_gaussian::logit;
+use super::{Label, PRIOR_MARGIN};
 use crate::error::Result;
 use crate::state::{Carry, StateMap, StateReader};
 
@@ -21,6 +22,12 @@ impl PromptRecord {
     pub fn is_labelled(&self) -> bool {
         self.history != UNKNOWN_PROMPT.history
     }
+
+    /// Logit of the text prediction; none without one.
+    pub fn text(&self) -> Option<f64> {
+        let predicted_reward = f64::from(self.predicted_reward);
+        (!predicted_reward.is_nan()).then(|| logit(predicted_reward.clamp(PRIOR_MARGIN, 1.0 - PRIOR_MARGIN)))
+    }
 }
 
 /// The records of a pool.
@@ -35,6 +42,10 @@ impl Records {
     /// Nothing is known of any of `len` prompts.
     pub fn new(len: usize, names: [&'static str; 2]) -> Self {
         Self { names, records: vec![UNKNOWN_PROMPT; len] }
+    }
+
+    pub fn len(&self) -> usize {
+        self.records.len()
     }
 
     pub fn is_labelled(&self, prompt: u32) -> bool {

@@ -231,9 +231,13 @@ impl Sampler {
     /// What the policy says of a prompt at this version, with the lots of the version: whoever is asked again gets the same ones.
     fn judgement(&self, prompt: u32, predicted_reward: f32, forecast: Forecast, policy_version: u32) -> Judgement {
         let stream = Stream::of(self.settings.seed, "judge", &[policy_version.into(), prompt.into()]);
-        let visits = self.counters[Counter::Labelled] as f64 / self.pool.len().max(1) as f64;
-        let asked = Asked { prompt, predicted_reward, forecast, policy_version, visits, stream };
+        let asked = Asked { prompt, predicted_reward, forecast, policy_version, visits: self.visits(), stream };
         self.policy.judge(&asked, self.belief.as_ref())
+    }
+
+    /// Labels so far per prompt of the pool.
+    fn visits(&self) -> f64 {
+        self.counters[Counter::Labelled] as f64 / self.pool.len().max(1) as f64
     }
 
     /// Notes that `policy_version` exists.

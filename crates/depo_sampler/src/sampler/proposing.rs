@@ -5,7 +5,7 @@ use crate::buffer::Pending;
 use crate::counters::Counter;
 use crate::error::{Error, Result};
 use crate::rng::Stream;
-use crate::selection::Progress;
+use crate::selection::{Progress, Wanted};
 
 impl Sampler {
     /// Candidates to be scored next for a batch of `n`: first those left admitted by the last batch and those unlabelled for too long.
@@ -29,9 +29,19 @@ impl Sampler {
         }
         let progress = Progress { n, admitted: self.buffer.admitted(), waiting: self.buffer.waiting(), judged: self.buffer.compared() };
         let fresh = if warmup { progress.missing() } else { self.policy.search().fresh_candidates(&progress) };
-        let prompts = self.pool.claim_next(fresh);
+        let nominated = if warmup { vec![] } else { self.nominees(fresh, policy_version) };
+        let others = fresh - nominated.len();
+        self.wait_for(nominated, false);
+        let prompts = self.pool.claim_next(others);
         self.wait_for(prompts, false);
         Ok(self.buffer.propose())
+    }
+
+    /// Candidates that the policy looks for in the whole pool.
+    fn nominees(&mut self, count: usize, policy_version: u32) -> Vec<u32> {
+        let (stream, visits, pool) = (Stream::of(self.settings.seed, "nominate", &[self.takes]), self.visits(), &self.pool);
+        let wanted = Wanted { count, policy_version, visits, stream, is_free: &|prompt| pool.is_free(prompt) };
+        self.policy.nominate(&wanted, self.belief.as_mut())
     }
 
     /// The same with no other candidates than the free ones of `among`: all of them at once, in an order that depends on seed and batch

@@ -4,8 +4,8 @@
 //! confidence bounds; Auer, Cesa-Bianchi and Fischer, Machine Learning 2002). Prompts without a label get another share, `curiosity`, which
 //! grows with the labels per prompt so far, to full at one: the best guess of how often prompts will be met again is how often they were.
 
-use super::{Asked, Judgement, NamedOption, Registered, Search, SelectionPolicy};
-use crate::belief::Belief;
+use super::{Asked, CandidatesFrom, Judgement, NamedOption, Registered, Search, SelectionPolicy, Wanted};
+use crate::belief::{Belief, PoolQuery};
 
 /// Standard deviations added for a prompt with labels.
 const OPTIMISM: NamedOption = NamedOption { name: "optimism", default: 1.25, range: (0.0, 10.0) };
@@ -19,6 +19,7 @@ pub(super) const POLICY: Registered = Registered {
     build: |settings, _| {
         Box::new(Budget {
             candidates_per_draw: settings.candidates_per_draw,
+            searches_pool: settings.candidates_from == CandidatesFrom::Pool,
             optimism: OPTIMISM.of(&settings.policy_options),
             curiosity: CURIOSITY.of(&settings.policy_options),
         })
@@ -27,8 +28,16 @@ pub(super) const POLICY: Registered = Registered {
 
 struct Budget {
     candidates_per_draw: usize,
+    searches_pool: bool,
     optimism: f64,
     curiosity: f64,
+}
+
+impl Budget {
+    /// Standard deviations added for prompts without a label, and with.
+    fn deviations(&self, visits: f64) -> [f64; 2] {
+        [self.curiosity * visits.min(1.0), self.optimism]
+    }
 }
 
 impl SelectionPolicy for Budget {
@@ -37,7 +46,17 @@ impl SelectionPolicy for Budget {
     }
 
     fn judge(&self, asked: &Asked, _belief: &dyn Belief) -> Judgement {
-        let deviations = if asked.forecast.labelled { self.optimism } else { self.curiosity * asked.visits.min(1.0) };
+        let deviations = self.deviations(asked.visits)[usize::from(asked.forecast.labelled)];
         Judgement::competing(asked.forecast.p_informative + deviations * asked.forecast.deviation)
+    }
+
+    fn nominate(&mut self, wanted: &Wanted, belief: &mut dyn Belief) -> Vec<u32> {
+        if !self.searches_pool {
+            return vec![];
+        }
+        let Wanted { count, policy_version: version, visits, is_free, .. } = *wanted;
+        // One of those that compete for a place comes in epoch order: what is believed of a prompt whose belief is wrong is mended by nobody else.
+        let count = count - count / self.candidates_per_draw;
+        belief.best_of_pool(&PoolQuery { count, version, deviations: self.deviations(visits), is_free })
     }
 }

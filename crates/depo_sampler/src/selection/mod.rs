@@ -4,8 +4,10 @@
 //! count in their order of arrival, explored prompts included, probes of fewer rollouts than a group not. The belief stays beside every policy, so that each draw's
 //! P(informative) is the belief's; recorded admissions are probabilities given what the policy's own lots said.
 
+use std::str::FromStr;
+
 use crate::belief::{Belief, Forecast, Label};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::registry::{NamedOption, registry};
 use crate::rng::Stream;
 use crate::state::{Carry, StateMap, StateReader};
@@ -79,6 +81,52 @@ impl Progress {
     }
 }
 
+/// Where the candidates come from that a policy compares.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum CandidatesFrom {
+    /// The next ones in epoch order.
+    Epoch,
+    /// The whole pool: those that the policy nominates; budget: but for one per prompt wanted, in epoch order.
+    Pool,
+}
+
+impl CandidatesFrom {
+    /// Every place.
+    pub const ALL: [Self; 2] = [Self::Epoch, Self::Pool];
+
+    /// The name in settings.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Epoch => "epoch",
+            Self::Pool => "pool",
+        }
+    }
+}
+
+impl FromStr for CandidatesFrom {
+    type Err = Error;
+
+    fn from_str(name: &str) -> Result<Self> {
+        let found = Self::ALL.into_iter().find(|place| place.name() == name);
+        found.ok_or_else(|| Error::argument("candidates_from", format!("{name:?}"), format!("one of {}", Self::ALL.map(Self::name).join(", "))))
+    }
+}
+
+/// Candidates that are looked for in the whole pool.
+#[derive(Clone, Copy)]
+pub struct Wanted<'a> {
+    /// Candidates wanted.
+    pub count: usize,
+    /// Version of the policy that would roll them out.
+    pub policy_version: u32,
+    /// Labels so far per prompt of the pool.
+    pub visits: f64,
+    /// Lots of this batch.
+    pub stream: Stream,
+    /// Whether a prompt may be among them.
+    pub is_free: &'a dyn Fn(u32) -> bool,
+}
+
 /// How candidates are looked for. Caps count per prompt wanted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Search {
@@ -144,6 +192,11 @@ pub trait SelectionPolicy {
 
     /// Judges one candidate.
     fn judge(&self, asked: &Asked, belief: &dyn Belief) -> Judgement;
+
+    /// The candidates of the whole pool that would be judged best, at most as many as wanted; the rest comes in epoch order.
+    fn nominate(&mut self, _wanted: &Wanted, _belief: &mut dyn Belief) -> Vec<u32> {
+        vec![]
+    }
 
     /// A policy version begins that no call has named before; called before anything else is done at that version.
     fn begin_step(&mut self, _version: u32) {}

@@ -3,15 +3,17 @@
 //!
 //! Weighted sampling without replacement by exponential keys: the candidates with the greatest ln(u) / w are drawn (Efraimidis and Spirakis,
 //! "Weighted random sampling with a reservoir", 2006). The source samples with replacement from the whole pool; here a prompt is in flight
-//! once, and candidates compete in chunks. Its gate that refuses groups without advantage is the trainer's backfill.
+//! once, and candidates compete in chunks, unless `candidates_from` is the pool: a sum tree then draws from all of it. Its gate that refuses groups
+//! without advantage is the trainer's backfill.
 
-use super::{Asked, Judgement, NamedOption, Registered, Search, SelectionPolicy};
+use super::{Asked, CandidatesFrom, Judgement, NamedOption, Registered, Search, SelectionPolicy, Wanted};
 use crate::belief::{Belief, Label};
 use crate::error::Result;
 use crate::portable::ln;
 use crate::settings::Settings;
 use crate::state::{Carry, StateMap, StateReader};
 use crate::variates::Variates;
+use depo_structures::SumTree;
 
 const WEIGHT_RANGE: (f64, f64) = (1e-6, 1e6);
 
@@ -41,6 +43,8 @@ struct PrimePools {
     easy_weight: f64,
     /// Pass rate of each prompt's latest group; NaN: unseen.
     pass_rates: Vec<f64>,
+    /// Weights of the whole pool, if it is drawn from.
+    weights: Option<SumTree>,
 }
 
 impl PrimePools {
@@ -52,6 +56,7 @@ impl PrimePools {
             hard_weight: HARD_WEIGHT.of(&settings.policy_options),
             easy_weight: EASY_WEIGHT.of(&settings.policy_options),
             pass_rates: vec![f64::NAN; len],
+            weights: (settings.candidates_from == CandidatesFrom::Pool).then(|| SumTree::new(&vec![1.0; len])),
         }
     }
 
@@ -68,7 +73,13 @@ impl PrimePools {
 
 impl SelectionPolicy for PrimePools {
     fn search(&self) -> Search {
-        Search::Compare { candidates_per_draw: self.candidates_per_draw }
+        // Whoever was drawn from the whole pool need not compete any more.
+        Search::Compare { candidates_per_draw: if self.weights.is_some() { 1 } else { self.candidates_per_draw } }
+    }
+
+    fn nominate(&mut self, wanted: &Wanted, _belief: &mut dyn Belief) -> Vec<u32> {
+        let Wanted { count, stream, is_free, .. } = *wanted;
+        self.weights.as_mut().map_or_else(Vec::new, |weights| weights.draw_distinct(count, |counter| stream.bits(counter), is_free))
     }
 
     fn judge(&self, asked: &Asked, _belief: &dyn Belief) -> Judgement {
@@ -78,6 +89,10 @@ impl SelectionPolicy for PrimePools {
 
     fn observe(&mut self, label: &Label) {
         self.pass_rates[label.prompt as usize] = label.pass_rate();
+        let weight = self.weight(label.pass_rate()) as f32;
+        if let Some(weights) = &mut self.weights {
+            weights.set([(label.prompt, weight)]);
+        }
     }
 
     fn save(&self, state: &mut StateMap) {
@@ -87,6 +102,10 @@ impl SelectionPolicy for PrimePools {
     fn restore(&mut self, state: &mut StateReader, carry: &Carry) -> Result<()> {
         let pass_rates = state.lent("policy.pass_rates", carry.saved_len())?;
         self.pass_rates = carry.gather(|prompt| pass_rates[prompt], f64::NAN);
+        if self.weights.is_some() {
+            let weights: Vec<f32> = self.pass_rates.iter().map(|&pass_rate| self.weight(pass_rate) as f32).collect();
+            self.weights = Some(SumTree::new(&weights));
+        }
         Ok(())
     }
 }

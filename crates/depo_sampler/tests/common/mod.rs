@@ -4,7 +4,7 @@ use depo_sampler::belief::BeliefKind;
 use depo_sampler::exploration::ExploreBy;
 use depo_sampler::rng::Stream;
 use depo_sampler::sampler::Status;
-use depo_sampler::selection::PolicyKind;
+use depo_sampler::selection::{CandidatesFrom, PolicyKind};
 use depo_sampler::state::StateMap;
 use depo_sampler::{Sampler, Settings};
 use proptest::prelude::*;
@@ -53,7 +53,7 @@ pub fn ops() -> impl Strategy<Value = Vec<Op>> {
 
 pub fn settings() -> impl Strategy<Value = Settings> {
     let kinds = (prop::sample::select(PolicyKind::ALL), prop::sample::select(BeliefKind::ALL), prop::sample::select(&ExploreBy::ALL));
-    (kinds, any::<u64>(), 0..4_u32, 0.0..0.5_f64, 0..5_u32, any::<bool>(), any::<bool>()).prop_map(
+    let anyhow = (kinds, any::<u64>(), 0..4_u32, 0.0..0.5_f64, 0..5_u32, any::<bool>(), any::<bool>()).prop_map(
         |((policy, belief, explore_by), seed, warmup_steps, explore_share, max_age, use_history, floors)| Settings {
             group_size: 4,
             policy,
@@ -72,7 +72,14 @@ pub fn settings() -> impl Strategy<Value = Settings> {
             source_floors: if floors { vec![0.3, 0.1] } else { vec![0.0, 0.0] },
             ..Settings::default()
         },
-    )
+    );
+    (anyhow, any::<bool>()).prop_map(|(settings, searches)| if searches { searching(settings) } else { settings })
+}
+
+/// The same with candidates from the whole pool, if that may be.
+pub fn searching(settings: Settings) -> Settings {
+    let searching = Settings { candidates_from: CandidatesFrom::Pool, ..settings.clone() };
+    if searching.validate().is_ok() { searching } else { settings }
 }
 
 pub struct Caller {

@@ -1,0 +1,152 @@
+//! Candidates from the whole pool: the best there are, nobody in flight, and the same after a resume.
+
+#![allow(clippy::unwrap_used, reason = "an unwrap that fails, fails the test")]
+
+mod common;
+
+use std::collections::BTreeSet;
+
+use common::{Caller, Op, ops, searching, settings};
+use depo_sampler::belief::BeliefKind;
+use depo_sampler::rng::Stream;
+use depo_sampler::selection::{CandidatesFrom, PolicyKind};
+use depo_sampler::{Error, Sampler, Settings};
+use proptest::prelude::*;
+
+/// What nominated prompts may score less than others.
+const TOLERANCE: f64 = 1e-3;
+const CANDIDATES_PER_DRAW: usize = 3;
+const OPTIMISM: f64 = 1.25;
+const CURIOSITY: f64 = 2.0;
+
+fn pool_settings() -> Settings {
+    let candidates_from = CandidatesFrom::Pool;
+    Settings { group_size: 4, warmup_steps: 0, candidates_per_draw: CANDIDATES_PER_DRAW, candidates_from, ..Settings::default() }
+}
+
+/// A sampler that has drawn, and been told, for some versions.
+struct Run {
+    sampler: Sampler,
+    prompts: usize,
+    lots: Stream,
+    version: u32,
+    in_flight: Vec<i64>,
+}
+
+impl Run {
+    fn new(prompts: usize, seed: u64, settings: Settings) -> Self {
+        let sampler = Sampler::new((0..prompts as u64).collect(), vec![0; prompts], settings).unwrap();
+        Self { sampler, prompts, lots: Stream::new(seed), version: 0, in_flight: vec![] }
+    }
+
+    /// P(informative) plus optimism of every prompt, under its stored prediction.
+    fn scores(&self) -> Vec<f64> {
+        let all: Vec<i64> = (0..self.prompts as i64).collect();
+        let forecasts = self.sampler.beliefs(&all, &vec![f32::NAN; self.prompts], self.version).unwrap();
+        let labelled = self.sampler.counters().find(|(name, _)| *name == "labelled").unwrap().1;
+        let curiosity = CURIOSITY * (labelled as f64 / self.prompts as f64).min(1.0);
+        let deviations = |labelled: bool| if labelled { OPTIMISM } else { curiosity };
+        forecasts.iter().map(|each| each.p_informative + deviations(each.labelled) * each.deviation).collect()
+    }
+
+    /// Draws `n` prompts, and tells of most that are in flight. Returns the candidates.
+    fn step(&mut self, n: usize) -> Vec<u32> {
+        let lots = Stream::new(self.lots.bits(self.version.into()));
+        let proposed = self.sampler.propose(n, self.version).unwrap();
+        let candidates: Vec<i64> = proposed.iter().copied().map(i64::from).collect();
+        let prediction = |prompt: u64| if lots.unit(3 * prompt) < 0.3 { f32::NAN } else { lots.unit(3 * prompt + 1) as f32 };
+        let predictions: Vec<f32> = proposed.iter().map(|&prompt| prediction(prompt.into())).collect();
+        self.sampler.offer(&candidates, &predictions, self.version).unwrap();
+        self.in_flight.extend(self.sampler.take(n, self.version).iter().map(|draw| draw.draw_id as i64));
+        let (told, kept): (Vec<i64>, Vec<i64>) = self.in_flight.iter().partition(|&&id| lots.unit(id as u64) < 0.8);
+        self.in_flight = kept;
+        let rewards: Vec<f32> = (0..4 * told.len() as u64).map(|rollout| lots.unit(rollout << 20).round() as f32).collect();
+        self.sampler.observe(&told, &rewards, [told.len(), 4], &vec![0.5; told.len()], self.version).unwrap();
+        self.version += 1 + lots.below(7, 30) as u32;
+        proposed
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(40))]
+
+    #[test]
+    fn nominated_are_the_best_of_all_that_are_free(prompts in 1..700_usize, seed: u64, steps in 1..30, fit_belief: bool) {
+        let mut run = Run::new(prompts, seed, Settings { seed, fit_belief, ..pool_settings() });
+        for _ in 0..steps {
+            let n = 1 + prompts / 32 + (seed % 5) as usize;
+            let scores = run.scores();
+            let busy: BTreeSet<u32> = run.sampler.in_flight().map(|draw| draw.prompt).collect();
+            let candidates = run.step(n);
+            let free = prompts - busy.len();
+            prop_assert_eq!(candidates.len(), (CANDIDATES_PER_DRAW * n).min(free));
+            prop_assert!(candidates.iter().all(|prompt| !busy.contains(prompt)), "in flight");
+            let nominated = &candidates[..((CANDIDATES_PER_DRAW - 1) * n).min(free)];
+            let score = |&prompt: &u32| scores[prompt as usize];
+            let worst = nominated.iter().map(score).fold(f64::INFINITY, f64::min);
+            let others = (0..prompts as u32).filter(|prompt| !busy.contains(prompt) && !nominated.contains(prompt));
+            let best = others.map(|prompt| score(&prompt)).fold(f64::NEG_INFINITY, f64::max);
+            prop_assert!(worst >= best - TOLERANCE, "{} < {}", worst, best);
+        }
+    }
+
+    #[test]
+    fn a_split_run_equals_a_run_in_one_piece(
+        prompts in 1..300_usize, settings in settings(), policy in prop::sample::select(vec![PolicyKind::Budget, PolicyKind::PrimePools]), ops in ops(), n in 1..40_usize,
+    ) {
+        let settings = searching(Settings { policy, belief: BeliefKind::LogitNormal, use_history: true, ..settings });
+        prop_assert!(settings.candidates_from == CandidatesFrom::Pool);
+        let mut whole = Caller::new(prompts, settings.clone());
+        let mut split = Caller::new(prompts, settings);
+        // What is known before makes the index one of many boxes.
+        let known = (0..6).flat_map(|_| [Op::Batch(n), Op::Step(2)]).chain((0..n).map(|place| Op::Observe(place, place as u64)));
+        for op in known.chain(ops) {
+            whole.apply(&op);
+            split.reload();
+            split.apply(&op);
+        }
+        prop_assert_eq!(&whole.log, &split.log);
+        prop_assert_eq!(format!("{:?}", whole.sampler.state()), format!("{:?}", split.sampler.state()));
+    }
+}
+
+#[test]
+fn settings_that_cannot_be_searched_are_refused_by_name() {
+    let others = [
+        Settings { policy: PolicyKind::Thompson, ..pool_settings() },
+        Settings { belief: BeliefKind::Beta, ..pool_settings() },
+        Settings { use_history: false, ..pool_settings() },
+        Settings { candidates_per_draw: 1, ..pool_settings() },
+    ];
+    for (settings, named) in others.into_iter().zip(["policy thompson", "belief beta", "use_history off", "candidates_per_draw 1"]) {
+        let Err(Error::Argument { argument, got, .. }) = settings.validate() else { panic!("{named} is accepted") };
+        assert_eq!((argument, got), ("candidates_from", format!("pool with {named}")));
+        assert_eq!(Settings { candidates_from: CandidatesFrom::Epoch, ..settings }.validate(), Ok(()));
+    }
+    assert_eq!("epcoh".parse::<CandidatesFrom>().unwrap_err().to_string(), "candidates_from: got \"epcoh\", expected one of epoch, pool");
+}
+
+/// With one candidate per place drawn from the whole pool, drawn prompts are a sample by weight: those of weight .2 come five times less often.
+#[test]
+fn pools_of_prime_rl_are_drawn_from_by_weight() {
+    let (prompts, n) = (1000, 100);
+    let mut run = Run::new(prompts, 0, Settings { policy: PolicyKind::PrimePools, explore_share: 0.0, ..pool_settings() });
+    let (mut hard, mut normal) = (0.0, 0.0);
+    for version in 0..200 {
+        let candidates = run.sampler.propose(n, version).unwrap();
+        assert_eq!(candidates.len(), n);
+        run.sampler.offer(&candidates.iter().copied().map(i64::from).collect::<Vec<_>>(), &vec![f32::NAN; n], version).unwrap();
+        let draws = run.sampler.take(n, version);
+        let ids: Vec<i64> = draws.iter().map(|draw| draw.draw_id as i64).collect();
+        // Even prompts are hopeless, odd ones right half of the time.
+        let reward = |prompt: u32, rollout: u32| if prompt.is_multiple_of(2) { 0.0 } else { (rollout % 2) as f32 };
+        let rewards: Vec<f32> = draws.iter().flat_map(|draw| (0..4).map(move |rollout| reward(draw.prompt, rollout))).collect();
+        run.sampler.observe(&ids, &rewards, [n, 4], &vec![0.5; n], version).unwrap();
+        if version >= 100 {
+            hard += draws.iter().filter(|draw| draw.prompt % 2 == 0).count() as f64;
+            normal += draws.iter().filter(|draw| draw.prompt % 2 == 1).count() as f64;
+        }
+    }
+    // Without replacement the odds are a little above .2; 10,000 draws leave a standard error of .005.
+    assert!((hard / normal - 0.2_f64).abs() < 0.03, "{hard} {normal}");
+}
