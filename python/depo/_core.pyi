@@ -222,6 +222,7 @@ class Sampler:
         candidates_per_draw: int,
         explore_share: float,
         explore_by: str = "uniform",
+        candidates_from: str = "epoch",
         max_age: int,
         probe_rollouts: int,
         reprobe_share: float,
@@ -241,6 +242,10 @@ class Sampler:
         explore_by: "uniform", or "ucb": explored places go to the clusters (source x fifth of the believed pass rate) with the greatest upper confidence
         bound on their share of informative explored groups, uniformly within each. Admissions are then exact given what these arms know; rejected
         candidates of clusters without a place could not be drawn, so weights of 1 / admission stand for the explored clusters alone.
+
+        candidates_from: "epoch", or "pool": `propose` nominates from the whole pool. Policy budget (with belief "logit_normal", use_history and
+        candidates_per_draw of at least 2) takes those with the highest scores under stored predictions, up to 2e-3, and one candidate per prompt wanted in
+        epoch order; policy "prime_pools" draws by weight. The first search lays out an index, about 16 bytes for each prompt of which something is known.
         """
 
     def propose(self, n: int, policy_version: int, among: ArrayLike | None = None) -> NDArray[np.int64]:

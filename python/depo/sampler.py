@@ -32,8 +32,8 @@ VERDICT_STATUSES = (VerdictStatus.LABELLED, VerdictStatus.UNKNOWN, VerdictStatus
 LOGPROB_ROUNDING = 1e-3  # a mean log-probability may exceed 0 by so much
 REJECTED_BEFORE_CLAIMS = 30  # rejected prompts that were drawn all the same, before anything is said of the rejected
 CORE_SETTINGS = (
-    "policy", "policy_options", "warmup_steps", "window", "candidates_per_draw", "explore_share", "explore_by", "max_age", "probe_rollouts", "reprobe_share",
-    "scan_cap", "use_history", "belief", "belief_options", "fit_belief", "success_threshold", "tolerance", "replay_capacity", "max_target_weight",
+    "policy", "policy_options", "warmup_steps", "window", "candidates_per_draw", "candidates_from", "explore_share", "explore_by", "max_age", "probe_rollouts",
+    "reprobe_share", "scan_cap", "use_history", "belief", "belief_options", "fit_belief", "success_threshold", "tolerance", "replay_capacity", "max_target_weight",
 )  # fmt: skip
 """Settings that the core takes under the names they have in SelectorConfig."""
 

@@ -1,8 +1,8 @@
 //! The best of many items, under any score that can be bounded over a box of the points at which they lie.
 //!
-//! A k-d tree with buckets (Bentley, "Multidimensional binary search trees used for associative searching", 1975), searched best-first (Hjaltason and
-//! Samet, "Distance browsing in spatial databases", 1999). Nodes halve their region, so that the depth is bounded whatever the order of arrival; each
-//! knows the box of its items, which is what is bounded.
+//! A bucket tree over regions that are halved along their longest side (a point-region k-d tree; Samet, "The design and analysis of spatial data
+//! structures", 1990), searched best-first (Hjaltason and Samet, "Distance browsing in spatial databases", 1999). It is a function of where the items lie
+//! alone, not of the order in which they came there, and so is what a search finds.
 
 use std::cmp::{Ordering, Reverse};
 use std::collections::BinaryHeap;
@@ -10,14 +10,14 @@ use std::collections::BinaryHeap;
 /// Least and greatest coordinate by axis.
 pub type Bounds<const D: usize> = [[f32; 2]; D];
 
-/// Items of a leaf before it is split. Half as many in a whole subtree make it a leaf again.
+/// Most items of a leaf.
 const LEAF: usize = 64;
 
-/// Items that differ by less than this share of the axis' unit are not told apart.
-const RESOLUTION: f32 = 1e-3;
+/// Sides shorter than this share of the axis' unit are not halved.
+const SHORTEST_SIDE: f32 = 1.0 / 1024.0;
 
 /// A leaf gives memory back when it uses less than one part in so many.
-const SLACK: usize = 4;
+const SLACK: usize = 2;
 
 const ROOT: u32 = 0;
 
@@ -25,13 +25,16 @@ const ROOT: u32 = 0;
 enum Kind {
     Leaf(Vec<u32>),
     /// Items below `middle` on `axis` are in the first child.
-    Fork { axis: u8, middle: f32, children: [u32; 2], len: u32 },
+    Fork {
+        axis: u8,
+        middle: f32,
+        children: [u32; 2],
+        len: u32,
+    },
 }
 
 #[derive(Debug, Clone)]
-struct Node<const D: usize> {
-    /// Holds every item below; items that left may have made it smaller.
-    bounds: Bounds<D>,
+struct Node {
     /// The root's is the root.
     parent: u32,
     kind: Kind,
@@ -40,77 +43,119 @@ struct Node<const D: usize> {
 /// An item and where it lies.
 type Entry<const D: usize> = ([f32; D], u32);
 
-/// Better is greater; of equals the lower number is better.
+/// A region that was not looked into yet. Greater ones come first: those of the higher bound, of equals those of the lower corner.
 #[derive(Debug, Clone, Copy)]
-struct Ranked {
+struct Open<const D: usize> {
+    bound: f64,
+    node: u32,
+    region: Bounds<D>,
+}
+
+/// An item that was found. Better is greater; of equals the lower number is better.
+#[derive(Debug, Clone, Copy)]
+struct Found {
     score: f64,
-    number: u32,
+    item: u32,
 }
 
-impl Ord for Ranked {
+impl<const D: usize> Ord for Open<D> {
     fn cmp(&self, other: &Self) -> Ordering {
-        self.score.total_cmp(&other.score).then(other.number.cmp(&self.number))
+        let corners = self.region.iter().zip(&other.region).map(|(own, its)| its[0].total_cmp(&own[0]));
+        corners.fold(self.bound.total_cmp(&other.bound), Ordering::then)
     }
 }
 
-impl PartialOrd for Ranked {
-    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
-        Some(self.cmp(other))
+impl Ord for Found {
+    fn cmp(&self, other: &Self) -> Ordering {
+        self.score.total_cmp(&other.score).then(other.item.cmp(&self.item))
     }
 }
 
-impl PartialEq for Ranked {
-    fn eq(&self, other: &Self) -> bool {
-        self.cmp(other).is_eq()
-    }
+macro_rules! compared {
+    ($ranked:ty, $($parameters:tt)*) => {
+        impl $($parameters)* PartialOrd for $ranked {
+            fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+                Some(self.cmp(other))
+            }
+        }
+
+        impl $($parameters)* PartialEq for $ranked {
+            fn eq(&self, other: &Self) -> bool {
+                self.cmp(other).is_eq()
+            }
+        }
+
+        impl $($parameters)* Eq for $ranked {}
+    };
+}
+compared!(Open<D>, <const D: usize>);
+compared!(Found,);
+
+/// The best so far.
+struct Best {
+    count: usize,
+    floor: f64,
+    found: BinaryHeap<Reverse<Found>>,
 }
 
-impl Eq for Ranked {}
+impl Best {
+    /// No item below this is among the best.
+    fn bar(&self) -> f64 {
+        let worst = self.found.peek().filter(|_| self.found.len() == self.count);
+        worst.map_or(self.floor, |worst| worst.0.score)
+    }
+
+    fn take(&mut self, item: Found) {
+        if self.found.len() < self.count {
+            self.found.push(Reverse(item));
+        } else if let Some(mut worst) = self.found.peek_mut().filter(|worst| item > worst.0) {
+            *worst = Reverse(item);
+        }
+    }
+}
 
 /// Items 0..len, each at a point of `D` axes or nowhere.
 #[derive(Debug, Clone)]
 pub struct BoxTree<const D: usize> {
     region: Bounds<D>,
     units: [f32; D],
-    nodes: Vec<Node<D>>,
+    nodes: Vec<Node>,
     unused: Vec<u32>,
     /// One more than the leaf; 0: nowhere.
     leaves: Vec<u32>,
 }
 
 impl<const D: usize> BoxTree<D> {
-    /// A tree of some of the items 0..`len`. `region` holds all points that will ever be (others are found as surely, but slower); along each axis, a
-    /// distance of a unit matters as much to scores as one along any other. No coordinate may be NaN.
+    /// A tree of some of the items 0..`len`, all of them within `region`. A unit along one axis should move scores about as far as one along another.
     pub fn new(len: usize, region: Bounds<D>, units: [f32; D], mut entries: Vec<Entry<D>>) -> Self {
-        let mut tree = Self { region, units, nodes: vec![], unused: vec![], leaves: vec![0; len] };
-        let root = tree.allocate(ROOT);
-        tree.lay_out(root, &mut entries, region);
+        let root = Node { parent: ROOT, kind: Kind::Leaf(vec![]) };
+        let mut tree = Self { region, units, nodes: vec![root], unused: vec![], leaves: vec![0; len] };
+        tree.lay_out(ROOT, &mut entries, region);
         tree
     }
 
-    /// Puts an item where `point_of` says it is now; `point_of` must hold for the items put before, too.
+    /// Puts an item where `point_of` says it is now, within the region; `point_of` must say where the others were put, too.
     ///
     /// # Panics
     /// There is no such item.
     pub fn put(&mut self, item: u32, point_of: impl Fn(u32) -> [f32; D]) {
         let point = point_of(item);
-        let mut leaf = self.leaf_at(&point);
-        let stays = self.leaves[item as usize] == leaf + 1;
-        if !stays {
-            self.remove(item);
-            // It may have been merged with others.
-            leaf = self.leaf_at(&point);
-            self.leaves[item as usize] = leaf + 1;
+        if self.leaves[item as usize] == self.leaf_at(&point).0 + 1 {
+            return;
         }
-        self.climb(leaf, |node| {
-            extend(&mut node.bounds, &point);
-            match &mut node.kind {
-                Kind::Fork { len, .. } => *len += u32::from(!stays),
-                Kind::Leaf(items) if !stays => items.push(item),
-                Kind::Leaf(_) => {}
-            }
+        self.remove(item);
+        // Found again, for the item may have been the last to keep leaves apart.
+        let (leaf, region) = self.leaf_at(&point);
+        self.leaves[item as usize] = leaf + 1;
+        self.climb(leaf, |_, kind| match kind {
+            Kind::Fork { len, .. } => *len += 1,
+            Kind::Leaf(items) => items.push(item),
         });
-        self.split_if_full(leaf, point_of);
+        let Kind::Leaf(items) = &self.nodes[leaf as usize].kind else { return };
+        if items.len() > LEAF && self.cut(&region).is_some() {
+            let mut entries: Vec<Entry<D>> = items.iter().map(|&item| (point_of(item), item)).collect();
+            self.lay_out(leaf, &mut entries, region);
+        }
     }
 
     /// Takes an item out, if it is in.
@@ -119,87 +164,79 @@ impl<const D: usize> BoxTree<D> {
     /// There is no such item.
     pub fn remove(&mut self, item: u32) {
         let Some(leaf) = std::mem::take(&mut self.leaves[item as usize]).checked_sub(1) else { return };
-        let mut is_small = vec![];
-        self.climb(leaf, |node| match &mut node.kind {
+        let mut small = None;
+        self.climb(leaf, |node, kind| match kind {
             Kind::Fork { len, .. } => {
                 *len -= 1;
-                is_small.push(*len as usize <= LEAF / 2);
+                small = (*len as usize <= LEAF).then_some(node).or(small);
             }
             Kind::Leaf(items) => {
                 items.retain(|&other| other != item);
                 if items.len() < items.capacity() / SLACK {
-                    items.shrink_to(2 * items.len());
+                    items.shrink_to_fit();
                 }
-                is_small.push(false);
             }
         });
-        if let Some(height) = is_small.iter().rposition(|&small| small) {
-            let top = (0..height).fold(leaf, |node, _| self.nodes[node as usize].parent);
+        if let Some(top) = small {
             self.collapse(top);
         }
     }
 
-    /// Up to `count` items with their scores, best first, of those that score at least `floor`; of equal scores the lower item is better. `score` says
-    /// none of an item that is not wanted. `bound` of a box must be at least the score of every item at a point within it.
+    /// Up to `count` items with their scores, best first, of those that score at least `floor`; of equal scores the lower item is better. No item that
+    /// is left out is better by more than `slack` than one that is found, or than the floor.
     ///
-    /// What is found depends on the scores alone, not on the order in which items were put.
+    /// `scores` appends the scores of those of some items that are wanted. `bound` of a box must be at least the score of every item at a point within.
     pub fn best(
         &self,
         count: usize,
         floor: f64,
+        slack: f64,
         bound: impl Fn(&Bounds<D>) -> f64,
-        score: impl Fn(u32) -> Option<f64>,
+        scores: impl Fn(&[u32], &mut Vec<(f64, u32)>),
     ) -> Vec<(f64, u32)> {
-        let mut found: BinaryHeap<Reverse<Ranked>> = BinaryHeap::with_capacity(count + 1);
-        let mut open = BinaryHeap::from([Ranked { score: f64::INFINITY, number: ROOT }]);
-        while let Some(next) = open.pop() {
-            let bar = |found: &BinaryHeap<Reverse<Ranked>>| if found.len() < count { None } else { found.peek().map(|worst| worst.0) };
-            let least = bar(&found).map_or(floor, |worst| worst.score);
-            if count == 0 || next.score < least {
-                break;
-            }
-            match &self.nodes[next.number as usize].kind {
-                Kind::Fork { children, .. } => {
-                    let child = |&number: &u32| Ranked { score: self.bound_of(number, &bound), number };
-                    open.extend(children.iter().map(child).filter(|child| child.score >= least));
-                }
-                Kind::Leaf(items) => {
-                    for &number in items {
-                        let Some(score) = score(number).filter(|&score| score >= floor) else { continue };
-                        let item = Ranked { score, number };
-                        if bar(&found).is_none_or(|worst| item > worst) {
-                            found.push(Reverse(item));
-                            if found.len() > count {
-                                found.pop();
-                            }
-                        }
+        let mut best = Best { count, floor, found: BinaryHeap::with_capacity(count) };
+        let mut open = BinaryHeap::from([Open { bound: f64::INFINITY, node: ROOT, region: self.region }]);
+        let mut of_leaf = vec![];
+        while let Some(next) = open.pop().filter(|next| count > 0 && next.bound >= best.bar() + slack) {
+            match &self.nodes[next.node as usize].kind {
+                &Kind::Fork { axis, middle, children, .. } => {
+                    let halves = halves(next.region, usize::from(axis), middle);
+                    for (node, region) in children.into_iter().zip(halves).filter(|&(node, _)| !self.is_empty(node)) {
+                        open.push(Open { bound: bound(&region), node, region });
                     }
                 }
+                Kind::Leaf(items) => {
+                    of_leaf.clear();
+                    scores(items, &mut of_leaf);
+                    let items = of_leaf.iter().map(|&(score, item)| Found { score, item });
+                    items.filter(|item| item.score >= floor).for_each(|item| best.take(item));
+                }
             }
         }
-        found.into_sorted_vec().into_iter().map(|Reverse(item)| (item.score, item.number)).collect()
+        best.found.into_sorted_vec().into_iter().map(|Reverse(found)| (found.score, found.item)).collect()
     }
 
-    fn bound_of(&self, node: u32, bound: impl Fn(&Bounds<D>) -> f64) -> f64 {
-        let bounds = &self.nodes[node as usize].bounds;
-        let is_empty = bounds[0][0] > bounds[0][1];
-        if is_empty { f64::NEG_INFINITY } else { bound(bounds) }
+    fn is_empty(&self, node: u32) -> bool {
+        matches!(&self.nodes[node as usize].kind, Kind::Leaf(items) if items.is_empty())
     }
 
-    fn leaf_at(&self, point: &[f32; D]) -> u32 {
-        let mut node = ROOT;
+    /// The leaf of a point, and its region.
+    fn leaf_at(&self, point: &[f32; D]) -> (u32, Bounds<D>) {
+        let (mut node, mut region) = (ROOT, self.region);
         while let Kind::Fork { axis, middle, children, .. } = self.nodes[node as usize].kind {
-            node = children[usize::from(point[usize::from(axis)] >= middle)];
+            let axis = usize::from(axis);
+            let half = usize::from(point[axis] >= middle);
+            (node, region) = (children[half], halves(region, axis, middle)[half]);
         }
-        node
+        (node, region)
     }
 
     /// Visits a leaf and all nodes above it.
-    fn climb(&mut self, leaf: u32, mut visit: impl FnMut(&mut Node<D>)) {
+    fn climb(&mut self, leaf: u32, mut visit: impl FnMut(u32, &mut Kind)) {
         let mut number = leaf;
         loop {
             let node = &mut self.nodes[number as usize];
-            visit(node);
+            visit(number, &mut node.kind);
             if number == ROOT {
                 break;
             }
@@ -207,61 +244,32 @@ impl<const D: usize> BoxTree<D> {
         }
     }
 
-    fn split_if_full(&mut self, leaf: u32, point_of: impl Fn(u32) -> [f32; D]) {
-        let Kind::Leaf(items) = &self.nodes[leaf as usize].kind else { return };
-        // What cannot be told apart is tried again each time that there is twice as much of it.
-        if items.len() <= LEAF || !(items.len() - 1).is_power_of_two() {
-            return;
-        }
-        let mut entries: Vec<Entry<D>> = items.iter().map(|&item| (point_of(item), item)).collect();
-        let region = self.region_of(leaf);
-        self.lay_out(leaf, &mut entries, region);
-    }
-
-    /// The region that the nodes above leave to one.
-    fn region_of(&self, node: u32) -> Bounds<D> {
-        let (mut region, mut below) = (self.region, node);
-        while below != ROOT {
-            let above = self.nodes[below as usize].parent;
-            if let Kind::Fork { axis, middle, children, .. } = self.nodes[above as usize].kind {
-                let [low, high] = &mut region[usize::from(axis)];
-                (*low, *high) = if children[0] == below { (*low, high.min(middle)) } else { (low.max(middle), *high) };
-            }
-            below = above;
-        }
-        region
-    }
-
     /// Makes a node the subtree of these items.
     fn lay_out(&mut self, node: u32, entries: &mut [Entry<D>], region: Bounds<D>) {
-        let mut bounds = [[f32::INFINITY, f32::NEG_INFINITY]; D];
-        entries.iter().for_each(|(point, _)| extend(&mut bounds, point));
-        self.nodes[node as usize].bounds = bounds;
-        let Some((axis, middle)) = self.cut(&bounds, &region).filter(|_| entries.len() > LEAF) else {
-            entries.iter().for_each(|&(_, item)| self.leaves[item as usize] = node + 1);
+        let Some((axis, middle)) = self.cut(&region).filter(|_| entries.len() > LEAF) else {
+            for &(_, item) in &*entries {
+                self.leaves[item as usize] = node + 1;
+            }
             self.nodes[node as usize].kind = Kind::Leaf(entries.iter().map(|&(_, item)| item).collect());
             return;
         };
         let children = [self.allocate(node), self.allocate(node)];
-        let len = entries.len() as u32;
-        self.nodes[node as usize].kind = Kind::Fork { axis: axis as u8, middle, children, len };
+        self.nodes[node as usize].kind = Kind::Fork { axis: axis as u8, middle, children, len: entries.len() as u32 };
         let (below, above) = parted(entries, |(point, _)| point[axis] < middle);
-        let (mut lower, mut upper) = (region, region);
-        (lower[axis][1], upper[axis][0]) = (middle, middle);
+        let [lower, upper] = halves(region, axis, middle);
         self.lay_out(children[0], below, lower);
         self.lay_out(children[1], above, upper);
     }
 
-    /// The axis along which items differ most, and the middle of the region there; none if they hardly differ.
-    fn cut(&self, bounds: &Bounds<D>, region: &Bounds<D>) -> Option<(usize, f32)> {
-        let width = |axis: usize| (bounds[axis][1] - bounds[axis][0]) / self.units[axis];
-        let axis = (0..D).max_by(|&a, &b| width(a).total_cmp(&width(b)))?;
-        let middle = f32::midpoint(region[axis][0], region[axis][1]);
-        (width(axis) > RESOLUTION && middle > region[axis][0] && middle < region[axis][1]).then_some((axis, middle))
+    /// The axis of the longest side, and its middle; none if all sides are short.
+    fn cut(&self, region: &Bounds<D>) -> Option<(usize, f32)> {
+        let side = |axis: usize| (region[axis][1] - region[axis][0]) / self.units[axis];
+        let axis = (0..D).max_by(|&a, &b| side(a).total_cmp(&side(b))).filter(|&axis| side(axis) > SHORTEST_SIDE)?;
+        Some((axis, f32::midpoint(region[axis][0], region[axis][1])))
     }
 
     fn allocate(&mut self, parent: u32) -> u32 {
-        let node = Node { bounds: [[0.0; 2]; D], parent, kind: Kind::Leaf(vec![]) };
+        let node = Node { parent, kind: Kind::Leaf(vec![]) };
         if let Some(number) = self.unused.pop() {
             self.nodes[number as usize] = node;
             return number;
@@ -282,16 +290,17 @@ impl<const D: usize> BoxTree<D> {
                 Kind::Leaf(of_leaf) => items.extend(of_leaf),
             }
         }
-        items.iter().for_each(|&item| self.leaves[item as usize] = top + 1);
+        for &item in &items {
+            self.leaves[item as usize] = top + 1;
+        }
         self.nodes[top as usize].kind = Kind::Leaf(items);
     }
 }
 
-fn extend<const D: usize>(bounds: &mut Bounds<D>, point: &[f32; D]) {
-    for ([low, high], &coordinate) in bounds.iter_mut().zip(point) {
-        *low = low.min(coordinate);
-        *high = high.max(coordinate);
-    }
+fn halves<const D: usize>(region: Bounds<D>, axis: usize, middle: f32) -> [Bounds<D>; 2] {
+    let (mut lower, mut upper) = (region, region);
+    (lower[axis][1], upper[axis][0]) = (middle, middle);
+    [lower, upper]
 }
 
 /// Brings the items that belong first to the front, in place.

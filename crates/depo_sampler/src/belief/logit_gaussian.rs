@@ -102,6 +102,7 @@ impl LogitGaussian {
     }
 
     /// The mean, no farther from 0 than says anything.
+    #[inline(always)]
     pub(crate) fn within_reach(mean: f64) -> f64 {
         mean.clamp(-FARTHEST_MEAN, FARTHEST_MEAN)
     }
@@ -165,6 +166,7 @@ impl LogitGaussian {
 }
 
 /// Logarithm of the odds of a pass rate within (0, 1).
+#[inline(always)]
 pub(crate) fn logit(pass_rate: f64) -> f64 {
     ln(pass_rate) - ln(1.0 - pass_rate)
 }

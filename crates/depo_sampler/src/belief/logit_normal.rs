@@ -9,8 +9,9 @@
 
 use super::fit::Fit;
 use super::logit_gaussian::{Dynamics, LogitGaussian, growth, logit};
+use super::present::Present;
 use super::records::{PromptRecord, Records};
-use super::search::{PoolSearch, Present};
+use super::search::PoolSearch;
 use super::{BaseRate, Belief, Forecast, Label, NamedOption, PoolQuery, Registered};
 use crate::error::Result;
 use crate::portable::exp;
@@ -213,12 +214,9 @@ impl Belief for LogitNormal {
             PoolSearch::new(&self.records, self.group_size, order)
         };
         let mut search = self.search.take().unwrap_or_else(laid_out);
-        let present = Present {
-            prior: self.without_labels(),
-            dynamics: self.dynamics(),
-            text_precisions: [self.prior.value()[1], self.reminder.value()[0]],
-        };
-        let best = search.best(query, &self.records, present, |prompt| self.believed(prompt, f32::NAN, query.version));
+        let text_precisions = [self.prior.value()[1], self.reminder.value()[0]];
+        let present = Present::new(query.version, self.without_labels(), self.dynamics(), text_precisions);
+        let best = search.best(query, &self.records, &present);
         self.search = Some(search);
         best
     }
@@ -273,6 +271,7 @@ impl Belief for LogitNormal {
 
 #[cfg(test)]
 mod tests {
+    use super::super::search::TOLERANCE;
     use super::super::surface::Outlooks;
     use super::*;
     use crate::vectors::tests::plainly;
@@ -348,7 +347,9 @@ mod tests {
             // Unknown prompts are not looked for everywhere.
             if count * 16 >= belief.records.len() {
                 scores.truncate(count);
-                prop_assert_eq!(found.iter().map(|&prompt| score(prompt)).collect::<Vec<f64>>(), scores);
+                prop_assert_eq!(found.len(), scores.len());
+                let pairs = found.iter().map(|&prompt| score(prompt)).zip(scores);
+                prop_assert!(pairs.clone().all(|(found, best)| (-1e-9..=TOLERANCE + 1e-9).contains(&(best - found))), "{:?}", pairs.collect::<Vec<_>>());
             }
             prop_assert!(found.iter().all(|&prompt| is_free(prompt)));
         }

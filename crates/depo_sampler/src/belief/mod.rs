@@ -2,6 +2,7 @@
 
 mod fit;
 mod logit_gaussian;
+mod present;
 mod records;
 mod search;
 mod surface;

@@ -6,38 +6,19 @@
 use depo_structures::{Bounds, BoxTree};
 
 use super::PoolQuery;
-use super::logit_gaussian::{Dynamics, LogitGaussian, growth};
+use super::present::{LANES, Present, REGION, UNITS, point};
 use super::records::{PromptRecord, Records};
 use super::surface::{Outlooks, Surface};
 use crate::rng::Permutation;
 
-/// Axes of the tree: mean, standard deviation, version of the newest label, logit of the text prediction.
-type Box = Bounds<4>;
-
-/// What stands for the version of a prompt that was never labelled, and for the logit of a prediction that was never made. Far from all others.
-const UNLABELLED: f32 = -1.0;
-const NO_TEXT: f32 = -16.0;
-
-const REGION: Box = [[-18.0, 18.0], [0.0, 16.0], [-4_294_967_296.0, 4_294_967_296.0], [-16.0, 16.0]];
-
-/// About as much of each moves a score equally far: a version adds some hundredths to mean and variance, text weighs a quarter.
-const UNITS: [f32; 4] = [1.0, 1.0, 64.0, 4.0];
-
 /// More than coordinates in single precision and rounding can move a score.
 const MARGIN: f64 = 2e-6;
 
+/// Nobody who is left out scores more than this above one who is found. Where thousands are nearly equal it saves asking all of them.
+pub(super) const TOLERANCE: f64 = 1e-3;
+
 /// Places in the order of unknown prompts that are looked at for each one wanted.
 const PLACES_PER_UNKNOWN: usize = 16;
-
-/// The parameters under which a search goes on.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Present {
-    /// What is believed of a prompt without labels, and without text.
-    pub prior: LogitGaussian,
-    pub dynamics: Dynamics,
-    /// Of prompts without and with labels.
-    pub text_precisions: [f64; 2],
-}
 
 /// Index of the prompts that have a label or a prediction. The others are all alike: they come in a random order that stays.
 #[derive(Debug, Clone)]
@@ -49,13 +30,6 @@ pub(super) struct PoolSearch {
     order: Permutation,
     /// Every prompt before this rank of the order has a label or a prediction.
     first_unknown: usize,
-}
-
-/// Where a record lies.
-fn point(record: &PromptRecord) -> [f32; 4] {
-    let text = record.text().map_or(NO_TEXT, |text| text as f32);
-    let [mean, variance] = record.history;
-    if record.is_labelled() { [mean, variance.sqrt(), record.version as f32, text] } else { [0.0, 0.0, UNLABELLED, text] }
 }
 
 fn is_unknown(record: &PromptRecord) -> bool {
@@ -76,8 +50,8 @@ impl PoolSearch {
         self.tree.put(prompt, |prompt| point(&records.of(prompt)));
     }
 
-    /// The free prompts with the highest scores, best first. `believed` is what is believed of each.
-    pub fn best(&mut self, query: &PoolQuery, records: &Records, present: Present, believed: impl Fn(u32) -> LogitGaussian) -> Vec<u32> {
+    /// The free prompts with the highest scores, best first.
+    pub fn best(&mut self, query: &PoolQuery, records: &Records, present: &Present) -> Vec<u32> {
         for (surface, deviations) in self.surfaces.iter_mut().zip(query.deviations) {
             if surface.deviations().to_bits() != deviations.to_bits() {
                 *surface = self.outlooks.surface(deviations);
@@ -86,11 +60,8 @@ impl PoolSearch {
         let unknown = self.unknown(query, records);
         let score_of_unknown = self.surfaces[0].at(present.prior);
         let floor = if unknown.len() < query.count { f64::NEG_INFINITY } else { score_of_unknown };
-        let score = |prompt: u32| {
-            let surface = &self.surfaces[usize::from(records.is_labelled(prompt))];
-            (query.is_free)(prompt).then(|| surface.at(believed(prompt)))
-        };
-        let known = self.tree.best(query.count, floor, |bounds| self.bound(bounds, query.version, &present), score);
+        let scores = |prompts: &[u32], scored: &mut Vec<(f64, u32)>| self.score(prompts, query, records, present, scored);
+        let known = self.tree.best(query.count, floor, TOLERANCE, |bounds| self.bound(bounds, present), scores);
         let (better, worse) = known.split_at(known.partition_point(|&(score, _)| score >= score_of_unknown));
         let prompts = |known: &[(f64, u32)]| known.iter().map(|&(_, prompt)| prompt).collect::<Vec<u32>>();
         let mut best = [prompts(better), unknown, prompts(worse)].concat();
@@ -110,58 +81,21 @@ impl PoolSearch {
         unknown.filter(|&prompt| (query.is_free)(prompt)).take(query.count).collect()
     }
 
-    /// At least the score of every record in a box.
-    fn bound(&self, [mean, deviation, version, text]: &Box, now: u32, present: &Present) -> f64 {
-        let labelled = version[0] > UNLABELLED;
-        if (!labelled && version[1] > UNLABELLED) || (text[0] <= NO_TEXT && text[1] > NO_TEXT) {
-            return f64::INFINITY;
+    /// Appends the scores of the free ones among some prompts.
+    fn score(&self, prompts: &[u32], query: &PoolQuery, records: &Records, present: &Present, scored: &mut Vec<(f64, u32)>) {
+        let first = scored.len();
+        scored.extend(prompts.iter().filter(|&&prompt| (query.is_free)(prompt)).map(|&prompt| (0.0, prompt)));
+        for chunk in scored[first..].chunks_mut(LANES) {
+            let records: Vec<PromptRecord> = chunk.iter().map(|&(_, prompt)| records.of(prompt)).collect();
+            for ((scored, record), gaussian) in chunk.iter_mut().zip(&records).zip(present.believed(&records)) {
+                scored.0 = self.surfaces[usize::from(record.is_labelled())].at(gaussian);
+            }
         }
-        let walk = if labelled {
-            let variances = deviation.map(|deviation| f64::from(deviation) * f64::from(deviation));
-            // A version as f32 is off by less than a step of that format.
-            let versions = [version[0].next_down(), version[1].next_up()].map(f64::from);
-            let elapsed = [versions[1], versions[0]].map(|version| (f64::from(now) - version).max(0.0));
-            Believed { means: mean.map(f64::from), variances }.after(elapsed, present.dynamics)
-        } else {
-            Believed { means: [present.prior.mean; 2], variances: [present.prior.variance; 2] }
-        };
-        let precision = present.text_precisions[usize::from(labelled)];
-        let fused = if text[0] > NO_TEXT && precision > 0.0 { walk.fused(text.map(f64::from), precision) } else { walk };
-        let [low, high] = fused.means;
-        let farthest = low.abs().max(high.abs());
-        let nearest = if low <= 0.0 && high >= 0.0 { 0.0 } else { low.abs().min(high.abs()) };
-        self.surfaces[usize::from(labelled)].greatest([nearest, farthest], fused.variances) + MARGIN
-    }
-}
-
-/// Least and greatest mean and variance of some beliefs.
-#[derive(Debug, Clone, Copy)]
-struct Believed {
-    means: [f64; 2],
-    variances: [f64; 2],
-}
-
-impl Believed {
-    /// `LogitGaussian::after` for every belief and every time in between.
-    fn after(self, elapsed: [f64; 2], dynamics: Dynamics) -> Self {
-        let growths = sorted(elapsed.map(|elapsed| growth(elapsed, dynamics.spread)));
-        let drifts = sorted(elapsed.map(|elapsed| dynamics.drift * elapsed));
-        let [low, high] = self.means;
-        let means = [(low * growths[0]).min(low * growths[1]) + drifts[0], (high * growths[0]).max(high * growths[1]) + drifts[1]];
-        let variance = |end: usize| self.variances[end] * growths[end] * growths[end] + dynamics.noise * elapsed[end];
-        Self { means: means.map(LogitGaussian::within_reach), variances: [variance(0), variance(1)] }
     }
 
-    /// `LogitGaussian::fused` of every belief and every text in between.
-    fn fused(self, texts: [f64; 2], precision: f64) -> Self {
-        let texts = texts.map(|text| LogitGaussian::around(text, 1.0 / precision).mean);
-        let weights = self.variances.map(|variance| precision * variance / (1.0 + precision * variance));
-        let mean = |end: usize, weight: f64| self.means[end] + weight * (texts[end] - self.means[end]);
-        let means = [mean(0, weights[0]).min(mean(0, weights[1])), mean(1, weights[0]).max(mean(1, weights[1]))];
-        Self { means, variances: self.variances.map(|variance| variance / (1.0 + precision * variance)) }
+    /// At least the score of every record in a box.
+    fn bound(&self, bounds: &Bounds<4>, present: &Present) -> f64 {
+        let Some((labelled, believed)) = present.believed_in(bounds) else { return f64::INFINITY };
+        self.surfaces[usize::from(labelled)].greatest(believed.distances(), believed.variances) + MARGIN
     }
-}
-
-fn sorted([a, b]: [f64; 2]) -> [f64; 2] {
-    [a.min(b), a.max(b)]
 }

@@ -66,12 +66,14 @@ fn maxima(nodes: Vec<f32>) -> Vec<Vec<f32>> {
         let merged = if deviation > 0 {
             let finer = &all[level - 1];
             let width = nodes_at(DEVIATIONS, deviation - 1);
-            let pair = |row: usize, column: usize| finer[row * width + 2 * column].max(finer[row * width + (2 * column + 1).min(width - 1)]);
+            let pair =
+                |row: usize, column: usize| finer[row * width + 2 * column].max(finer[row * width + (2 * column + 1).min(width - 1)]);
             (0..rows).flat_map(|row| (0..columns).map(move |column| pair(row, column))).collect()
         } else {
             let finer = &all[level - levels(DEVIATIONS)];
             let height = nodes_at(MEANS, mean - 1);
-            let pair = |row: usize, column: usize| finer[2 * row * columns + column].max(finer[(2 * row + 1).min(height - 1) * columns + column]);
+            let pair =
+                |row: usize, column: usize| finer[2 * row * columns + column].max(finer[(2 * row + 1).min(height - 1) * columns + column]);
             (0..rows).flat_map(|row| (0..columns).map(move |column| pair(row, column))).collect()
         };
         all.push(merged);

@@ -110,7 +110,7 @@ impl Sampler {
 impl Sampler {
     #[new]
     #[pyo3(signature = (ids, sources, *, group_size, seed, policy, policy_options, warmup_steps, window, candidates_per_draw, explore_share,
-        explore_by = "uniform", max_age, probe_rollouts, reprobe_share, source_floors, scan_cap, use_history, belief, belief_options,
+        explore_by = "uniform", candidates_from = "epoch", max_age, probe_rollouts, reprobe_share, source_floors, scan_cap, use_history, belief, belief_options,
         fit_belief, success_threshold, tolerance, replay_capacity, max_target_weight))]
     #[expect(clippy::too_many_arguments, reason = "the keyword arguments of the Python class")]
     fn new(
@@ -126,6 +126,7 @@ impl Sampler {
         candidates_per_draw: &Bound<'_, PyAny>,
         explore_share: f64,
         explore_by: &str,
+        candidates_from: &str,
         max_age: &Bound<'_, PyAny>,
         probe_rollouts: &Bound<'_, PyAny>,
         reprobe_share: f64,
@@ -167,6 +168,7 @@ impl Sampler {
             settings.policy = policy.parse()?;
             settings.belief = belief.parse()?;
             settings.explore_by = explore_by.parse()?;
+            settings.candidates_from = candidates_from.parse()?;
             CoreSampler::new(ids, sources, settings)
         })?;
         Ok(Self { core: SharedSampler::new(core) })

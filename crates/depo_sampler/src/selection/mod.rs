@@ -108,7 +108,9 @@ impl FromStr for CandidatesFrom {
 
     fn from_str(name: &str) -> Result<Self> {
         let found = Self::ALL.into_iter().find(|place| place.name() == name);
-        found.ok_or_else(|| Error::argument("candidates_from", format!("{name:?}"), format!("one of {}", Self::ALL.map(Self::name).join(", "))))
+        found.ok_or_else(|| {
+            Error::argument("candidates_from", format!("{name:?}"), format!("one of {}", Self::ALL.map(Self::name).join(", ")))
+        })
     }
 }
 
