@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 import reference
 from depo import SelectorConfig, _core
-from depo.sampler import CORE_SETTINGS
+from depo.sampler_core import CORE_SETTINGS
 
 G = 8
 SETTINGS: Mapping[str, Any] = {name: getattr(SelectorConfig(), name) for name in CORE_SETTINGS} | {

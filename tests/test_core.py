@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 import reference
 from depo import SelectorConfig, _core
 from depo.errors import StateError
-from depo.sampler import CORE_SETTINGS
+from depo.sampler_core import CORE_SETTINGS
 
 GROUP_SIZE = 4
 SETTINGS: Mapping[str, Any] = {name: getattr(SelectorConfig(), name) for name in CORE_SETTINGS} | {

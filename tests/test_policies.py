@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from depo import PromptSampler, SelectorConfig, StateError, _core
 from depo.config.presets import SELECTOR_PRESETS
-from depo.sampler import CORE_SETTINGS
+from depo.sampler_core import CORE_SETTINGS
 from reference import Label
 from reference_policies import REFERENCES, REJECTED
 

@@ -17,7 +17,7 @@ from torchdata.stateful_dataloader import StatefulDataLoader
 from trl.trainer.utils import RepeatSampler
 
 from depo import SelectorConfig, _core
-from depo.sampler import CORE_SETTINGS
+from depo.sampler_core import CORE_SETTINGS
 
 BATCH = 128
 GROUP_SIZE = 8

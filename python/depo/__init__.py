@@ -11,6 +11,7 @@ Needs numpy alone; the estimator, the trainer and everything else that loads tor
 
 from depo.config import SelectorConfig
 from depo.errors import ConfigError, DataError, StateError
+from depo.prompt_table import PromptTable
 from depo.records import Draw, DrawKind, Prompt, Verdict, VerdictStatus
 from depo.sampler import PromptSampler
 
@@ -21,6 +22,7 @@ __all__ = [
     "DrawKind",
     "Prompt",
     "PromptSampler",
+    "PromptTable",
     "SelectorConfig",
     "StateError",
     "Verdict",

@@ -12,6 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 __all__ = [
     "DiscountedCounts",
     "Sampler",
+    "TextColumn",
     "ThompsonSampler",
     "WeightedSampler",
     "build_profile",
@@ -29,6 +30,39 @@ build_profile: str
 
 def content_ids(texts: Sequence[str]) -> NDArray[np.uint64]:
     """XXH3-64 of each text."""
+
+@final
+class TextColumn:
+    """Texts as Arrow or NumPy holds them, checked once and read where they lie; nobody may write to the buffers from then on.
+
+    Args:
+        chunks: Of each chunk utf8, uint8, and offsets, int32 or int64 [n + 1]: text i is `utf8[offsets[i] : offsets[i + 1]]`. Neither is copied.
+
+    Raises:
+        ValueError: An array is of another type or not contiguous, offsets fall or leave utf8, or a text is no UTF-8; the message names the row.
+    """
+
+    def __new__(cls, chunks: Sequence[tuple[NDArray[np.uint8], NDArray[np.int32] | NDArray[np.int64]]]) -> Self: ...
+    def __len__(self) -> int: ...
+    def texts(self, rows: ArrayLike) -> list[str]:
+        """Texts at int64 positions.
+
+        Raises:
+            IndexError: A position is out of range.
+        """
+
+    def content_ids(self) -> NDArray[np.uint64]:
+        """XXH3-64 of each text, as `content_ids` of the strings. These are ids: an empty one is a ValueError."""
+
+    def prompt_ids(self, answers: Self | None, answers_are_json: bool, sources: NDArray[np.uint32], source_names: Sequence[str]) -> NDArray[np.uint64]:
+        """`content_ids` of the ids that `depo.records.Prompt` makes of these texts.
+
+        Args:
+            answers: Ground truth of each; None: no prompt has one.
+            answers_are_json: Whether they are JSON as `json.dumps(..., sort_keys=True, ensure_ascii=False)` writes it, instead of strings.
+            sources: Position of each prompt's source in `source_names`.
+            source_names: Names of the sources.
+        """
 
 def derive_key(seed: int, purpose: str, parts: Sequence[int]) -> int:
     """Random key (unsigned 64 bit): a pure function of its arguments, the same on every platform."""

@@ -17,12 +17,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from depo import _core
 from depo.config.selector import SelectorConfig
-from depo.errors import ConfigError, StateError
+from depo.errors import StateError
 from depo.estimator.calibration import CalibrationWindow
 from depo.protocols import DifficultyEstimator
 from depo.records import BoolArray, Draw, DrawKind, Float32Array, Int64Array, Prompt, TargetBatch, Verdict, VerdictStatus
+from depo.sampler_core import build_core, pool_of, texts_of
 from depo.sampler_warnings import SamplerWarnings
 
 STATE_VERSION = 1
@@ -31,11 +31,6 @@ VERDICT_STATUSES = (VerdictStatus.LABELLED, VerdictStatus.UNKNOWN, VerdictStatus
 
 LOGPROB_ROUNDING = 1e-3  # a mean log-probability may exceed 0 by so much
 REJECTED_BEFORE_CLAIMS = 30  # rejected prompts that were drawn all the same, before anything is said of the rejected
-CORE_SETTINGS = (
-    "policy", "policy_options", "warmup_steps", "window", "candidates_per_draw", "candidates_from", "explore_share", "explore_by", "max_age", "probe_rollouts",
-    "reprobe_share", "scan_cap", "use_history", "belief", "belief_options", "fit_belief", "success_threshold", "tolerance", "replay_capacity", "max_target_weight",
-)  # fmt: skip
-"""Settings that the core takes under the names they have in SelectorConfig."""
 
 logger = logging.getLogger(__name__)
 
@@ -49,7 +44,7 @@ class PromptSampler:
     take effect: labels that arrive in another order, or at another time between two batches, make another run.
 
     Args:
-        prompts: The pool, as `Prompt` records or plain strings; ids must be distinct.
+        prompts: The pool, as `Prompt` records or plain strings, or a `PromptTable`, which is kept as it is; ids must be distinct.
         group_size: Rollouts per prompt, G >= 2.
         config: Selection settings; default `SelectorConfig.from_preset("depo")`.
         estimator: Predicts pass rates from text; None: history alone.
@@ -67,14 +62,12 @@ class PromptSampler:
         estimator: DifficultyEstimator | None = None,
         seed: int = 0,
     ) -> None:
-        if isinstance(prompts, str) or not len(prompts):
-            raise ValueError(f"prompts: got {prompts!r:.80}, expected a sequence of at least one Prompt or string")
-        self.prompts = tuple(Prompt(text=prompt) if isinstance(prompt, str) else prompt for prompt in prompts)
+        self.prompts = pool_of(prompts)
         self.group_size = group_size
         self.config = config or SelectorConfig.from_preset("depo")
         self.estimator = estimator
         self.seed = seed
-        self._core = _build_core(self.prompts, group_size, self.config, seed)
+        self._core = build_core(self.prompts, group_size, self.config, seed)
         self._calibration = CalibrationWindow()
         self._warnings = SamplerWarnings(self.config)
         # Reentrant, because an estimator or a signal handler may call. Whoever takes both takes `_scoring` first.
@@ -250,7 +243,7 @@ class PromptSampler:
         if self.estimator is None:
             return np.full(indices.size, np.nan, np.float32)
         with self._scoring:
-            return self.estimator.predict([self.prompts[index].text for index in indices])
+            return self.estimator.predict(texts_of(self.prompts, indices))
 
     def _draws(self, taken: Mapping[str, Any], policy_versions: Int64Array) -> list[Draw]:
         return [
@@ -269,7 +262,7 @@ class PromptSampler:
 
     def _target_batch(self, targets: Mapping[str, Any]) -> TargetBatch:
         return TargetBatch(
-            texts=[self.prompts[index].text for index in targets["prompts"]],
+            texts=texts_of(self.prompts, targets["prompts"]),
             reward_targets=targets["reward_targets"],
             logprob_targets=targets["logprob_targets"],
             counts=targets["counts"],
@@ -291,21 +284,6 @@ class PromptSampler:
             seen["pass_rates"][judged],
             rejected[judged],
         )
-
-
-def _build_core(prompts: Sequence[Prompt], group_size: int, config: SelectorConfig, seed: int) -> _core.Sampler:
-    sources = sorted({prompt.source for prompt in prompts})
-    if unknown := set(config.source_floors) - set(sources):
-        raise ConfigError(f"selection.source_floors: got {sorted(unknown)}, expected sources of the pool: {', '.join(sources)}")
-    index_of = {source: index for index, source in enumerate(sources)}
-    return _core.Sampler(
-        _core.content_ids([prompt.id for prompt in prompts]),
-        np.array([index_of[prompt.source] for prompt in prompts], dtype=np.uint32),
-        group_size=group_size,
-        seed=seed,
-        source_floors=np.array([config.source_floors.get(source, 0.0) for source in sources], dtype=np.float32),
-        **{name: getattr(config, name) for name in CORE_SETTINGS},
-    )
 
 
 def _draw_ids(draws: Sequence[Draw | int]) -> Int64Array:

@@ -19,6 +19,7 @@ pub mod selection;
 pub mod settings;
 pub mod shared;
 pub mod state;
+pub mod texts;
 pub mod variates;
 mod vectors;
 

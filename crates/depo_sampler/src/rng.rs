@@ -19,8 +19,8 @@ const fn mix(bits: u64) -> u64 {
 }
 
 /// XXH3-64 of a text's UTF-8 bytes.
-pub fn content_id(text: &str) -> u64 {
-    xxh3_64(text.as_bytes())
+pub fn content_id(text: impl AsRef<[u8]>) -> u64 {
+    xxh3_64(text.as_ref())
 }
 
 /// Random key of a purpose; `parts` tell apart the keys of one purpose (an epoch, a step, a prompt).

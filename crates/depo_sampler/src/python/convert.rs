@@ -11,7 +11,7 @@ use pyo3::types::{PyDict, PyFloat, PyMapping, PyString};
 use crate::error::{Error, Result};
 use crate::state::{StateMap, StateValue};
 
-fn unfit(name: &str, got: &str, expected: &str) -> PyErr {
+pub(super) fn unfit(name: &str, got: &str, expected: &str) -> PyErr {
     PyValueError::new_err(format!("{name}: got {got}, expected {expected}"))
 }
 

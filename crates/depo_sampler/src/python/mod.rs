@@ -2,6 +2,7 @@
 
 mod convert;
 mod scale;
+mod texts;
 
 use std::collections::BTreeMap;
 
@@ -44,7 +45,7 @@ fn state_error(py: Python<'_>, error: &Error) -> PyErr {
 /// XXH3-64 of each text.
 #[pyfunction]
 fn content_ids(py: Python<'_>, texts: Vec<String>) -> PyResult<Bound<'_, PyArray1<u64>>> {
-    let ids = detached(py, move || Ok(texts.iter().map(|text| content_id(text)).collect::<Vec<u64>>()))?;
+    let ids = detached(py, move || Ok(texts.iter().map(content_id).collect::<Vec<u64>>()))?;
     Ok(ids.into_pyarray(py))
 }
 
@@ -373,6 +374,8 @@ mod _core {
 
     #[pymodule_export]
     use super::scale::{DiscountedCounts, ThompsonSampler, WeightedSampler, in_window, nearest, top};
+    #[pymodule_export]
+    use super::texts::TextColumn;
     #[pymodule_export]
     use super::{Sampler, content_ids, derive_key, group_advantages, uniforms};
 
