@@ -16,7 +16,7 @@ PACKAGE = Path(depo.__file__).parent
 
 LAYERS = [
     {"errors", "records", "config", "protocols", "_core"},
-    {"batch", "interruption", "keyed", "precision", "prompt_table", "user_code"},
+    {"batch", "interruption", "keyed", "nested_state", "precision", "prompt_table", "user_code"},
     {
         "advantages",
         "data",
@@ -35,7 +35,7 @@ LAYERS = [
     },
     {"checkpoint", "learner", "run_log", "run_records", "sampler_core", "sampler_warnings", "shaping", "step_metrics", "warm_start"},
     {"distributed", "sampler"},
-    {"collect", "integrations", "parts", "testing"},
+    {"collect", "integrations", "parts", "snapshots", "testing"},
     {"evaluate"},
     {"dry_run", "trainer"},
     {"report", "run_directory"},
@@ -44,7 +44,7 @@ LAYERS = [
 ]
 """Modules of depo, lowest first: each may import from the layers below it; the lowest knows itself alone, and a package also its own modules."""
 
-CORE_USERS = {"prompt_table", "sampler_core", "advantages", "keyed", "scale"}
+CORE_USERS = {"prompt_table", "sampler", "sampler_core", "advantages", "keyed", "scale", "snapshots"}
 """The only modules that know of the Rust core."""
 
 LEVELS = {module: level for level, modules in enumerate(LAYERS) for module in modules}

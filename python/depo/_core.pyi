@@ -4,6 +4,7 @@ Prompt indices are int64 positions in the pool; every array is C-contiguous and 
 """
 
 from collections.abc import Mapping, Sequence
+from os import PathLike
 from typing import Any, Self, final
 
 import numpy as np
@@ -12,6 +13,8 @@ from numpy.typing import ArrayLike, NDArray
 __all__ = [
     "DiscountedCounts",
     "Sampler",
+    "SavedState",
+    "SnapshotSlots",
     "TextColumn",
     "ThompsonSampler",
     "WeightedSampler",
@@ -360,8 +363,10 @@ class Sampler:
     def state_dict(self) -> dict[str, int | float | str | NDArray[Any]]:
         """Everything that `load_state_dict` needs."""
 
-    def load_state_dict(self, state: Mapping[str, Any], *, strict: bool = True) -> dict[str, int]:
-        """Restore what `state_dict` returned, or raise StateError (a ValueError) and change nothing. No other thread may write to its arrays meanwhile.
+    def load_state_dict(self, state: Mapping[str, Any] | SavedState, *, strict: bool = True) -> dict[str, int]:
+        """Restore what `state_dict` returned, or a snapshot (once), or raise StateError (a ValueError) and change nothing.
+
+        No other thread may write to the state's arrays meanwhile.
 
         strict: same ids in the same order, else StateError. Not strict: what is known of each prompt is carried over by id; open draws of missing
         prompts are dropped, what is known of clusters is forgotten. group_size and seed must be those of the state; other settings may differ;
@@ -370,3 +375,44 @@ class Sampler:
         Returns:
             matched, missing (in the state, not in this pool), added (in this pool, not in the state).
         """
+
+@final
+class SnapshotSlots:
+    """Two files of a directory that are overwritten in turn with what a sampler knows; see `depo.snapshots`.
+
+    Raises:
+        OSError: The directory cannot be made.
+    """
+
+    def __new__(cls, directory: PathLike[str]) -> Self: ...
+    def capture(self, sampler: Sampler) -> None:
+        """Copy the state of a sampler into memory that is kept, in place of what was copied before."""
+
+    def attach(self, texts: Mapping[str, str], arrays: Mapping[str, tuple[str, Sequence[int], NDArray[np.uint8]]]) -> None:
+        """Add named texts and arrays (element type as safetensors names it, shape, bytes) to the copy."""
+
+    def write(self) -> int:
+        """Write the copy over the older snapshot and return its number, from 1 on, once it is on the disk.
+
+        Raises:
+            OSError: It could not be written; the newer snapshot is as it was.
+        """
+
+    def read(self, sampler: Sampler) -> SavedState | None:
+        """Read the newest whole snapshot, to be loaded by this sampler; None if none was ever finished.
+
+        Raises:
+            StateError: There are files, but none is whole.
+            OSError: They cannot be read.
+        """
+
+@final
+class SavedState:
+    """A snapshot that was read, for `Sampler.load_state_dict`."""
+
+    @property
+    def generation(self) -> int:
+        """Number of the snapshot."""
+
+    def detach(self) -> tuple[dict[str, str], dict[str, tuple[str, list[int], NDArray[np.uint8]]]]:
+        """Take out what was attached: named texts and arrays."""

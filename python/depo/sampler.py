@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -205,10 +205,10 @@ class PromptSampler:
         believed = self._core.beliefs(indices, predicted_C, policy_version)
         return predicted_C, believed["p_informative"], self._core.wanted(indices, predicted_C, policy_version)
 
-    def state_dict(self) -> dict[str, Any]:
-        """Return everything that a bit-exact continuation needs, open draws included; the estimator saves itself."""
+    def state_dict(self, *, of_core: Callable[[_core.Sampler], Any] = _core.Sampler.state_dict) -> dict[str, Any]:
+        """Return everything that a bit-exact continuation needs, open draws included; the estimator saves itself. `of_core` saves the core's share."""
         with self._labelling:
-            return {"version": STATE_VERSION, "core": self._core.state_dict(), "calibration": self._calibration.state_dict()}
+            return {"version": STATE_VERSION, "core": of_core(self._core), "calibration": self._calibration.state_dict()}
 
     def load_state_dict(self, state: Mapping[str, Any], *, strict: bool = True) -> dict[str, int]:
         """Restore what `state_dict` returned.

@@ -1,75 +1,100 @@
 //! Prompts in the order of their last label, least recent first, so that the ones due for a re-probe are found without a scan.
 
+use std::borrow::Cow;
+
 use crate::error::{Error, Result};
+use crate::memory::zeros;
 use crate::pool::epoch_order;
 use crate::rng::Permutation;
 use crate::state::{Carry, StateMap, StateReader};
 
-/// Fields of a node. They are an array, for only numbers are laid out as zeros without being written.
-type Node = [u32; 3];
-const NEXT: usize = 0;
-const PREVIOUS: usize = 1;
-/// Version after that of the last label; 0: never labelled.
-const UNLABELLED_FROM: usize = 2;
+/// Superseded entries that the log may always hold.
+const SLACK: usize = 16;
 
-/// First the prompts that were never labelled, in the order of epoch 0, which takes no memory; then a doubly linked list of the others. Zeros say that
-/// nothing is known, so that the memory of prompts without a label is never touched.
+/// First the prompts that were never labelled, in the order of epoch 0, which takes no memory; then a log of the labels, in which a prompt's last entry
+/// counts. A log is saved and loaded as it lies there, which walking a linked list of millions is not.
 #[derive(Debug, Clone)]
 pub struct LabelAges {
     unlabelled: Permutation,
     /// Every prompt before this rank of the permutation has been labelled.
     first_unlabelled: usize,
-    /// The list: prompt p is node p + 1, and node 0 stands before the head and after the tail.
-    nodes: Vec<Node>,
+    /// Prompts, in the order of their labels.
+    order: Vec<u32>,
+    /// Version after that of the label, for each entry of the log.
+    unlabelled_from: Vec<u32>,
+    /// By prompt, the number of its last entry, from 1 on; 0: never labelled. Only zeros are laid out without being written.
+    last: Vec<u32>,
+    labelled: usize,
+    /// Every entry before this one is superseded.
+    first: usize,
 }
 
 impl LabelAges {
     /// Nobody has been labelled since version 0.
     pub fn new(seed: u64, len: usize) -> Self {
-        Self { unlabelled: epoch_order(seed, 0, len), first_unlabelled: 0, nodes: vec![[0; 3]; len + 1] }
+        let (unlabelled, last) = (epoch_order(seed, 0, len), zeros(len));
+        Self { unlabelled, first_unlabelled: 0, order: vec![], unlabelled_from: vec![], last, labelled: 0, first: 0 }
     }
 
     /// Number of prompts.
     fn len(&self) -> usize {
-        self.nodes.len() - 1
+        self.last.len()
     }
 
     fn unlabelled_from(&self, prompt: u32) -> u32 {
-        self.nodes[prompt as usize + 1][UNLABELLED_FROM]
+        let last = self.last[prompt as usize] as usize;
+        if last > 0 { self.unlabelled_from[last - 1] } else { 0 }
     }
 
     fn is_labelled(&self, prompt: u32) -> bool {
-        self.unlabelled_from(prompt) > 0
+        self.last[prompt as usize] > 0
+    }
+
+    /// Whether an entry is its prompt's last.
+    fn counts(&self, entry: usize) -> bool {
+        self.last[self.order[entry] as usize] as usize == entry + 1
     }
 
     fn append(&mut self, prompt: u32, unlabelled_from: u32) {
-        let (node, tail) = (prompt + 1, self.nodes[0][PREVIOUS]);
-        self.nodes[tail as usize][NEXT] = node;
-        self.nodes[node as usize] = [0, tail, unlabelled_from];
-        self.nodes[0][PREVIOUS] = node;
+        self.labelled += usize::from(!self.is_labelled(prompt));
+        self.order.push(prompt);
+        self.unlabelled_from.push(unlabelled_from);
+        self.last[prompt as usize] = self.order.len() as u32;
     }
 
-    fn pass_labelled(&mut self) {
+    /// Moves both fronts past what no longer counts.
+    fn advance(&mut self) {
         while self.first_unlabelled < self.len() && self.is_labelled(self.unlabelled.at(self.first_unlabelled) as u32) {
             self.first_unlabelled += 1;
         }
+        while self.first < self.order.len() && !self.counts(self.first) {
+            self.first += 1;
+        }
+    }
+
+    /// Drops superseded entries once they are half as many as the others: seldom enough to cost nothing.
+    fn compact(&mut self) {
+        if self.order.len() <= self.labelled + self.labelled / 2 + SLACK {
+            return;
+        }
+        let log: Vec<(u32, u32)> = self.labelled().map(|prompt| (prompt, self.unlabelled_from(prompt))).collect();
+        (self.order, self.unlabelled_from) = log.into_iter().unzip();
+        for (entry, &prompt) in (1..).zip(&self.order) {
+            self.last[prompt as usize] = entry;
+        }
+        self.first = 0;
     }
 
     /// A verdict on this prompt arrived while the clock stood at `version`, which never runs backwards.
     pub fn touch(&mut self, prompt: u32, version: u32) {
-        if self.is_labelled(prompt) {
-            let [after, before, _] = self.nodes[prompt as usize + 1];
-            self.nodes[before as usize][NEXT] = after;
-            self.nodes[after as usize][PREVIOUS] = before;
-        }
         self.append(prompt, version.saturating_add(1));
-        self.pass_labelled();
+        self.compact();
+        self.advance();
     }
 
     /// The prompts that have a label, from the least recently labelled on.
     fn labelled(&self) -> impl Iterator<Item = u32> {
-        let node = |node: u32| (node > 0).then_some(node);
-        std::iter::successors(node(self.nodes[0][NEXT]), move |&last| node(self.nodes[last as usize][NEXT])).map(|node| node - 1)
+        (self.first..self.order.len()).filter(|&entry| self.counts(entry)).map(|entry| self.order[entry])
     }
 
     /// Prompts from the least recently labelled on.
@@ -95,35 +120,32 @@ impl LabelAges {
         oldest.map_or(0, |prompt| (u64::from(version) + 1).saturating_sub(self.unlabelled_from(prompt).into()))
     }
 
-    pub(crate) fn save(&self, state: &mut StateMap) {
-        let order: Vec<u32> = self.labelled().collect();
-        let unlabelled_from: Vec<u32> = order.iter().map(|&prompt| self.unlabelled_from(prompt)).collect();
+    pub(crate) fn save<'a>(&'a self, state: &mut StateMap<'a>) {
         state.insert("ages.first_unlabelled".into(), (self.first_unlabelled as u64).into());
-        state.insert("ages.order".into(), order.into());
-        state.insert("ages.unlabelled_from".into(), unlabelled_from.into());
+        state.insert("ages.order".into(), Cow::from(&self.order).into());
+        state.insert("ages.unlabelled_from".into(), Cow::from(&self.unlabelled_from).into());
     }
 
-    /// Restores the order of the prompts that have a label.
+    /// Restores the log, without the prompts that the pool lacks.
     pub(crate) fn restore(&mut self, state: &mut StateReader, carry: &Carry) -> Result<()> {
-        let order: Vec<u32> = state.take("ages.order")?;
-        let unlabelled_from: Vec<u32> = state.array("ages.unlabelled_from", order.len())?;
-        for (&old, &unlabelled_from) in order.iter().zip(&unlabelled_from) {
-            let Some(prompt) = carry.prompt("ages.order", old)? else { continue };
-            if self.is_labelled(prompt) {
-                return Err(Error::state_entry("ages.order", format!("prompt {old} twice"), "distinct prompts"));
-            }
-            if unlabelled_from == 0 {
-                return Err(Error::state_entry("ages.unlabelled_from", 0, "versions of at least 1"));
-            }
-            self.append(prompt, unlabelled_from);
+        let order: Cow<[u32]> = state.take("ages.order")?;
+        let unlabelled_from: Cow<[u32]> = state.lent("ages.unlabelled_from", order.len())?;
+        if unlabelled_from.contains(&0) {
+            return Err(Error::state_entry("ages.unlabelled_from", 0, "versions of at least 1"));
+        }
+        let entries = order.len();
+        (self.order, self.unlabelled_from) = carry.prompts("ages.order", order, unlabelled_from)?;
+        for (entry, &prompt) in (1..).zip(&self.order) {
+            let last = std::mem::replace(&mut self.last[prompt as usize], entry);
+            self.labelled += usize::from(last == 0);
         }
         let first_unlabelled: u64 = state.take("ages.first_unlabelled")?;
-        if first_unlabelled > order.len() as u64 {
-            let expected = format!("at most {}, as many as have a label", order.len());
+        if first_unlabelled > entries as u64 {
+            let expected = format!("at most {entries}, as many as there are labels");
             return Err(Error::state_entry("ages.first_unlabelled", first_unlabelled, expected));
         }
         self.first_unlabelled = if carry.is_identical() { first_unlabelled as usize } else { 0 };
-        self.pass_labelled();
+        self.advance();
         Ok(())
     }
 }
@@ -141,19 +163,24 @@ mod tests {
             let order = epoch_order(seed, 0, len);
             let mut expected: Vec<u32> = (0..len).map(|rank| order.at(rank) as u32).collect();
             let mut ages = LabelAges::new(seed, len);
+            let mut unlabelled_from = vec![0; len];
             for (version, prompt) in labels.iter().map(|label| label % len as u32).enumerate() {
                 if version == saved_at {
                     let mut state = StateMap::new();
                     ages.save(&mut state);
-                    ages = LabelAges::new(seed, len);
                     let ids: Vec<u64> = (0..len as u64).collect();
                     let mut reader = StateReader::new(state);
-                    ages.restore(&mut reader, &Carry::new(&ids, &ids, true).expect("the same ids")).expect("a saved state");
+                    let mut restored = LabelAges::new(seed, len);
+                    restored.restore(&mut reader, &Carry::new(&ids, &ids, true).expect("the same ids")).expect("a saved state");
                     reader.finish().expect("nothing is left");
+                    ages = restored;
                 }
                 ages.touch(prompt, version as u32);
                 expected.retain(|&other| other != prompt);
                 expected.push(prompt);
+                unlabelled_from[prompt as usize] = version as u32 + 1;
+                prop_assert!((0..len as u32).all(|prompt| ages.unlabelled_from(prompt) == unlabelled_from[prompt as usize]));
+                prop_assert!(ages.order.len() <= len + len / 2 + SLACK);
                 prop_assert_eq!(ages.iter().collect::<Vec<u32>>(), expected.clone());
             }
         }

@@ -18,6 +18,7 @@ pub mod sampler;
 pub mod selection;
 pub mod settings;
 pub mod shared;
+pub mod snapshot;
 pub mod state;
 pub mod texts;
 pub mod variates;
@@ -26,7 +27,7 @@ mod vectors;
 #[cfg(feature = "python")]
 mod python;
 
-use depo_structures::portable;
+use depo_structures::{memory, portable};
 pub use error::{Error, Result};
 pub use sampler::Sampler;
 pub use settings::Settings;

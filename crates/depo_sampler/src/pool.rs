@@ -1,7 +1,10 @@
 //! The prompts, the order of each epoch, and which prompts are claimed (waiting, buffered or in flight).
 
+use std::borrow::Cow;
 use std::collections::HashMap;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
+
+use xxhash_rust::xxh3::xxh3_128;
 
 use crate::error::{Error, Result, require};
 use crate::rng::{Permutation, derive_key};
@@ -57,6 +60,7 @@ fn require_distinct(ids: &[u64]) -> Result<()> {
 pub struct PromptPool {
     ids: Arc<Vec<u64>>,
     sources: Arc<Vec<u32>>,
+    digest: Arc<OnceLock<u128>>,
     seed: u64,
     epoch: u64,
     cursor: usize,
@@ -75,7 +79,8 @@ impl PromptPool {
         require(len < u32::MAX as usize, "ids", format!("length {len}"), "fewer than 2^32 - 1 prompts")?;
         require_distinct(&ids)?;
         let order = epoch_order(seed, 0, len);
-        Ok(Self { ids: ids.into(), sources: sources.into(), seed, epoch: 0, cursor: 0, order, claimed: Bitset::new(len) })
+        let digest = Arc::default();
+        Ok(Self { ids: ids.into(), sources: sources.into(), digest, seed, epoch: 0, cursor: 0, order, claimed: Bitset::new(len) })
     }
 
     /// The same prompts at the start of epoch 0, nobody claimed.
@@ -84,6 +89,7 @@ impl PromptPool {
         Self {
             ids: self.ids.clone(),
             sources: self.sources.clone(),
+            digest: self.digest.clone(),
             seed: self.seed,
             epoch: 0,
             cursor: 0,
@@ -105,6 +111,16 @@ impl PromptPool {
     /// Ids by prompt index.
     pub fn ids(&self) -> &[u64] {
         &self.ids
+    }
+
+    /// The same, shared.
+    pub(crate) fn shared_ids(&self) -> Arc<Vec<u64>> {
+        self.ids.clone()
+    }
+
+    /// XXH3-128 of the ids in their order: whoever has the same has the same prompts.
+    pub(crate) fn digest(&self) -> u128 {
+        *self.digest.get_or_init(|| xxh3_128(bytemuck::cast_slice(&self.ids)))
     }
 
     /// Source indices by prompt index.
@@ -165,8 +181,8 @@ impl PromptPool {
         prompt
     }
 
-    pub(crate) fn save(&self, state: &mut StateMap) {
-        state.insert("pool.ids".into(), self.ids.to_vec().into());
+    pub(crate) fn save<'a>(&'a self, state: &mut StateMap<'a>) {
+        state.insert("pool.ids".into(), Cow::from(self.ids.as_slice()).into());
         state.insert("pool.epoch".into(), self.epoch.into());
         state.insert("pool.cursor".into(), (self.cursor as u64).into());
     }

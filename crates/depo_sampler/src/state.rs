@@ -4,6 +4,7 @@ use std::borrow::Cow;
 use std::collections::{BTreeMap, HashMap};
 
 use crate::error::{Error, Result};
+use crate::memory::{copied, with_capacity};
 
 /// A complete saved state; one that is to be loaded may lend its arrays.
 pub type StateMap<'a> = BTreeMap<String, StateValue<'a>>;
@@ -88,6 +89,28 @@ where
 
     fn from_value(value: StateValue<'a>) -> std::result::Result<Self, StateValue<'a>> {
         Cow::from_value(value).map(Cow::into_owned)
+    }
+}
+
+impl StateValue<'_> {
+    /// The entry with an array of its own.
+    pub fn into_owned(self) -> StateValue<'static> {
+        fn own<T: Copy>(array: Cow<[T]>) -> Cow<'static, [T]> {
+            Cow::Owned(match array {
+                Cow::Owned(array) => array,
+                Cow::Borrowed(array) => copied(array),
+            })
+        }
+        match self {
+            Self::Int(number) => StateValue::Int(number),
+            Self::Float(number) => StateValue::Float(number),
+            Self::Text(text) => StateValue::Text(text),
+            Self::U8(array) => StateValue::U8(own(array)),
+            Self::U32(array) => StateValue::U32(own(array)),
+            Self::U64(array) => StateValue::U64(own(array)),
+            Self::F32(array) => StateValue::F32(own(array)),
+            Self::F64(array) => StateValue::F64(own(array)),
+        }
     }
 }
 
@@ -189,7 +212,8 @@ impl Carry {
     /// # Errors
     /// `strict`, and the ids or their order differ.
     pub fn new(saved: &[u64], ids: &[u64], strict: bool) -> Result<Self> {
-        let identical = saved == ids;
+        // A snapshot of this very pool lends the pool's own ids.
+        let identical = std::ptr::eq(saved, ids) || saved == ids;
         if strict && !identical {
             let position = saved.iter().zip(ids).take_while(|(old, new)| old == new).count();
             return Err(Error::StateOtherPool { saved: saved.len(), len: ids.len(), position });
@@ -224,11 +248,34 @@ impl Carry {
         Ok((new != ABSENT).then_some(new))
     }
 
+    /// Prompts of a saved list that are in the present pool, with the value of each. Arrays that are not lent are kept as they are.
+    ///
+    /// # Errors
+    /// The list holds something that is not an index of the saved pool.
+    pub fn prompts<T: Copy>(&self, name: &str, saved: Cow<[u32]>, values: Cow<[T]>) -> Result<(Vec<u32>, Vec<T>)> {
+        if self.is_identical() {
+            let greatest = saved.iter().copied().max();
+            greatest.map_or(Ok(None), |prompt| self.prompt(name, prompt))?;
+            return Ok((saved.into_owned(), values.into_owned()));
+        }
+        let present = |(&old, &value)| self.prompt(name, old).map(|prompt| prompt.map(|prompt| (prompt, value))).transpose();
+        saved.iter().zip(values.iter()).filter_map(present).collect()
+    }
+
+    /// One value per prompt, in the present order; `default` for prompts that the state does not know. An array that is not lent is kept as it is.
+    pub fn column<T: Copy>(&self, saved: Cow<[T]>, default: T) -> Vec<T> {
+        match saved {
+            Cow::Owned(column) if self.is_identical() => column,
+            Cow::Borrowed(column) if self.is_identical() => copied(column),
+            saved => self.gather(|prompt| saved[prompt], default),
+        }
+    }
+
     /// Per-prompt values in the present order: `saved` by index in the saved pool, `default` for prompts that the state does not know.
     pub fn gather<T: Copy>(&self, saved: impl Fn(usize) -> T, default: T) -> Vec<T> {
-        match &self.moved {
-            None => (0..self.saved_len).map(saved).collect(),
-            Some(moved) => moved.old_of_new.iter().map(|&old| if old == ABSENT { default } else { saved(old as usize) }).collect(),
-        }
+        let Some(moved) = &self.moved else { return (0..self.saved_len).map(saved).collect() };
+        let mut gathered = with_capacity(moved.old_of_new.len());
+        gathered.extend(moved.old_of_new.iter().map(|&old| if old == ABSENT { default } else { saved(old as usize) }));
+        gathered
     }
 }

@@ -2,9 +2,7 @@
 
 use std::hint::black_box;
 
-use bytemuck::{Pod, Zeroable};
-
-use crate::pages::Table;
+use crate::memory::filled;
 use crate::portable::power;
 
 /// Items that are updated side by side, so that their cache misses overlap.
@@ -14,8 +12,7 @@ const ABREAST: usize = 256;
 const TABLED: u32 = 256;
 
 /// All that an update touches of an item lies together.
-#[derive(Debug, Clone, Copy, PartialEq, Pod, Zeroable)]
-#[repr(C)]
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
 struct Record {
     successes: f32,
     failures: f32,
@@ -25,7 +22,7 @@ struct Record {
 /// Counts of items 0..len, each as of the newest version at which it was updated.
 #[derive(Debug, Clone, PartialEq)]
 pub struct DiscountedCounts {
-    records: Table<Record>,
+    records: Vec<Record>,
     powers: Powers,
 }
 
@@ -49,7 +46,7 @@ impl Powers {
 impl DiscountedCounts {
     /// No counts; what is counted keeps `decay`, within 0..=1, of its weight from one version to the next.
     pub fn new(len: usize, decay: f64) -> Self {
-        Self { records: Table::new(len), powers: Powers::new(decay) }
+        Self { records: filled(Record::default(), len), powers: Powers::new(decay) }
     }
 
     /// Number of items.

@@ -185,7 +185,7 @@ impl Belief for DiscountedBeta {
         vec![("base_rate", self.base_rate.mean()), ("base_concentration", base), ("text_concentration", text), ("discount", discount)]
     }
 
-    fn save(&self, state: &mut StateMap) {
+    fn save<'a>(&'a self, state: &mut StateMap<'a>) {
         self.records.save(state);
         self.base_rate.save(state);
         self.prior.save(state);

@@ -249,7 +249,7 @@ impl Belief for LogitNormal {
         ]
     }
 
-    fn save(&self, state: &mut StateMap) {
+    fn save<'a>(&'a self, state: &mut StateMap<'a>) {
         self.records.save(state);
         self.base_rate.save(state);
         self.prior.save(state);

@@ -96,7 +96,7 @@ pub trait Belief {
     fn parameters(&self) -> Vec<(&'static str, f64)>;
 
     /// Writes the whole belief into a state.
-    fn save(&self, state: &mut StateMap);
+    fn save<'a>(&'a self, state: &mut StateMap<'a>);
 
     /// Reads what `save` wrote; prompts follow `carry`.
     ///

@@ -1,8 +1,11 @@
 //! What is kept of each prompt under any model: two numbers for its history, the version they stand at, and its text prediction.
 
+use std::borrow::Cow;
+
 use super::logit_gaussian::logit;
 use super::{Label, PRIOR_MARGIN};
 use crate::error::Result;
+use crate::memory::filled;
 use crate::state::{Carry, StateMap, StateReader};
 
 /// What is known of one prompt.
@@ -30,30 +33,36 @@ impl PromptRecord {
     }
 }
 
-/// The records of a pool.
+/// The records of a pool, one array for each number, so that they are saved and loaded as they are.
 #[derive(Debug, Clone)]
 pub(super) struct Records {
     /// Entries of a saved state that hold the two numbers.
     names: [&'static str; 2],
-    records: Vec<PromptRecord>,
+    history: [Vec<f32>; 2],
+    versions: Vec<u32>,
+    predicted_rewards: Vec<f32>,
 }
 
 impl Records {
     /// Nothing is known of any of `len` prompts.
     pub fn new(len: usize, names: [&'static str; 2]) -> Self {
-        Self { names, records: vec![UNKNOWN_PROMPT; len] }
+        let PromptRecord { history, version, predicted_reward } = UNKNOWN_PROMPT;
+        let history = history.map(|number| filled(number, len));
+        Self { names, history, versions: filled(version, len), predicted_rewards: filled(predicted_reward, len) }
     }
 
     pub fn len(&self) -> usize {
-        self.records.len()
+        self.versions.len()
     }
 
     pub fn is_labelled(&self, prompt: u32) -> bool {
-        self.records[prompt as usize].is_labelled()
+        self.of(prompt).is_labelled()
     }
 
     pub fn of(&self, prompt: u32) -> PromptRecord {
-        self.records[prompt as usize]
+        let prompt = prompt as usize;
+        let history = [self.history[0][prompt], self.history[1][prompt]];
+        PromptRecord { history, version: self.versions[prompt], predicted_reward: self.predicted_rewards[prompt] }
     }
 
     /// The record under another text prediction; NaN stands for the stored one.
@@ -63,41 +72,36 @@ impl Records {
     }
 
     pub fn set_prior(&mut self, prompt: u32, predicted_reward: f32) {
-        self.records[prompt as usize].predicted_reward = predicted_reward;
+        self.predicted_rewards[prompt as usize] = predicted_reward;
     }
 
     /// Notes what a label made of its prompt's history. Returns whether it is late: older than the newest, whose version stays.
     pub fn set_history(&mut self, label: &Label, history: [f64; 2]) -> bool {
-        let record = &mut self.records[label.prompt as usize];
-        let late = label.version < record.version;
-        record.history = history.map(|number| number as f32);
-        record.version = record.version.max(label.version);
+        let prompt = label.prompt as usize;
+        for (numbers, number) in self.history.iter_mut().zip(history) {
+            numbers[prompt] = number as f32;
+        }
+        let newest = &mut self.versions[prompt];
+        let late = label.version < *newest;
+        *newest = label.version.max(*newest);
         late
     }
 
-    pub fn save(&self, state: &mut StateMap) {
-        for (index, name) in self.names.into_iter().enumerate() {
-            state.insert(name.into(), self.column(|record| record.history[index]).into());
+    pub fn save<'a>(&'a self, state: &mut StateMap<'a>) {
+        for (name, numbers) in self.names.into_iter().zip(&self.history) {
+            state.insert(name.into(), Cow::from(numbers).into());
         }
-        state.insert("belief.predicted_rewards".into(), self.column(|record| record.predicted_reward).into());
-        state.insert("belief.versions".into(), self.column(|record| record.version).into());
-    }
-
-    fn column<T>(&self, field: impl Fn(&PromptRecord) -> T) -> Vec<T> {
-        self.records.iter().map(field).collect()
+        state.insert("belief.predicted_rewards".into(), Cow::from(&self.predicted_rewards).into());
+        state.insert("belief.versions".into(), Cow::from(&self.versions).into());
     }
 
     pub fn restore(&mut self, state: &mut StateReader, carry: &Carry) -> Result<()> {
-        let len = carry.saved_len();
-        let [first, second] = [state.lent(self.names[0], len)?, state.lent(self.names[1], len)?];
-        let predicted_rewards = state.lent("belief.predicted_rewards", len)?;
-        let versions = state.lent("belief.versions", len)?;
-        let record = |prompt: usize| PromptRecord {
-            history: [first[prompt], second[prompt]],
-            version: versions[prompt],
-            predicted_reward: predicted_rewards[prompt],
-        };
-        self.records = carry.gather(record, UNKNOWN_PROMPT);
+        let (len, PromptRecord { history, version, predicted_reward }) = (carry.saved_len(), UNKNOWN_PROMPT);
+        for ((name, numbers), unknown) in self.names.into_iter().zip(&mut self.history).zip(history) {
+            *numbers = carry.column(state.lent(name, len)?, unknown);
+        }
+        self.predicted_rewards = carry.column(state.lent("belief.predicted_rewards", len)?, predicted_reward);
+        self.versions = carry.column(state.lent("belief.versions", len)?, version);
         Ok(())
     }
 }

@@ -2,6 +2,7 @@
 
 mod convert;
 mod scale;
+mod snapshot;
 mod texts;
 
 use std::collections::BTreeMap;
@@ -21,6 +22,7 @@ use crate::sampler::Sampler as CoreSampler;
 use crate::settings::Settings;
 use crate::shared::SharedSampler;
 use convert::{borrowed_floats, entries_from_py, floats, integers, state_from_py, state_to_py, unsigned};
+use snapshot::SavedState;
 
 type Dict<'py> = PyResult<Bound<'py, PyDict>>;
 
@@ -34,7 +36,7 @@ fn detached<T: Send>(py: Python<'_>, work: impl FnOnce() -> Result<T> + Send) ->
     })
 }
 
-fn state_error(py: Python<'_>, error: &Error) -> PyErr {
+fn state_error(py: Python<'_>, error: &impl std::fmt::Display) -> PyErr {
     let class = py.import("depo.errors").and_then(|module| module.getattr("StateError"));
     match class.and_then(|class| class.call1((error.to_string(),))) {
         Ok(exception) => PyErr::from_value(exception),
@@ -330,9 +332,14 @@ impl Sampler {
     /// Restore; returns how many prompts matched, were missing and were added. Arrays of the state must not be written to meanwhile.
     #[pyo3(signature = (state, *, strict = true))]
     fn load_state_dict<'py>(&self, py: Python<'py>, state: &Bound<'py, PyAny>, strict: bool) -> Dict<'py> {
-        let entries = entries_from_py(state)?;
-        let state = state_from_py(&entries)?;
-        let report = self.with_core(py, |core| core.load_state(state?, strict))?;
+        let report = if let Ok(saved) = state.cast::<SavedState>() {
+            let saved = saved.get();
+            self.with_core(py, |core| saved.load(core, strict))?
+        } else {
+            let entries = entries_from_py(state)?;
+            let state = state_from_py(&entries)?;
+            self.with_core(py, |core| core.load_state(state?, strict))?
+        };
         let dict = PyDict::new(py);
         dict.set_item("matched", report.matched)?;
         dict.set_item("missing", report.missing)?;
@@ -374,6 +381,8 @@ mod _core {
 
     #[pymodule_export]
     use super::scale::{DiscountedCounts, ThompsonSampler, WeightedSampler, in_window, nearest, top};
+    #[pymodule_export]
+    use super::snapshot::{SavedState, SnapshotSlots};
     #[pymodule_export]
     use super::texts::TextColumn;
     #[pymodule_export]

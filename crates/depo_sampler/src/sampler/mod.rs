@@ -80,6 +80,11 @@ impl Sampler {
         }
     }
 
+    /// The prompts.
+    pub fn pool(&self) -> &PromptPool {
+        &self.pool
+    }
+
     /// Rollouts of a full group, G.
     pub fn group_size(&self) -> usize {
         self.settings.group_size

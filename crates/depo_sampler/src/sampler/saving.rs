@@ -23,6 +23,11 @@ pub struct LoadReport {
 impl Sampler {
     /// Everything that an exact continuation needs, at any point between two calls.
     pub fn state(&self) -> StateMap<'static> {
+        self.lend_state().into_iter().map(|(name, value)| (name, value.into_owned())).collect()
+    }
+
+    /// The same, with the largest arrays lent.
+    pub fn lend_state(&self) -> StateMap<'_> {
         let mut state = StateMap::new();
         state.insert("version".into(), STATE_VERSION.into());
         self.settings.save(&mut state);

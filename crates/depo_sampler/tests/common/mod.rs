@@ -106,6 +106,7 @@ impl Caller {
         self.sampler.load_state(state, true).unwrap();
     }
 
+    #[allow(dead_code, reason = "each test crate drives the caller its own way")]
     pub fn apply_all(&mut self, ops: &[Op]) {
         for op in ops {
             self.apply(op);
