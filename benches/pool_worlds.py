@@ -64,7 +64,11 @@ def play(world: World, config: SelectorConfig, places: int, text: bool, seed: in
     visits, informative, drawn, squares = np.zeros(prompts, int), 0, 0, 0.0
     for version in range(STEPS):
         while (candidates := core.propose(places, version)).size:
-            predicted = 1 / (1 + np.exp(-np.clip(world.logits(candidates, version), -6, 6) - world.text_error[candidates])) if text else np.full(candidates.size, np.nan)
+            predicted = (
+                1 / (1 + np.exp(-np.clip(world.logits(candidates, version), -6, 6) - world.text_error[candidates]))
+                if text
+                else np.full(candidates.size, np.nan)
+            )
             core.offer(candidates, predicted.astype(np.float32), version)
         taken = core.take(places, version)
         rates = 1 / (1 + np.exp(-world.logits(taken["prompts"], version)))

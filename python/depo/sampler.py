@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
+from depo import _core
 from depo.config.selector import SelectorConfig
 from depo.errors import StateError
 from depo.estimator.calibration import CalibrationWindow
