@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from depo import Draw, Prompt, PromptSampler, SelectorConfig
 from depo.records import Float32Array, TargetBatch
@@ -48,3 +49,14 @@ def make(size: int = 60, preset: str = "depo", estimator: bool = True, seed: int
 def answer(draws: Sequence[Draw]) -> list[list[float]]:
     """Rewards that are a function of the prompt: short ones succeed always, long ones never, some in between; NaN beyond what a probe asked for."""
     return [[float(len(draw.prompt.text) < 4 + 2 * g) if g < draw.n_rollouts else math.nan for g in range(G)] for draw in draws]
+
+
+def utf8_buffers(texts: Sequence[str], width: type[np.int32] | type[np.int64] = np.int64) -> tuple[NDArray[np.uint8], NDArray[Any]]:
+    """Texts one behind the other, and where each begins and the last ends."""
+    encoded = [text.encode() for text in texts]
+    return np.frombuffer(b"".join(encoded), np.uint8), np.cumsum([0, *map(len, encoded)]).astype(width)
+
+
+def chat(*contents: str | None) -> list[dict[str, str | None]]:
+    """Chat messages of a user."""
+    return [{"role": "user", "content": content} for content in contents]

@@ -5,18 +5,19 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from numpy.typing import NDArray
 
 from depo import DataError, Draw, Prompt, PromptSampler, PromptTable, SelectorConfig, _core
 from depo.sampler_core import build_core
-from sampler_helpers import G, LengthEstimator, answer
+from sampler_helpers import G, LengthEstimator, answer, chat, utf8_buffers
 
 STRING_TYPES = [pa.string(), pa.large_string(), pa.string_view(), pa.dictionary(pa.int8(), pa.string())]
 TEXTS = st.text(st.characters(exclude_categories=["Cs"]), max_size=40)
@@ -59,11 +60,6 @@ def arrow_table(data: st.DataObject, prompts: Sequence[Prompt], kind: str) -> pa
     })  # fmt: skip
 
 
-def buffers(texts: Sequence[str], width: type[np.int32] | type[np.int64] = np.int64) -> tuple[NDArray[np.uint8], NDArray[Any]]:
-    encoded = [text.encode() for text in texts]
-    return np.frombuffer(b"".join(encoded), np.uint8), np.cumsum([0, *map(len, encoded)]).astype(width)
-
-
 def assert_same_prompts(table: PromptTable, prompts: Sequence[Prompt]) -> None:
     shown = [(prompt.text, prompt.answer, prompt.source, prompt.id) for prompt in table]
     assert shown == [(prompt.text, prompt.answer, prompt.source, prompt.id) for prompt in prompts]
@@ -91,8 +87,8 @@ def test_numpy_buffers_hold_the_same_prompts(pool: tuple[list[Prompt], str], wid
     answers: Any = [prompt.answer for prompt in prompts]
     answers = np.array(answers) if as_array and kind == "booleans" else answers
     names = ["unused", "c", "b", "a", "c"]
-    codes = np.array([names.index(prompt.source) for prompt in prompts], np.uint8)
-    table = PromptTable.from_utf8(*buffers([prompt.text for prompt in prompts], width), answers=answers, sources=codes, source_names=names)
+    codes = np.array([names.index(prompt.source) for prompt in prompts], np.uint64 if as_array else np.uint8)
+    table = PromptTable.from_utf8(*utf8_buffers([prompt.text for prompt in prompts], width), answers=answers, sources=codes, source_names=names)
     assert_same_prompts(table, prompts)
 
 
@@ -100,7 +96,7 @@ def test_numpy_buffers_hold_the_same_prompts(pool: tuple[list[Prompt], str], wid
 def test_ids_may_be_given(kind: Any) -> None:
     texts, ids = ["same", "same", "é"], ["7", "-12", "300"]
     if kind == "numpy":
-        table = PromptTable.from_utf8(*buffers(texts), ids=buffers(ids))
+        table = PromptTable.from_utf8(*utf8_buffers(texts), ids=utf8_buffers(ids))
     else:
         column = pa.array([int(name) for name in ids], kind) if pa.types.is_integer(kind) else pa.array(ids, kind)
         table = PromptTable.from_arrow(pa.table({"prompt": texts, "number": column}), id="number")
@@ -138,20 +134,15 @@ def test_what_is_known_follows_the_prompts_into_another_table() -> None:
     texts = [f"prompt {index}" for index in range(40)]
     known = PromptSampler(texts, G, seed=1)
     play(known, range(4))
-    other = PromptSampler(PromptTable.from_utf8(*buffers([*texts[:9:-1], "new"])), G, seed=1)
+    other = PromptSampler(PromptTable.from_utf8(*utf8_buffers([*texts[:9:-1], "new"])), G, seed=1)
     assert other.load_state_dict(known.state_dict(), strict=False) == {"matched": 30, "missing": 10, "added": 1}
     _, mine, _ = other.beliefs(range(30), policy_version=4)
     _, theirs, _ = known.beliefs(range(39, 9, -1), policy_version=4)
     np.testing.assert_array_equal(mine, theirs)
 
 
-def test_two_prompts_of_one_id_are_refused_with_their_rows() -> None:
-    with pytest.raises(ValueError, match="at positions 1 and 3, expected distinct ids"):
-        PromptSampler(PromptTable.from_arrow(pa.array(["a", "b", "c", "b"])))
-
-
 def test_nothing_is_copied() -> None:
-    utf8, offsets = buffers([f"prompt {index}" for index in range(100)])
+    utf8, offsets = utf8_buffers([f"prompt {index}" for index in range(100)])
     utf8 = utf8.copy()
     shared = sys.getrefcount(utf8), sys.getrefcount(offsets)
     of_numpy = PromptTable.from_utf8(utf8, offsets)
@@ -159,94 +150,6 @@ def test_nothing_is_copied() -> None:
     of_arrow = PromptTable.from_arrow(pa.LargeStringArray.from_buffers(100, pa.py_buffer(offsets), pa.py_buffer(utf8)))
     utf8[0] = ord("P")  # which nobody should do
     assert of_numpy[0].text == of_arrow[0].text == "Prompt 0"
-
-
-def test_buffers_that_are_written_to_are_never_left() -> None:
-    utf8, offsets = np.frombuffer(b"abcdef", np.uint8).copy(), np.array([0, 2, 4, 6], np.int64)
-    table = PromptTable.from_utf8(utf8, offsets)
-    offsets[2] = 1 << 40
-    with pytest.raises(ValueError, match="got other offsets at row 1 than at first, expected buffers that nobody writes to"):
-        table.texts([1])
-    utf8[0] = 255
-    with pytest.raises(UnicodeDecodeError):
-        table.texts([0])
-
-
-@pytest.mark.parametrize(
-    ("utf8", "offsets", "message"),
-    [
-        (b"abc", [0, 2, 1], r"offsets: got 2 and then 1 at row 1, expected offsets from 0 to 3"),
-        (b"abc", [0, 1, 4], r"offsets: got 1 and then 4 at row 1, expected offsets from 0 to 3"),
-        (b"abc", [-1, 2], r"offsets: got -1 and then 2 at row 0"),
-        (b"abc", [], r"offsets: got length 0"),
-        (b"a\xffc", [0, 1, 3], r"utf8: got bytes at row 1 that are no UTF-8"),
-        ("aé".encode(), [0, 2, 3], r"utf8: got bytes at row 0 that are no UTF-8"),
-        (b"\xed\xa0\x80", [0, 3], r"utf8: got bytes at row 0 that are no UTF-8"),
-    ],
-)
-def test_broken_buffers_are_refused(utf8: bytes, offsets: list[int], message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        PromptTable.from_utf8(np.frombuffer(utf8, np.uint8), np.array(offsets, np.int64))
-
-
-def test_buffers_of_another_shape_or_type_are_refused_instead_of_copied() -> None:
-    bytes_, offsets = np.zeros(8, np.uint8), np.array([0, 4, 8])
-    for utf8, bounds, message in [
-        (bytes_[::2], offsets, "utf8: got a uint8 array of shape .* expected a contiguous one-dimensional uint8 array"),
-        (bytes_.view(np.int8), offsets, "utf8: got a int8 array"),
-        (bytes_, offsets.astype(float), "offsets: got a float64 array .* int32 or int64"),
-        (bytes_, offsets.tolist(), "offsets: got <class 'list'>"),
-        (np.frombuffer(b"\0" * 8, np.uint8), np.frombuffer(b"\0" * 17, np.uint8)[1:].view(np.int64), "offsets: got a int64 array"),
-    ]:
-        with pytest.raises(ValueError, match=message):
-            PromptTable.from_utf8(utf8, bounds)  # type: ignore[arg-type]
-    for options, message in [
-        ({"answers": [1]}, "answers: got length 1, expected 2"),
-        ({"ids": buffers(["a"])}, "ids: got length 1, expected 2"),
-        ({"sources": [0], "source_names": ["a"]}, r"sources: got a int64 array of shape \(1,\), expected integers of shape \(2,\)"),
-        ({"sources": [0, 1], "source_names": ["a"]}, r"sources: got 1 at row 1, expected numbers within 0\.\.1"),
-        ({"sources": [-1, 0], "source_names": ["a"]}, "sources: got -1 at row 0"),
-    ]:
-        with pytest.raises(ValueError, match=message):
-            PromptTable.from_utf8(bytes_, offsets, **options)  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match="ids: got an empty id at row 1"):
-        PromptSampler(PromptTable.from_utf8(bytes_, offsets, ids=buffers(["a", ""])))
-
-
-@pytest.mark.parametrize("kind", STRING_TYPES)
-@pytest.mark.parametrize("field", ["text", "source", "id", "band"])
-def test_nulls_are_refused_with_their_row(kind: pa.DataType, field: str) -> None:
-    columns = {name: pa.array(["a", "b", "c"], kind) for name in ("text", "source", "id", "band")}
-    columns[field] = pa.chunked_array([pa.array(["a"], kind), pa.array(["b", None], kind)])
-    with pytest.raises(DataError, match=f"{field}: got null at row 2, expected a string"):
-        PromptTable.from_arrow(pa.table(columns), "text", source="source", id="id", band="band")
-
-
-def test_a_null_within_a_dictionary_is_one() -> None:
-    column = pa.DictionaryArray.from_arrays(pa.array([0, 1]), pa.array(["a", None]))
-    for field, options in [("text", {}), ("source", {"source": "prompt"})]:
-        rows = pa.table({"text": ["x", "y"], "prompt": column})
-        with pytest.raises(DataError, match=f"{field}: got null"):
-            PromptTable.from_arrow(rows, "text" if options else "prompt", **options)
-
-
-def test_columns_that_do_not_fit_are_refused() -> None:
-    rows = pa.table({"prompt": ["a"], "number": [1.5], "nested": [{"truth": "1"}]})
-    for options, message in [
-        ({"text": "question"}, "text: got column 'question', expected one of prompt, number, nested"),
-        ({"text": "number"}, "text: got a column of type double, expected strings or chat messages"),
-        ({"id": "number"}, "id: got a column of type double, expected strings"),
-        ({"answer": "nested.label"}, "answer: got column 'nested.label', but what is before 'label' is of type struct"),
-        ({"answer": "prompt.label"}, "answer: got column 'prompt.label', but what is before 'label' is of type string"),
-    ]:
-        with pytest.raises(DataError, match=message):
-            PromptTable.from_arrow(rows, **options)
-    with pytest.raises(DataError, match=r"data: got builtins\.list, expected Arrow data"):
-        PromptTable.from_arrow(["a"])
-
-
-def chat(*contents: str | None) -> list[dict[str, str | None]]:
-    return [{"role": "user", "content": content} for content in contents]
 
 
 @pytest.mark.parametrize("as_list", [pa.list_, pa.large_list])
@@ -257,21 +160,6 @@ def test_chats_are_prompts(as_list: Any) -> None:
     table = PromptTable.from_arrow(pa.table({"prompt": column, "reward_model": [{"ground_truth": "1"}] * 3}), answer="reward_model.ground_truth")
     assert_same_prompts(table, [Prompt(text=text, answer="1") for text in ("be brief\n\n2 + é?", "", "one")])
     assert table[0].messages == ({"role": "user", "content": "be brief"}, {"role": "user", "content": "2 + é?"})
-
-
-@pytest.mark.parametrize(
-    ("chats", "message"),
-    [
-        ([chat("a"), None], "text: got null at row 1, expected chat messages"),
-        ([chat("a"), []], "text: got a chat without messages at row 1"),
-        ([chat("a"), chat("a", None)], "text: got a message without content at row 1"),
-        ([chat("a"), [None]], "text: got a message without role at row 1"),
-        ([[{"role": "user", "content": ["a"]}]], "text: got messages of type .*, expected role and content, both strings"),
-    ],
-)
-def test_broken_chats_are_refused(chats: list[Any], message: str) -> None:
-    with pytest.raises(DataError, match=message):
-        PromptTable.from_arrow(pa.table({"prompt": chats}))
 
 
 def test_anything_with_the_arrow_interface_will_do() -> None:
@@ -288,16 +176,8 @@ def test_anything_with_the_arrow_interface_will_do() -> None:
         PromptTable.from_arrow(datasets.Dataset.from_dict(columns))
 
 
-def test_without_pyarrow_the_message_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "pyarrow", None)
-    monkeypatch.delitem(sys.modules, "depo.prompt_table.arrow", raising=False)
-    monkeypatch.delattr("depo.prompt_table.arrow", raising=False)
-    with pytest.raises(ImportError, match=r"pip install pyarrow; it is part of depo\[train\]"):
-        PromptTable.from_arrow(pa.table({"prompt": ["a"]}))
-
-
 def test_a_table_is_a_sequence() -> None:
-    table = PromptTable.from_utf8(*buffers(["a", "b", "c"]))
+    table = PromptTable.from_utf8(*utf8_buffers(["a", "b", "c"]))
     assert table[-1].text == "c" and [prompt.text for prompt in table[::-2]] == ["c", "a"]
     assert Prompt(text="b") in table and table.index(Prompt(text="c")) == 2
     assert repr(table) == "PromptTable of 3 prompts"
@@ -309,11 +189,24 @@ def test_a_table_is_a_sequence() -> None:
 
 
 def test_answers_in_numpy_are_python_values() -> None:
-    table = PromptTable.from_utf8(*buffers(["a", "b"]), answers=np.array([3, 4], np.int32))
+    table = PromptTable.from_utf8(*utf8_buffers(["a", "b"]), answers=np.array([3, 4], np.int32))
     assert_same_prompts(table, [Prompt(text="a", answer=3), Prompt(text="b", answer=4)])
     assert type(table[0].answer) is int
 
 
+def test_the_example_in_the_documentation_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    section = (Path(__file__).parent.parent / "docs" / "embedding.md").read_text(encoding="utf-8").partition("## Millions of prompts")[2]
+    example = section.partition("```python\n")[2].partition("```")[0]
+    columns = {name: [f"{name} {index}" for index in range(100)] for name in ("problem", "solution", "topic", "uuid", "difficulty")}
+    pyarrow.parquet.write_table(pa.table(columns), tmp_path / "prompts.parquet")
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, Any] = {}
+    exec(compile(example, "embedding.md", "exec"), names)
+    drawn = names["draws"][0].prompt
+    assert capsys.readouterr().out == f"{drawn.text} {drawn.text.replace('problem', 'difficulty')}\n"
+    assert (drawn.answer, drawn.id) == (drawn.text.replace("problem", "solution"), drawn.text.replace("problem", "uuid"))
+
+
 def test_content_ids_are_those_of_the_strings() -> None:
     texts = ["a", "é", "x" * 300]
-    np.testing.assert_array_equal(_core.TextColumn([buffers(texts[:1]), buffers(texts[1:], np.int32)]).content_ids(), _core.content_ids(texts))
+    np.testing.assert_array_equal(_core.TextColumn([utf8_buffers(texts[:1]), utf8_buffers(texts[1:], np.int32)]).content_ids(), _core.content_ids(texts))

@@ -1,6 +1,6 @@
 """Time depo against what else does the same, and write docs/performance.md. `make bench-peers`.
 
-.venv-peers/bin/python benches/peers/run.py [--rounds 7] [--only advantages choices posteriors windows pools]
+.venv-peers/bin/python benches/peers/run.py [--rounds 7] [--only advantages choices posteriors windows pools tables]
 """
 
 from __future__ import annotations
@@ -15,12 +15,20 @@ import advantages
 import choices
 import pools
 import posteriors
+import tables
 import torch
 import windows
 from rounds import OURS, Operation
 
-PARTS = {"advantages": advantages.measure, "choices": choices.measure, "posteriors": posteriors.measure, "windows": windows.measure, "pools": pools.measure}
-PACKAGES = ("numpy", "numba", "torch", "tianshou", "cpprb", "torchdata", "safetensors", "trl", "verl")
+PARTS = {
+    "advantages": advantages.measure,
+    "choices": choices.measure,
+    "posteriors": posteriors.measure,
+    "windows": windows.measure,
+    "pools": pools.measure,
+    "tables": tables.measure,
+}
+PACKAGES = ("numpy", "numba", "torch", "tianshou", "cpprb", "torchdata", "safetensors", "pyarrow", "datasets", "trl", "verl")
 OUTPUT = Path(__file__).parents[2] / "docs" / "performance.md"
 UNITS = (("s", 1.0), ("ms", 1e-3), ("us", 1e-6), ("ns", 1e-9))
 
@@ -91,7 +99,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     packages = ", ".join(f"{package} {version(package)}" for package in PACKAGES)
     introduction = INTRODUCTION.format(rounds=options.rounds, machine=processor(), python=platform.python_version(), packages=packages)
     size = choices.SIZES["10M"]
-    memory = f"## Memory\n\n{pools.bytes_per_prompt(size):.0f} bytes per prompt beyond its text, measured at 10M, and 12 more once it has a label (bar: 64).\n"
+    memory = (
+        f"## Memory\n\n{pools.bytes_per_prompt(size):.0f} bytes per prompt beyond its text, measured at 10M, and 12 more once it has a label (bar: 64). "
+        f"A pool and its sampler, beside Arrow's columns, at 1M: {tables.bytes_per_prompt(objects=False):.0f} bytes per prompt as a `PromptTable`, "
+        f"{tables.bytes_per_prompt(objects=True):.0f} as `Prompt` objects.\n"
+    )
     OUTPUT.write_text("\n".join([introduction, *tables, memory, NOT_BUILT]), encoding="utf-8")
 
 

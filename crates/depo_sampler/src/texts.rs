@@ -2,6 +2,7 @@
 
 use blake2b_simd::Params;
 use blake2b_simd::many::{HashManyJob, hash_many};
+use simdutf8::basic::from_utf8;
 
 use crate::error::{Error, Result, require};
 use crate::rng::content_id;
@@ -100,10 +101,10 @@ impl<'a> Texts<'a> {
     /// The first text that is no UTF-8: all bytes are read once, in one piece, which then no offset may cut within a character.
     fn first_invalid(&self) -> Option<usize> {
         let span = self.offsets.at(0) as usize..self.offsets.at(self.len()) as usize;
-        if let Ok(text) = std::str::from_utf8(&self.utf8[span.clone()]) {
+        if let Ok(text) = from_utf8(&self.utf8[span.clone()]) {
             return (0..self.len()).find(|&row| !text.is_char_boundary(self.offsets.at(row + 1) as usize - span.start));
         }
-        (0..self.len()).find(|&row| self.bytes(row).is_none_or(|bytes| std::str::from_utf8(bytes).is_err()))
+        (0..self.len()).find(|&row| self.bytes(row).is_none_or(|bytes| from_utf8(bytes).is_err()))
     }
 }
 

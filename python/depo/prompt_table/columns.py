@@ -98,7 +98,7 @@ class Sources:
             raise ValueError(f"sources: got a {given.dtype} array of shape {given.shape}, expected integers of shape ({length},)")
         if (outside := np.flatnonzero((given < 0) | (given >= len(names)))).size:
             raise ValueError(f"sources: got {given[outside[0]]} at row {outside[0]}, expected numbers within 0..{len(names)}, the number of source_names")
-        return cls(given, names)
+        return cls(given.astype(np.intp, copy=False), names)
 
     @property
     def codes(self) -> NDArray[np.uint32]:
@@ -111,8 +111,9 @@ class Sources:
 
 def json_of(values: Iterable[Any]) -> EncodedAnswers:
     """Return values as JSON, each as it stands in the list that `Prompt.id` is the hash of."""
+    encoder = json.JSONEncoder(sort_keys=True, default=str, ensure_ascii=False)
     utf8, ends = bytearray(), array("q", [0])
     for value in values:
-        utf8 += json.dumps(value, sort_keys=True, default=str, ensure_ascii=False).encode()
+        utf8 += encoder.encode(value).encode()
         ends.append(len(utf8))
     return EncodedAnswers(_core.TextColumn([(np.frombuffer(utf8, np.uint8), np.frombuffer(ends, np.int64))]), are_json=True)

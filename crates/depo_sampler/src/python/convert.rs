@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 
 use numpy::prelude::*;
-use numpy::{Element, IntoPyArray, PyArrayDyn, PyReadonlyArrayDyn, PyUntypedArray};
+use numpy::{Element, IntoPyArray, PyArray1, PyArrayDyn, PyReadonlyArrayDyn, PyUntypedArray};
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyFloat, PyMapping, PyString};
@@ -84,7 +84,13 @@ pub(super) fn floats<const D: usize>(name: &str, value: &Bound<'_, PyAny>) -> Py
 }
 
 /// Whole numbers of one dimension that fit `T`.
-pub(super) fn integers<T: TryFrom<i128>>(name: &str, value: &Bound<'_, PyAny>) -> PyResult<Vec<T>> {
+pub(super) fn integers<T: TryFrom<i128> + Element + Copy>(name: &str, value: &Bound<'_, PyAny>) -> PyResult<Vec<T>> {
+    if let Ok(array) = value.cast::<PyArray1<T>>()
+        && array.is_c_contiguous()
+        && array.is_aligned()
+    {
+        return Ok(array.readonly().as_slice()?.to_vec());
+    }
     // A list goes around NumPy, which would make floats of integers on both sides of 2^63.
     if !value.hasattr("dtype")?
         && let Ok(numbers) = value.extract::<Vec<i128>>()

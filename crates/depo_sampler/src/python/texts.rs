@@ -1,5 +1,8 @@
 //! Columns of texts that Arrow or `NumPy` holds: read where they lie.
 
+use std::collections::BTreeMap;
+use std::hint::black_box;
+
 use numpy::prelude::*;
 use numpy::{Element, IntoPyArray, PyArray1, PyReadonlyArray1, PyUntypedArray};
 use pyo3::exceptions::PyIndexError;
@@ -11,6 +14,8 @@ use super::detached;
 use crate::error::Error;
 use crate::rng::content_id;
 use crate::texts::{Answers, Offsets, Texts, prompt_ids};
+
+const CACHE_LINE: usize = 64;
 
 type Ids<'py> = PyResult<Bound<'py, PyArray1<u64>>>;
 
@@ -87,6 +92,19 @@ pub(super) struct TextColumn {
 }
 
 impl TextColumn {
+    /// Chunk and row within it of each of some rows.
+    fn places(&self, rows: &[i64]) -> PyResult<Vec<(usize, usize)>> {
+        let len = self.__len__();
+        let place = |(position, &index): (usize, &i64)| {
+            let outside = || PyIndexError::new_err(Error::Index { argument: "rows", position, index, len }.to_string());
+            let row = usize::try_from(index).ok().filter(|&row| row < len).ok_or_else(outside)?;
+            let chunk = self.starts.partition_point(|&start| start <= row) - 1;
+            Ok((chunk, row - self.starts[chunk]))
+        };
+        rows.iter().enumerate().map(place).collect()
+    }
+
+    /// All chunks.
     fn borrow<'py>(&self, py: Python<'py>) -> Vec<Borrowed<'py>> {
         self.chunks.iter().map(|chunk| chunk.borrow(py)).collect()
     }
@@ -118,21 +136,19 @@ impl TextColumn {
     /// The texts of some rows.
     fn texts<'py>(&self, py: Python<'py>, rows: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyList>> {
         let rows: Vec<i64> = integers("rows", rows)?;
-        let mut strings = Vec::with_capacity(rows.len());
-        let mut latest: Option<(usize, Borrowed<'_>)> = None;
-        for (position, &index) in rows.iter().enumerate() {
-            let outside = || Error::Index { argument: "rows", position, index, len: self.__len__() }.to_string();
-            let row = usize::try_from(index).ok().filter(|&row| row < self.__len__()).ok_or_else(|| PyIndexError::new_err(outside()))?;
-            let chunk = self.starts.partition_point(|&start| start <= row) - 1;
-            let borrowed = match latest {
-                Some((known, borrowed)) if known == chunk => borrowed,
-                _ => self.chunks[chunk].borrow(py),
-            };
-            let bytes = borrowed.texts()?.bytes(row - self.starts[chunk]);
-            let changed = || unfit("offsets", &format!("other offsets at row {row} than at first"), "buffers that nobody writes to");
-            strings.push(PyString::from_bytes(py, bytes.ok_or_else(changed)?)?);
-            latest = Some((chunk, borrowed));
+        let places = self.places(&rows)?;
+        let mut chunks: BTreeMap<usize, Borrowed<'_>> = BTreeMap::new();
+        for &(chunk, _) in &places {
+            chunks.entry(chunk).or_insert_with(|| self.chunks[chunk].borrow(py));
         }
+        let bytes = places.iter().zip(&rows).map(|(&(chunk, row), index)| {
+            let changed = || unfit("offsets", &format!("other offsets at row {index} than at first"), "buffers that nobody writes to");
+            chunks[&chunk].texts()?.bytes(row).ok_or_else(changed)
+        });
+        let bytes = bytes.collect::<PyResult<Vec<&[u8]>>>()?;
+        // One cache line after another is fetched while the next are asked for; a string at a time would wait for each of its own.
+        black_box(bytes.iter().flat_map(|text| text.iter().step_by(CACHE_LINE)).fold(0, |sum, byte| sum ^ byte));
+        let strings = bytes.into_iter().map(|text| PyString::from_bytes(py, text)).collect::<PyResult<Vec<_>>>()?;
         PyList::new(py, strings)
     }
 
