@@ -157,10 +157,11 @@ class WeightedSampler:
 class ThompsonSampler:
     """Thompson sampling over pools of millions: the prompts whose draw from Beta(alpha, beta) is nearest to a target pass rate (MoPPS, arXiv 2507.04632).
 
-    Exactly that distribution, without a draw for each prompt: the distance of a prompt's draw is the first point of a Poisson process with its hazard, and
-    the points of all prompts are drawn in order of distance from a sum tree of bounds, by thinning. A sample of n costs O(n log N) time, an update likewise,
-    and a prompt takes 16.3 bytes. Where that would need more points than N / 4, or distances beyond sqrt(target (1 - target)) / 32 (small pools, or
-    few prompts that can be near), the rest is found by a draw for each prompt, given what is known already: exact as well, in O(N).
+    Exactly that distribution, up to the resolution of float32, without a draw for each prompt: the distance of a prompt's draw is the first point of a Poisson
+    process with its hazard, and the points of all prompts are drawn in order of distance from a sum tree of bounds, by thinning. A sample of n costs
+    O(n log N) time, an update likewise, and a prompt takes 16.3 bytes. Where that would need more points than N / 4, or distances beyond
+    sqrt(target (1 - target)) / 32 (small pools, or few prompts that can be near), the rest is found by a draw for each prompt, given what is known
+    already: exact as well, in O(N).
 
     Args:
         alpha: float32 [N] within 1..10000: 1 + successes, say.

@@ -134,11 +134,11 @@ impl ThompsonTree {
             let bound = f64::from(self.tree.weight(item).abs());
             let (level, density) = (unit(words((LANES + lane) as u64)) * bound, sides[0][lane] + sides[1][lane]);
             // The mass within the distance is at most the bound times the distance: most points are decided without the integral.
-            let counts = distance <= self.target.reach
+            let is_hit = distance <= self.target.reach
                 && (level <= density
                     || level * (1.0 - bound * distance) < density && level * self.target.survival(items[lane], distance) <= density);
             let above = unit(words((2 * LANES + lane) as u64)) * density <= sides[0][lane];
-            counts.then_some((item, if above { distance as f32 } else { -(distance as f32) }))
+            is_hit.then_some((item, if above { distance as f32 } else { -(distance as f32) }))
         })
     }
 
@@ -148,27 +148,29 @@ impl ThompsonTree {
         let mut pending: Vec<u32> = (0..self.len() as u32).filter(|&item| !self.tree.is_marked(item) && is_eligible(item)).collect();
         let mut attempt = FIRST_VARIATE;
         while !pending.is_empty() {
-            let mut rejected = 0;
-            for start in (0..pending.len()).step_by(LANES) {
-                let lanes = LANES.min(pending.len() - start);
-                let items: [u32; LANES] = std::array::from_fn(|lane| pending[start + lane.min(lanes - 1)]);
-                let variates = self.variates(&items, |counter| words(attempt + counter));
-                for (&item, variate) in items.iter().zip(variates).take(lanes) {
-                    let offset = variate - self.target.at;
-                    if offset.abs() > distance {
-                        offsets[item as usize] = offset as f32;
-                    } else {
-                        // A rejected attempt is NaN.
-                        pending[rejected] = item;
-                        rejected += 1;
-                    }
-                }
-            }
-            pending.truncate(rejected);
+            pending = self.attempt(&mut offsets, &pending, distance, |counter| words(attempt + counter));
             attempt += 1 << ATTEMPT_BITS;
         }
         let nearest = best(&offsets, count, |offset| -offset.abs());
         nearest.into_iter().map(|item| (item, offsets[item as usize])).collect()
+    }
+
+    /// Enters variates that are accepted and farther than a distance, and returns the items that need another attempt.
+    fn attempt(&self, offsets: &mut [f32], pending: &[u32], distance: f64, words: impl Fn(u64) -> u64) -> Vec<u32> {
+        let mut rejected = Vec::new();
+        for items in pending.chunks(LANES) {
+            let variates = self.variates(&std::array::from_fn(|lane| items[lane.min(items.len() - 1)]), &words);
+            for (&item, variate) in items.iter().zip(variates) {
+                let offset = variate - self.target.at;
+                // A rejected variate is NaN.
+                if offset.abs() > distance {
+                    offsets[item as usize] = offset as f32;
+                } else {
+                    rejected.push(item);
+                }
+            }
+        }
+        rejected
     }
 
     fn variates(&self, items: &[u32; LANES], words: impl Fn(u64) -> u64) -> Lanes {
