@@ -1,8 +1,8 @@
 """Candidates in epoch order against candidates from the whole pool, in worlds made of a real run: `python benches/pool_worlds.py LOG`.
 
-LOG is the GRPO log of docs/selectors.md (JSON Lines, `n_correct_by_visit` with one visit per epoch). A world's prompts are copies of its prompts: each follows the
-pass rate of one of them through the run, a mean over five epochs, moved by a fixed amount on the logit scale. What is drawn does not change what is learned.
-With text, an estimator's prediction is the logit of the present rate with an error that stays.
+LOG is the GRPO log of docs/selectors.md (JSON Lines, `n_correct_by_visit` with one visit per epoch). A world's prompts are copies of its prompts: each
+follows the pass rate of one of them through the run, a mean over five epochs, moved by a fixed amount on the logit scale. What is drawn does not change
+what is learned. With text, an estimator's prediction is the logit of the present rate with an error that stays.
 """
 
 from __future__ import annotations
@@ -89,24 +89,20 @@ def main() -> None:
     parser.add_argument("--prompts", type=int, nargs="+", default=[5_000, 20_000, 100_000])
     parser.add_argument("--places", type=int, default=128)
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--curiosity", type=float, default=2.0)
-    parser.add_argument("--only", default="")
+    parser.add_argument("--min-ages", type=int, nargs="+", default=[10])
     options = parser.parse_args()
     rates = trajectories(options.log)
-    presets = {
+    selectors = {
         "uniform": SelectorConfig.from_preset("uniform"),
-        **{
-            f"{preset} {place}": SelectorConfig.from_preset(
-                preset, candidates_from=place, warmup_steps=0, **({"policy_options": {"curiosity": options.curiosity}} if preset == "depo" else {})
-            )
-            for preset in ("prime_pools", "depo")
-            for place in ("epoch", "pool")
-        },
+        "prime_pools epoch": SelectorConfig.from_preset("prime_pools"),
+        "prime_pools pool": SelectorConfig.from_preset("prime_pools", candidates_from="pool"),
+        "depo epoch": SelectorConfig.from_preset("depo", warmup_steps=0),
+        **{f"depo pool, {age}": SelectorConfig.from_preset("depo", warmup_steps=0, candidates_from="pool", min_age=age) for age in options.min_ages},
     }
     for prompts in options.prompts:
         for text in (False, True):
-            for name, config in presets.items():
-                if options.only not in name or (text and not name.startswith("depo")):
+            for name, config in selectors.items():
+                if text and not name.startswith("depo"):
                     continue
                 runs = [play(World(rates, prompts, seed), config, options.places, text, seed) for seed in range(options.seeds)]
                 means = {key: np.mean([run[key] for run in runs]) for key in runs[0]}

@@ -261,6 +261,7 @@ class Sampler:
         explore_share: float,
         explore_by: str = "uniform",
         candidates_from: str = "epoch",
+        min_age: int | None = None,
         max_age: int,
         probe_rollouts: int,
         reprobe_share: float,
@@ -283,7 +284,8 @@ class Sampler:
 
         candidates_from: "epoch", or "pool": `propose` nominates from the whole pool. Policy budget (with belief "logit_normal", use_history and
         candidates_per_draw of at least 2) takes those with the highest scores under stored predictions, up to 2e-3, and one candidate per prompt wanted in
-        epoch order; policy "prime_pools" draws by weight. The first search lays out an index, about 16 bytes for each prompt of which something is known.
+        epoch order; a prompt with a label is nominated min_age versions after it (default 10) or later. Policy "prime_pools" draws by weight. The first
+        search lays out an index: 4 bytes per prompt, and about 10 more for each of which something is known.
         """
 
     def propose(self, n: int, policy_version: int, among: ArrayLike | None = None) -> NDArray[np.int64]:

@@ -13,7 +13,7 @@ from depo.prompt_table import PoolIndex, PromptTable
 from depo.records import Int64Array, Prompt
 
 CORE_SETTINGS = (
-    "policy", "policy_options", "warmup_steps", "window", "candidates_per_draw", "candidates_from", "explore_share", "explore_by", "max_age",
+    "policy", "policy_options", "warmup_steps", "window", "candidates_per_draw", "candidates_from", "min_age", "explore_share", "explore_by", "max_age",
     "probe_rollouts", "reprobe_share", "scan_cap", "use_history", "belief", "belief_options", "fit_belief", "success_threshold", "tolerance",
     "replay_capacity", "max_target_weight",
 )  # fmt: skip

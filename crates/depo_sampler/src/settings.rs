@@ -26,6 +26,8 @@ pub struct Settings {
     pub candidates_per_draw: usize,
     /// Where these come from.
     pub candidates_from: CandidatesFrom,
+    /// Policy budget: a prompt is nominated from the whole pool only so many policy versions after its last label, or more.
+    pub min_age: u32,
     /// Share of each batch drawn at random from what the policy rejects, in [0, 1].
     pub explore_share: f64,
     /// How these places are given out.
@@ -69,6 +71,7 @@ impl Default for Settings {
             window: (0.15, 0.85),
             candidates_per_draw: 6,
             candidates_from: CandidatesFrom::Epoch,
+            min_age: 10,
             explore_share: 0.005,
             explore_by: ExploreBy::Uniform,
             max_age: 0,

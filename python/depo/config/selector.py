@@ -40,6 +40,7 @@ class SelectorConfig:
         "epoch: these come in epoch order; pool: budget: the most promising of the whole pool, and one per prompt drawn in epoch order; prime_pools: drawn "
         "from the whole pool by weight; no other policy",
     )
+    min_age: int = key(10, "candidates from the pool: a prompt is nominated so many policy steps after its last label, or later [>= 0]")
     explore_share: float = key(0.005, "share of each batch drawn at random from what the policy rejects; measures false rejects [0..0.5]")
     explore_by: Literal["uniform", "ucb"] = key(
         "uniform",

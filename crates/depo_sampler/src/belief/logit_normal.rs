@@ -215,7 +215,7 @@ impl Belief for LogitNormal {
         };
         let mut search = self.search.take().unwrap_or_else(laid_out);
         let text_precisions = [self.prior.value()[1], self.reminder.value()[0]];
-        let present = Present::new(query.version, self.without_labels(), self.dynamics(), text_precisions);
+        let present = Present::new([query.version, query.min_age], self.without_labels(), self.dynamics(), text_precisions);
         let best = search.best(query, &self.records, &present);
         self.search = Some(search);
         best
@@ -330,19 +330,23 @@ mod tests {
 
         #[test]
         fn a_search_finds_what_a_scan_finds(
-            known in prop::collection::vec(known(), 1..2000), count in 1..150_usize, version in 0..3500_u32, deviations in [0.0..2.0_f64, 0.0..2.0],
+            known in prop::collection::vec(known(), 1..2000), count in 1..150_usize, version in 0..3500_u32, deviations in [0.0..2.0_f64, 0.0..2.0], min_age in prop_oneof![Just(0), 1..1000_u32],
             parameters in [(-0.05..0.05_f64), (1e-6..0.1_f64), (-0.02..0.02_f64), (0.0..3.0_f64), (0.0..3.0_f64)], modulus in 1..4_u32,
         ) {
             let names = ["drift", "noise", "spread", "text_precision", "text_precision_labelled"];
             let belief_options = names.into_iter().map(String::from).zip(parameters).collect();
             let mut belief = knowing(&known, &Settings { belief_options, fit_belief: false, ..Settings::default() });
             let is_free = |prompt: u32| prompt.is_multiple_of(modulus);
-            let found = belief.best_of_pool(&PoolQuery { count, version, deviations, is_free: &is_free });
+            let found = belief.best_of_pool(&PoolQuery { count, version, min_age, deviations, is_free: &is_free });
+            let may_be_found = |prompt: u32| {
+                let record = belief.records.of(prompt);
+                is_free(prompt) && (!record.is_labelled() || version.saturating_sub(record.version) >= min_age)
+            };
 
             let surfaces = deviations.map(|deviations| Outlooks::new(8).surface(deviations));
             let believed = |prompt: u32| belief.believed(prompt, f32::NAN, version);
             let score = |prompt: u32| surfaces[usize::from(belief.records.is_labelled(prompt))].at(believed(prompt));
-            let mut scores: Vec<f64> = (0..belief.records.len() as u32).filter(|&prompt| is_free(prompt)).map(score).collect();
+            let mut scores: Vec<f64> = (0..belief.records.len() as u32).filter(|&prompt| may_be_found(prompt)).map(score).collect();
             scores.sort_by(|a, b| b.total_cmp(a));
             // Unknown prompts are not looked for everywhere.
             if count * 16 >= belief.records.len() {
@@ -351,7 +355,7 @@ mod tests {
                 let pairs = found.iter().map(|&prompt| score(prompt)).zip(scores);
                 prop_assert!(pairs.clone().all(|(found, best)| (-1e-9..=TOLERANCE + 1e-9).contains(&(best - found))), "{:?}", pairs.collect::<Vec<_>>());
             }
-            prop_assert!(found.iter().all(|&prompt| is_free(prompt)));
+            prop_assert!(found.iter().all(|&prompt| may_be_found(prompt)));
         }
     }
 

@@ -66,6 +66,8 @@ pub struct PoolQuery<'a> {
     pub count: usize,
     /// Version at which they are judged.
     pub version: u32,
+    /// Versions since the last label of a prompt that has one, at least.
+    pub min_age: u32,
     /// The score is P(informative) and so many of its standard deviations: of prompts without labels, and with.
     pub deviations: [f64; 2],
     /// Whether a prompt may be among them.

@@ -89,6 +89,8 @@ impl TextWeight {
 #[derive(Debug, Clone)]
 pub(super) struct Present {
     version: u32,
+    /// Versions since the last label, at least.
+    min_age: u32,
     /// What is believed of a prompt without labels and text.
     pub prior: LogitGaussian,
     dynamics: Dynamics,
@@ -100,9 +102,20 @@ pub(super) struct Present {
 
 impl Present {
     /// `text_precisions`: of prompts without labels, and with.
-    pub fn new(version: u32, prior: LogitGaussian, dynamics: Dynamics, text_precisions: [f64; 2]) -> Self {
+    pub fn new([version, min_age]: [u32; 2], prior: LogitGaussian, dynamics: Dynamics, text_precisions: [f64; 2]) -> Self {
         let growths = (0..=version.min(REMEMBERED)).map(|elapsed| growth(f64::from(elapsed), dynamics.spread)).collect();
-        Self { version, prior, dynamics, texts: text_precisions.map(TextWeight::new), growths }
+        Self { version, min_age, prior, dynamics, texts: text_precisions.map(TextWeight::new), growths }
+    }
+
+    /// Whether the last label of a prompt, if it has any, is old enough.
+    pub fn has_rested(&self, record: &PromptRecord) -> bool {
+        !record.is_labelled() || self.version.saturating_sub(record.version) >= self.min_age
+    }
+
+    /// Whether a record of a box may have rested.
+    pub fn may_have_rested(&self, &[_, _, version, _]: &Bounds<4>) -> bool {
+        // Whoever was labelled after the present version is as old as nothing.
+        self.min_age == 0 || version[0] < 0.0 || f64::from(version[0].next_down()) <= f64::from(self.version) - f64::from(self.min_age)
     }
 
     fn growth(&self, elapsed: u32) -> f64 {

@@ -6,6 +6,7 @@
 use depo_structures::{Bounds, BoxTree};
 
 use super::PoolQuery;
+use super::logit_gaussian::LogitGaussian;
 use super::present::{LANES, Present, REGION, UNITS, point};
 use super::records::{PromptRecord, Records};
 use super::surface::{Outlooks, Surface};
@@ -83,18 +84,22 @@ impl PoolSearch {
 
     /// Appends the scores of the free ones among some prompts.
     fn score(&self, prompts: &[u32], query: &PoolQuery, records: &Records, present: &Present, scored: &mut Vec<(f64, u32)>) {
-        let first = scored.len();
-        scored.extend(prompts.iter().filter(|&&prompt| (query.is_free)(prompt)).map(|&prompt| (0.0, prompt)));
-        for chunk in scored[first..].chunks_mut(LANES) {
-            let records: Vec<PromptRecord> = chunk.iter().map(|&(_, prompt)| records.of(prompt)).collect();
-            for ((scored, record), gaussian) in chunk.iter_mut().zip(&records).zip(present.believed(&records)) {
-                scored.0 = self.surfaces[usize::from(record.is_labelled())].at(gaussian);
-            }
+        let free = prompts.iter().filter(|&&prompt| (query.is_free)(prompt)).map(|&prompt| (prompt, records.of(prompt)));
+        let (found, rested): (Vec<u32>, Vec<PromptRecord>) = free.filter(|(_, record)| present.has_rested(record)).unzip();
+        for (prompts, records) in found.chunks(LANES).zip(rested.chunks(LANES)) {
+            let rows = prompts.iter().zip(records).zip(present.believed(records));
+            let score = |((&prompt, record), gaussian): ((&u32, &PromptRecord), LogitGaussian)| {
+                (self.surfaces[usize::from(record.is_labelled())].at(gaussian), prompt)
+            };
+            scored.extend(rows.map(score));
         }
     }
 
-    /// At least the score of every record in a box.
+    /// At least the score of every record in a box that may be found.
     fn bound(&self, bounds: &Bounds<4>, present: &Present) -> f64 {
+        if !present.may_have_rested(bounds) {
+            return f64::NEG_INFINITY;
+        }
         let Some((labelled, believed)) = present.believed_in(bounds) else { return f64::INFINITY };
         self.surfaces[usize::from(labelled)].greatest(believed.distances(), believed.variances) + MARGIN
     }

@@ -113,7 +113,7 @@ impl Sampler {
 impl Sampler {
     #[new]
     #[pyo3(signature = (ids, sources, *, group_size, seed, policy, policy_options, warmup_steps, window, candidates_per_draw, explore_share,
-        explore_by = "uniform", candidates_from = "epoch", max_age, probe_rollouts, reprobe_share, source_floors, scan_cap, use_history, belief, belief_options,
+        explore_by = "uniform", candidates_from = "epoch", min_age = None, max_age, probe_rollouts, reprobe_share, source_floors, scan_cap, use_history, belief, belief_options,
         fit_belief, success_threshold, tolerance, replay_capacity, max_target_weight))]
     #[expect(clippy::too_many_arguments, reason = "the keyword arguments of the Python class")]
     fn new(
@@ -130,6 +130,7 @@ impl Sampler {
         explore_share: f64,
         explore_by: &str,
         candidates_from: &str,
+        min_age: Option<&Bound<'_, PyAny>>,
         max_age: &Bound<'_, PyAny>,
         probe_rollouts: &Bound<'_, PyAny>,
         reprobe_share: f64,
@@ -153,6 +154,7 @@ impl Sampler {
             window,
             candidates_per_draw: unsigned("candidates_per_draw", candidates_per_draw)?,
             explore_share,
+            min_age: min_age.map_or(Ok(Settings::default().min_age), |min_age| unsigned("min_age", min_age))?,
             max_age: unsigned("max_age", max_age)?,
             probe_rollouts: unsigned("probe_rollouts", probe_rollouts)?,
             reprobe_share,

@@ -20,6 +20,7 @@ pub(super) const POLICY: Registered = Registered {
         Box::new(Budget {
             candidates_per_draw: settings.candidates_per_draw,
             searches_pool: settings.candidates_from == CandidatesFrom::Pool,
+            min_age: settings.min_age,
             optimism: OPTIMISM.of(&settings.policy_options),
             curiosity: CURIOSITY.of(&settings.policy_options),
         })
@@ -29,6 +30,7 @@ pub(super) const POLICY: Registered = Registered {
 struct Budget {
     candidates_per_draw: usize,
     searches_pool: bool,
+    min_age: u32,
     optimism: f64,
     curiosity: f64,
 }
@@ -57,6 +59,6 @@ impl SelectionPolicy for Budget {
         let Wanted { count, policy_version: version, visits, is_free, .. } = *wanted;
         // One of those that compete for a place comes in epoch order: what is believed of a prompt whose belief is wrong is mended by nobody else.
         let count = count - count / self.candidates_per_draw;
-        belief.best_of_pool(&PoolQuery { count, version, deviations: self.deviations(visits), is_free })
+        belief.best_of_pool(&PoolQuery { count, version, min_age: self.min_age, deviations: self.deviations(visits), is_free })
     }
 }
