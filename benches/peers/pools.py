@@ -1,8 +1,10 @@
-"""The sampler itself by pool size: built, a step, saved, loaded; beside the epoch orders of TRL and torchdata, and safetensors."""
+"""The sampler itself by pool size: built, a step, saved, loaded; beside the epoch orders of TRL and torchdata, safetensors, tensordict and pickle."""
 
 from __future__ import annotations
 
 import itertools
+import os
+import pickle
 import resource
 import tempfile
 from collections.abc import Callable, Mapping
@@ -11,18 +13,23 @@ from typing import Any
 
 import numpy as np
 import safetensors.numpy
+import torch
 from choices import SIZES
 from rounds import OURS, Operation
+from tensordict import TensorDict
 from torchdata.stateful_dataloader import StatefulDataLoader
 from trl.trainer.utils import RepeatSampler
 
 from depo import SelectorConfig, _core
 from depo.sampler_core import CORE_SETTINGS
 
+Cases = Mapping[str, Callable[[], object]]
+
 BATCH = 128
 GROUP_SIZE = 8
 WARM_STEPS = 200
 FIBONACCI = np.uint64(11_400_714_819_323_198_485)  # odd: spreads numbers over 64 bits, all different
+MEMCPY = "memcpy of the same bytes"
 TORCHDATA_LIMIT = 1_000_000  # it is stepped to the middle of an epoch batch by batch
 
 
@@ -105,12 +112,67 @@ def bytes_per_prompt(size: int) -> float:
     return (resident_bytes() - before) / size
 
 
-def snapshot_cases(sampler: _core.Sampler, directory: str) -> tuple[Mapping[str, Callable[[], object]], Mapping[str, Callable[[], object]]]:
+def pause_cases(slots: _core.SnapshotSlots, sampler: _core.Sampler, arrays: Mapping[str, np.ndarray]) -> Cases:
+    source = np.concatenate([array.view(np.uint8) for array in arrays.values()])
+    target = source.copy()
+    return {OURS: lambda: slots.capture(sampler), MEMCPY: lambda: np.copyto(target, source), "state_dict": sampler.state_dict}
+
+
+def synced(file: Path, write: Callable[[Path], object]) -> None:
+    write(file)
+    with file.open("rb") as written:
+        os.fsync(written.fileno())
+
+
+def written_cases(slots: _core.SnapshotSlots, arrays: Mapping[str, np.ndarray], directory: Path) -> Cases:
+    signed = {name.replace(".", "_"): array.view(array.dtype.name.removeprefix("u")) for name, array in arrays.items()}  # torch has few unsigned types
+    tensors = TensorDict({name: torch.from_numpy(array) for name, array in signed.items() if array.dtype != np.int8})
+
+    def save(file: Path) -> None:
+        safetensors.numpy.save_file(arrays, file)
+
+    def pickled(file: Path) -> None:
+        with file.open("wb") as opened:
+            pickle.dump(arrays, opened, protocol=5)
+
+    slots.write()  # the second file, too, is there
+    return {
+        OURS: slots.write,
+        "safetensors save_file": lambda: save(directory / "saved"),
+        "the same and fsync": lambda: synced(directory / "synced", save),
+        "tensordict memmap": lambda: tensors.memmap(directory / "tensordict", copy_existing=True),
+        "pickle": lambda: pickled(directory / "pickled"),
+    }
+
+
+def loaded_cases(slots: _core.SnapshotSlots, sampler: _core.Sampler, directory: Path) -> Cases:
     state = sampler.state_dict()
-    arrays, file = {name: entry for name, entry in state.items() if isinstance(entry, np.ndarray)}, f"{directory}/state.safetensors"
-    safetensors.numpy.save_file(arrays, file)
-    saving = {OURS: sampler.state_dict, "safetensors save_file": lambda: safetensors.numpy.save_file(arrays, file)}
-    return saving, {OURS: lambda: sampler.load_state_dict(state), "safetensors load_file": lambda: safetensors.numpy.load_file(file)}
+
+    def load() -> None:
+        saved = slots.read(sampler)
+        assert saved is not None
+        sampler.load_state_dict(saved)
+
+    def unpickle() -> object:
+        with (directory / "pickled").open("rb") as opened:
+            return pickle.load(opened)
+
+    return {
+        OURS: load,
+        "load_state_dict, from memory": lambda: sampler.load_state_dict(state),
+        "safetensors load_file": lambda: safetensors.numpy.load_file(directory / "saved"),
+        "pickle": unpickle,
+    }
+
+
+def measure_snapshots(size: str, sampler: _core.Sampler, rounds: int) -> None:
+    arrays = {name: entry for name, entry in sampler.state_dict().items() if isinstance(entry, np.ndarray)}
+    with tempfile.TemporaryDirectory() as name:
+        directory = Path(name)
+        slots = _core.SnapshotSlots(directory / "snapshots")
+        OPERATIONS["pause"].time(size, pause_cases(slots, sampler, arrays), rounds)
+        OPERATIONS["written"].time(size, written_cases(slots, arrays, directory), rounds)
+        OPERATIONS["loaded"].time(size, loaded_cases(slots, sampler, directory), rounds)
 
 
 OPERATIONS = {
@@ -124,11 +186,22 @@ OPERATIONS = {
         f"The next {BATCH} prompts of a shuffled epoch",
         "depo judges 6 candidates for each prompt; the others hand out positions in an order made at the start of the epoch, which is not counted here.",
     ),
-    "save": Operation("Save the state", "depo: `state_dict`, a copy in memory. safetensors: the same arrays into a file."),
-    "load": Operation(
-        "Load the state",
-        "depo: `load_state_dict` from memory, checked. safetensors: the same arrays from a file, unchecked. "
-        "Most of depo's time at 10M goes into memory that is touched for the first time.",
+    "pause": Operation(
+        "Snapshot: how long the caller waits",
+        "The core's share of `depo.snapshots.SnapshotStore.save`: a copy in memory that is kept, while a thread writes it. Ids are not copied: they never "
+        "change. `state_dict` copies them, too, into memory that is new.",
+        {MEMCPY: "0.667x"},
+    ),
+    "written": Operation(
+        "Snapshot: written to disk",
+        "depo: over the older of two files, with a checksum, and forced to the disk. The others write files anew, without a checksum and, but for the "
+        "third row, without waiting for the disk.",
+        {"safetensors save_file": "3x"},
+    ),
+    "loaded": Operation(
+        "Snapshot: loaded",
+        "depo: from the file, checked, to a sampler that is ready to draw. The others: the same arrays from files, unchecked. Most of the time goes into "
+        "memory that is touched for the first time: of depo's at 1M and of safetensors' at any size more or less of it, as the allocator has it.",
         {"safetensors load_file": "2.5x"},
     ),
     "resume": Operation(
@@ -148,15 +221,15 @@ def measure_size(size: str, count: int, rounds: int) -> None:
         steps.sample_and_observe()
     OPERATIONS["step"].time(size, {OURS: steps.sample_and_observe, "of which sample": steps.sample_and_release}, rounds)
     drawing = {OURS: steps.sample_and_release, "TRL RepeatSampler": trl_batches(count)}
-    with tempfile.TemporaryDirectory() as directory:
-        saving, loading = snapshot_cases(sampler, directory)
-        resuming = {OURS: loading[OURS], "TRL RepeatSampler": lambda: resumed_by_trl(count)}
-        if count <= TORCHDATA_LIMIT:
-            state = loader_state(count)
-            drawing["torchdata StatefulDataLoader"] = endless(lambda: data_loader(count))
-            resuming["torchdata StatefulDataLoader"] = lambda: resumed_by_torchdata(count, state)
-        for operation, cases in (("batch", drawing), ("save", saving), ("load", loading), ("resume", resuming)):
-            OPERATIONS[operation].time(size, cases, rounds)
+    measure_snapshots(size, sampler, rounds)
+    state = sampler.state_dict()
+    resuming = {OURS: lambda: sampler.load_state_dict(state), "TRL RepeatSampler": lambda: resumed_by_trl(count)}
+    if count <= TORCHDATA_LIMIT:
+        loader = loader_state(count)
+        drawing["torchdata StatefulDataLoader"] = endless(lambda: data_loader(count))
+        resuming["torchdata StatefulDataLoader"] = lambda: resumed_by_torchdata(count, loader)
+    OPERATIONS["batch"].time(size, drawing, rounds)
+    OPERATIONS["resume"].time(size, resuming, rounds)
 
 
 def measure(rounds: int) -> list[Operation]:

@@ -11,7 +11,7 @@ use std::sync::Arc;
 use xxhash_rust::xxh3::Xxh3;
 
 use super::header::{Header, Info, element_size};
-use super::{Array, BESIDE, CHUNK, IDS, STATE_TEXT};
+use super::{Array, BESIDE, IDS, READ, STATE_TEXT, WRITE};
 use crate::memory::with_capacity;
 use crate::sampler::Sampler;
 use crate::state::StateValue;
@@ -109,8 +109,8 @@ impl Image {
             file.write_all(ids)?;
         }
         file.seek(SeekFrom::Start(after_ids))?;
-        let mut buffered = io::BufWriter::with_capacity(CHUNK, &*file);
-        for chunk in entries.iter().flat_map(|entry| self.bytes[entry.bytes.clone()].chunks(CHUNK)) {
+        let mut buffered = io::BufWriter::with_capacity(READ, &*file);
+        for chunk in entries.iter().flat_map(|entry| self.bytes[entry.bytes.clone()].chunks(WRITE)) {
             hasher.update(chunk);
             buffered.write_all(chunk)?;
         }

@@ -13,8 +13,10 @@ pub use image::Image;
 pub use reading::Saved;
 pub use slots::Slots;
 
-/// Bytes that are hashed, and then written or copied, while they are in the cache.
-const CHUNK: usize = 1 << 18;
+/// Bytes that are read at a time, and hashed while they are in the cache.
+const READ: usize = 1 << 18;
+/// Bytes that are written at a time: the system keeps a file in larger pieces that was written so, and overwrites them faster.
+const WRITE: usize = 1 << 23;
 /// Name of the state's text `name` in the metadata.
 const STATE_TEXT: &str = "state/";
 /// Name of an array that travels beside the state.

@@ -10,7 +10,7 @@ use bytemuck::Pod;
 use xxhash_rust::xxh3::{Xxh3, xxh3_128};
 
 use super::header::{Header, Info, damaged};
-use super::{Array, BESIDE, CHUNK, IDS, STATE_TEXT};
+use super::{Array, BESIDE, IDS, READ, STATE_TEXT};
 use crate::error::Result;
 use crate::memory::zeros;
 use crate::pool::PromptPool;
@@ -54,7 +54,7 @@ struct Arrays {
 impl Arrays {
     fn read<T: Pod>(&mut self, bytes: usize, hashed: bool) -> io::Result<Vec<T>> {
         let mut array: Vec<T> = zeros(bytes / size_of::<T>());
-        for chunk in bytemuck::cast_slice_mut(&mut array).chunks_mut(CHUNK) {
+        for chunk in bytemuck::cast_slice_mut(&mut array).chunks_mut(READ) {
             self.file.read_exact(chunk)?;
             if hashed {
                 self.hasher.update(chunk);
