@@ -15,9 +15,9 @@ unexport PYTHONDONTWRITEBYTECODE
 SETUP_INPUTS := $(wildcard requirements/*.txt) pyproject.toml Cargo.toml $(wildcard crates/*/Cargo.toml)
 RUST_SOURCES := $(shell find crates -name '*.rs')
 
-.PHONY: help setup demo results smollm2 test lint bench bench-peers wheel clean
+.PHONY: help setup demo results smollm2 test lint instructions levels bench bench-peers wheel clean
 help: ## Show this list
-	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  %-11s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  %-12s %s\n", $$1, $$2}'
 
 setup: $(VENV)/.core ## Make .venv with pinned packages and build the Rust core into it
 
@@ -79,6 +79,13 @@ lint: setup ## rustfmt, clippy, ruff, mypy, stubtest
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
 	$(PY) -m mypy.stubtest depo._core
+
+instructions: setup ## Count the instructions of the core's operations (valgrind) and compare them with benches/instructions.json
+	$(PY) benches/instructions.py
+
+LEVELS := x86-64-v2 x86-64-v3 x86-64-v4
+levels: ## Check that the core compiled for each level of x86-64 that this processor has gives the same results
+	@for level in $(LEVELS); do echo "$$level"; RUSTFLAGS="-C target-cpu=$$level" cargo test --quiet --lib --test golden --test laws --target-dir target/$$level || exit 1; done
 
 bench: setup ## Time every operation of the core, and rollouts against model.generate
 	cargo bench --quiet -p depo_benches
