@@ -190,6 +190,23 @@ def test_equal_prompts_are_an_error() -> None:
         PromptSampler(["a", "b", "a"], G)
 
 
+@pytest.mark.parametrize("among", [None, range(10, 40)])
+@pytest.mark.parametrize("preset", ["depo", "depo_paper"])
+def test_an_estimator_that_fails_costs_one_call(preset: str, among: range | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    sampler = make(preset=preset, warmup_steps=0)
+    for version in range(4):
+        draws = sampler.sample(5, policy_version=version)
+        with monkeypatch.context() as failing:
+            failing.setattr(sampler.estimator, "predict", lambda texts: (_ for _ in ()).throw(KeyboardInterrupt))
+            with pytest.raises(KeyboardInterrupt):
+                sampler.sample(3, policy_version=version, among=among)
+        again = sampler.sample(3, policy_version=version)
+        assert len(again) == 3
+        assert not {draw.prompt.id for draw in draws} & {draw.prompt.id for draw in again}
+        assert len(sampler.in_flight()) == 8
+        sampler.observe(draws + again, answer(draws + again), policy_version=version)
+
+
 def test_floor_of_an_unknown_source_is_an_error() -> None:
     with pytest.raises(ValueError, match="source_floors"):
         make(source_floors={"nowhere": 0.2})

@@ -238,7 +238,12 @@ class PromptSampler:
     def _score(self, n: int, policy_version: int, among: Int64Array | None) -> None:
         with self._scoring:
             while (candidates := self._core.propose(n, policy_version, among)).size:
-                self._core.offer(candidates, self._predict(candidates), policy_version)
+                try:
+                    predicted_C = self._predict(candidates)
+                except BaseException:
+                    self._core.take(0, policy_version)  # ends the batch: its candidates head the next one
+                    raise
+                self._core.offer(candidates, predicted_C, policy_version)
 
     def _predict(self, indices: Int64Array) -> Float32Array:
         if self.estimator is None:

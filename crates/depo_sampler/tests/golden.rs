@@ -62,7 +62,7 @@ fn run(policy: &str, belief: &str) -> Caller {
 }
 
 fn answers(caller: &Caller) -> u64 {
-    content_id(&caller.log.join("\n"))
+    content_id(caller.log.join("\n"))
 }
 
 #[test]
@@ -74,7 +74,7 @@ fn a_run_gives_the_answers_that_it_always_gave() {
 /// Also fails where the layout of the state changes, which takes another `STATE_VERSION`.
 #[test]
 fn a_run_leaves_the_state_that_it_always_left() {
-    assert_eq!(content_id(&format!("{:?}", run("budget", "logit_normal").sampler.state())), STATE);
+    assert_eq!(content_id(format!("{:?}", run("budget", "logit_normal").sampler.state())), STATE);
 }
 
 #[test]
@@ -91,5 +91,5 @@ fn rewards_give_the_advantages_that_they_always_gave() {
             bits.extend(numbers.map(|number| number.to_bits()));
         }
     }
-    assert_eq!(content_id(&format!("{bits:?}")), ADVANTAGES);
+    assert_eq!(content_id(format!("{bits:?}")), ADVANTAGES);
 }
