@@ -56,7 +56,7 @@ def test_the_whole_pool_is_searched_and_prompts_rest() -> None:
     for version, texts in enumerate(drawn):
         gaps += [version - last[text] for text in texts if text in last]
         last.update(dict.fromkeys(texts, version))
-    assert np.mean(np.array(gaps) >= 4) > 0.95  # the others are met in epoch order
+    assert np.mean(np.array(gaps) >= 4) > 0.9  # the others are met in epoch order
 
 
 def test_in_flight_prompts_are_not_found() -> None:
