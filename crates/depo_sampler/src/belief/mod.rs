@@ -85,7 +85,7 @@ pub trait Belief {
     /// Forecast at `version` under a text prediction; NaN stands for the stored one.
     fn forecast(&self, prompt: u32, predicted_reward: f32, version: u32) -> Forecast;
 
-    /// The free prompts with the highest scores under their stored text predictions, best first, up to 1e-3 in the score; fewer if no more are found in
+    /// The free prompts with the highest scores under their stored text predictions, best first, up to 2e-3 in the score; fewer if no more are found in
     /// the time that a search may take, none by a model that cannot search. Much less work than a forecast of every prompt.
     fn best_of_pool(&mut self, _query: &PoolQuery) -> Vec<u32> {
         vec![]
