@@ -96,7 +96,8 @@ proptest! {
 
     #[test]
     fn a_split_run_equals_a_run_in_one_piece(
-        prompts in 1..300_usize, settings in settings(), policy in prop::sample::select(vec![PolicyKind::Budget, PolicyKind::PrimePools]), ops in ops(), n in 1..40_usize,
+        prompts in 1..300_usize, settings in settings(),
+        policy in prop::sample::select(vec![PolicyKind::Budget, PolicyKind::PrimePools]), ops in ops(), n in 1..40_usize,
     ) {
         let settings = searching(Settings { policy, belief: BeliefKind::LogitNormal, use_history: true, ..settings });
         prop_assert!(settings.candidates_from == CandidatesFrom::Pool);

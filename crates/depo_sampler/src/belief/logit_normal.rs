@@ -330,7 +330,8 @@ mod tests {
 
         #[test]
         fn a_search_finds_what_a_scan_finds(
-            known in prop::collection::vec(known(), 1..2000), count in 1..150_usize, version in 0..3500_u32, deviations in [0.0..2.0_f64, 0.0..2.0], min_age in prop_oneof![Just(0), 1..1000_u32],
+            known in prop::collection::vec(known(), 1..2000), count in 1..150_usize, version in 0..3500_u32,
+            deviations in [0.0..2.0_f64, 0.0..2.0], min_age in prop_oneof![Just(0), 1..1000_u32],
             parameters in [(-0.05..0.05_f64), (1e-6..0.1_f64), (-0.02..0.02_f64), (0.0..3.0_f64), (0.0..3.0_f64)], modulus in 1..4_u32,
         ) {
             let names = ["drift", "noise", "spread", "text_precision", "text_precision_labelled"];

@@ -15,7 +15,8 @@ use crate::rng::Permutation;
 /// More than coordinates in single precision and rounding can move a score.
 const MARGIN: f64 = 2e-6;
 
-/// Nobody who is left out scores more than this above one who is found, by the table, which errs by half as much. Where thousands are nearly equal it saves asking all of them.
+/// Nobody who is left out scores more than this above one who is found, by the table, which errs by half as much.
+/// Where thousands are nearly equal it saves asking all of them.
 pub(super) const TOLERANCE: f64 = 1e-3;
 
 /// Places in the order of unknown prompts that are looked at for each one wanted.

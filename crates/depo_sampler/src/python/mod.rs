@@ -113,7 +113,8 @@ impl Sampler {
 impl Sampler {
     #[new]
     #[pyo3(signature = (ids, sources, *, group_size, seed, policy, policy_options, warmup_steps, window, candidates_per_draw, explore_share,
-        explore_by = "uniform", candidates_from = "epoch", min_age = None, max_age, probe_rollouts, reprobe_share, source_floors, scan_cap, use_history, belief, belief_options,
+        explore_by = "uniform", candidates_from = "epoch", min_age = None, max_age, probe_rollouts, reprobe_share,
+        source_floors, scan_cap, use_history, belief, belief_options,
         fit_belief, success_threshold, tolerance, replay_capacity, max_target_weight))]
     #[expect(clippy::too_many_arguments, reason = "the keyword arguments of the Python class")]
     fn new(
