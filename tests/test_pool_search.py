@@ -37,7 +37,7 @@ def play(sampler: PromptSampler, versions: range) -> list[list[str]]:
     return drawn
 
 
-@pytest.mark.parametrize("preset", ["depo", "prime_pools"])
+@pytest.mark.parametrize("preset", ["depo", "mopps", "prime_pools"])
 def test_a_resumed_search_finds_what_the_search_would_have_found(preset: str) -> None:
     whole = build(preset)
     play(whole, range(30))
@@ -67,7 +67,7 @@ def test_in_flight_prompts_are_not_found() -> None:
 
 
 @pytest.mark.parametrize(
-    "settings", [{"preset": "mopps"}, {"belief": "beta"}, {"use_history": False}, {"candidates_per_draw": 1}], ids=lambda settings: next(iter(settings))
+    "settings", [{"preset": "thompson"}, {"belief": "beta"}, {"use_history": False}, {"candidates_per_draw": 1}], ids=lambda settings: next(iter(settings))
 )
 def test_what_cannot_be_searched_is_refused_by_name(settings: dict[str, Any]) -> None:
     with pytest.raises(ConfigError, match=r"selection.candidates_from: got 'pool', expected epoch, or policy budget with"):

@@ -124,11 +124,11 @@ impl Settings {
     fn validate_search(&self) -> Result<()> {
         let (got, belief) = (|with: String| format!("pool with {with}"), self.belief.name());
         let require_of = |fits: bool, with: String, expected: &str| require(fits, "candidates_from", got(with), expected);
-        let policy = matches!(self.policy, PolicyKind::Budget | PolicyKind::PrimePools);
-        require_of(policy, format!("policy {}", self.policy.name()), "epoch, or policy budget or prime_pools")?;
-        if self.policy == PolicyKind::PrimePools {
+        if matches!(self.policy, PolicyKind::Mopps | PolicyKind::PrimePools) {
             return Ok(());
         }
+        let policy = format!("policy {}", self.policy.name());
+        require_of(self.policy == PolicyKind::Budget, policy, "epoch, or policy budget, mopps or prime_pools")?;
         require_of(self.belief == BeliefKind::LogitNormal, format!("belief {belief}"), "epoch, or belief logit_normal")?;
         require_of(self.use_history, "use_history off".to_owned(), "epoch, or use_history on")?;
         let count = format!("candidates_per_draw {}", self.candidates_per_draw);

@@ -97,7 +97,7 @@ proptest! {
     #[test]
     fn a_split_run_equals_a_run_in_one_piece(
         prompts in 1..300_usize, settings in settings(),
-        policy in prop::sample::select(vec![PolicyKind::Budget, PolicyKind::PrimePools]), ops in ops(), n in 1..40_usize,
+        policy in prop::sample::select(vec![PolicyKind::Budget, PolicyKind::Mopps, PolicyKind::PrimePools]), ops in ops(), n in 1..40_usize,
     ) {
         let settings = searching(Settings { policy, belief: BeliefKind::LogitNormal, use_history: true, ..settings });
         prop_assert!(settings.candidates_from == CandidatesFrom::Pool);
@@ -135,27 +135,40 @@ fn settings_that_cannot_be_searched_are_refused_by_name() {
     assert_eq!("epcoh".parse::<CandidatesFrom>().unwrap_err().to_string(), "candidates_from: got \"epcoh\", expected one of epoch, pool");
 }
 
-/// With one candidate per place drawn from the whole pool, drawn prompts are a sample by weight: those of weight .2 come five times less often.
-#[test]
-fn pools_of_prime_rl_are_drawn_from_by_weight() {
+/// How many hopeless and how many other prompts are drawn, half of each, after a hundred versions: even prompts are hopeless, odd ones right half of the time.
+fn drawn_hopeless_and_normal(policy: PolicyKind) -> (f64, f64) {
     let (prompts, n) = (1000, 100);
-    let mut run = Run::new(prompts, 0, Settings { policy: PolicyKind::PrimePools, explore_share: 0.0, ..pool_settings() });
-    let (mut hard, mut normal) = (0.0, 0.0);
+    let mut run = Run::new(prompts, 0, Settings { policy, explore_share: 0.0, ..pool_settings() });
+    let (mut hopeless, mut normal) = (0.0, 0.0);
     for version in 0..200 {
         let candidates = run.sampler.propose(n, version).unwrap();
         assert_eq!(candidates.len(), n);
         run.sampler.offer(&candidates.iter().copied().map(i64::from).collect::<Vec<_>>(), &vec![f32::NAN; n], version).unwrap();
         let draws = run.sampler.take(n, version);
         let ids: Vec<i64> = draws.iter().map(|draw| draw.draw_id as i64).collect();
-        // Even prompts are hopeless, odd ones right half of the time.
         let reward = |prompt: u32, rollout: u32| if prompt.is_multiple_of(2) { 0.0 } else { (rollout % 2) as f32 };
         let rewards: Vec<f32> = draws.iter().flat_map(|draw| (0..4).map(move |rollout| reward(draw.prompt, rollout))).collect();
         run.sampler.observe(&ids, &rewards, [n, 4], &vec![0.5; n], version).unwrap();
         if version >= 100 {
-            hard += draws.iter().filter(|draw| draw.prompt % 2 == 0).count() as f64;
+            hopeless += draws.iter().filter(|draw| draw.prompt % 2 == 0).count() as f64;
             normal += draws.iter().filter(|draw| draw.prompt % 2 == 1).count() as f64;
         }
     }
+    (hopeless, normal)
+}
+
+/// With one candidate per place drawn from the whole pool, drawn prompts are a sample by weight: those of weight .2 come five times less often.
+#[test]
+fn pools_of_prime_rl_are_drawn_from_by_weight() {
+    let (hard, normal) = drawn_hopeless_and_normal(PolicyKind::PrimePools);
     // Without replacement the odds are a little above .2; 10,000 draws leave a standard error of .005.
     assert!((hard / normal - 0.2_f64).abs() < 0.03, "{hard} {normal}");
+}
+
+/// The posterior Beta(1, 1 + 8) of a hopeless prompt has a density of .04 at the target, Beta(1 + 4, 1 + 4), of the others, one of 2.5.
+#[test]
+fn prompts_whose_pass_rate_is_the_target_are_drawn_by_posterior() {
+    let (hopeless, normal) = drawn_hopeless_and_normal(PolicyKind::Mopps);
+    assert!(hopeless / normal < 0.1, "{hopeless} {normal}");
+    assert!(hopeless > 0.0, "they are not excluded");
 }

@@ -37,10 +37,10 @@ class SelectorConfig:
     candidates_per_draw: int = key(6, "budget, thompson, mopps, prime_pools, dps: candidates compared for each prompt drawn [>= 1]")
     candidates_from: Literal["epoch", "pool"] = key(
         "epoch",
-        "epoch: these come in epoch order; pool: budget: the most promising of the whole pool, and one per prompt drawn in epoch order; prime_pools: drawn "
-        "from the whole pool by weight; no other policy",
+        "epoch: these come in epoch order; pool: budget: the most promising of the whole pool, and one per prompt drawn in epoch order; mopps, "
+        "prime_pools: drawn from the whole pool; no other policy",
     )
-    min_age: int = key(10, "candidates from the pool: a prompt is nominated so many policy steps after its last label, or later [>= 0]")
+    min_age: int = key(10, "budget with candidates from the pool: a prompt is nominated so many policy steps after its last label, or later [>= 0]")
     explore_share: float = key(0.005, "share of each batch drawn at random from what the policy rejects; measures false rejects [0..0.5]")
     explore_by: Literal["uniform", "ucb"] = key(
         "uniform",
@@ -84,8 +84,9 @@ class SelectorConfig:
         expected = f"at most scan_cap = {self.scan_cap}"
         require(self.candidates_per_draw <= self.scan_cap, "selection.candidates_per_draw", self.candidates_per_draw, expected)
         searched = self.policy == "budget" and self.belief == "logit_normal" and self.use_history and self.candidates_per_draw >= 2
-        expected = "epoch, or policy budget with belief logit_normal, use_history and candidates_per_draw of at least 2, or policy prime_pools"
-        require(self.candidates_from == "epoch" or searched or self.policy == "prime_pools", "selection.candidates_from", self.candidates_from, expected)
+        expected = "epoch, or policy budget with belief logit_normal, use_history and candidates_per_draw of at least 2, or policy mopps or prime_pools"
+        searched |= self.policy in ("mopps", "prime_pools")
+        require(self.candidates_from == "epoch" or searched, "selection.candidates_from", self.candidates_from, expected)
         expected = "shares >= 0 that sum to at most 1"
         require(all(share >= 0 for share in floors) and sum(floors) <= 1.0, "selection.source_floors", dict(self.source_floors), expected)
 

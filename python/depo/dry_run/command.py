@@ -16,6 +16,9 @@ from depo.dry_run.shapes import EstimatorShape, Lengths, PolicyShape
 COMPARING = ("budget", "thompson", "mopps", "prime_pools", "dps")
 """Selection policies that score `candidates_per_draw` prompts for each that they draw."""
 
+DRAWING = ("mopps", "prime_pools")
+"""Those of them that score none but what they draw where candidates come from the whole pool."""
+
 
 def dry_run(config: TrainConfig) -> int:
     """Print what a run of `config` is, needs and will do, and the problems that would stop it. Nothing is written and no part of the run started.
@@ -91,7 +94,8 @@ def _rollout_lines(config: TrainConfig, held_out: Sequence[Source]) -> Iterator[
     yield "\nper step"
     yield f"  rollouts: {sequences:,}{most} responses, at most {sequences * rounds * config.rollout.max_new_tokens:,} tokens"
     if config.has_estimator:
-        compared = f"{prompts * selection.candidates_per_draw:,}" if selection.policy in COMPARING else f"{prompts:,}"
+        draws = selection.policy not in COMPARING or (selection.candidates_from == "pool" and selection.policy in DRAWING)
+        compared = f"{prompts:,}" if draws else f"{prompts * selection.candidates_per_draw:,}"
         yield f"  candidates scored: {prompts:,} in the first {selection.warmup_steps} steps, then {compared} or more, at most {prompts * selection.scan_cap:,}"
     evaluated = sum(len(source.prompts) for source in held_out) * config.evaluation.samples
     evaluated += config.evaluation.probe_prompts * group

@@ -1,10 +1,12 @@
 //! `MoPPS`, "Can prompt difficulty be online predicted for accelerating RL finetuning of reasoning models?" (arXiv 2507.04632).
 //!
 //! Each prompt has a Beta(1 + S, 1 + F); a label takes S to d S + k and F to d F + (n - k), and nothing else ever fades. One pass rate is
-//! drawn per candidate, and those nearest to the target are taken (the source's `topk`). Not reproduced: its `threshold` strategy, and
-//! initial counts from earlier rollouts.
+//! drawn per candidate, and those nearest to the target are taken (the source's `topk`). With `candidates_from` the pool these are the nearest of all
+//! prompts, found without a pass rate drawn for each. Not reproduced: its `threshold` strategy, and initial counts from earlier rollouts.
 
-use super::{Asked, Judgement, NamedOption, Registered, Search, SelectionPolicy};
+use depo_structures::{GREATEST_COUNT, GREATEST_TARGET, LEAST_TARGET, ThompsonTree};
+
+use super::{Asked, CandidatesFrom, Judgement, NamedOption, Registered, Search, SelectionPolicy, Wanted};
 use crate::belief::{Belief, Label};
 use crate::error::Result;
 use crate::settings::Settings;
@@ -26,23 +28,46 @@ struct Mopps {
     target: f64,
     successes: Vec<f64>,
     failures: Vec<f64>,
+    /// Posteriors of the whole pool, if it is drawn from.
+    posteriors: Option<ThompsonTree>,
 }
 
 impl Mopps {
     fn new(settings: &Settings, len: usize) -> Self {
-        Self {
+        let mut policy = Self {
             candidates_per_draw: settings.candidates_per_draw,
             decay: DECAY.of(&settings.policy_options),
             target: TARGET.of(&settings.policy_options),
             successes: vec![0.0; len],
             failures: vec![0.0; len],
-        }
+            posteriors: None,
+        };
+        policy.posteriors = (settings.candidates_from == CandidatesFrom::Pool).then(|| policy.tree());
+        policy
     }
+
+    /// Posteriors of all prompts. A target nearer to 0 or 1 than a tree can have is moved there.
+    fn tree(&self) -> ThompsonTree {
+        let [alphas, betas] = [&self.successes, &self.failures].map(|counts| counts.iter().copied().map(shape).collect::<Vec<f32>>());
+        ThompsonTree::new(self.target.clamp(LEAST_TARGET, GREATEST_TARGET), &alphas, &betas)
+    }
+}
+
+/// Parameter of a posterior from Beta(1, 1); without decay counts may exceed what a tree can have.
+fn shape(count: f64) -> f32 {
+    (1.0 + count as f32).min(GREATEST_COUNT)
 }
 
 impl SelectionPolicy for Mopps {
     fn search(&self) -> Search {
-        Search::Compare { candidates_per_draw: self.candidates_per_draw }
+        // Whoever was drawn from the whole pool need not compete any more.
+        Search::Compare { candidates_per_draw: if self.posteriors.is_some() { 1 } else { self.candidates_per_draw } }
+    }
+
+    fn nominate(&mut self, wanted: &Wanted, _belief: &mut dyn Belief) -> Vec<u32> {
+        let Wanted { count, stream, is_free, .. } = *wanted;
+        let Some(posteriors) = &mut self.posteriors else { return vec![] };
+        posteriors.draw_nearest(count, |counter| stream.bits(counter), is_free).into_iter().map(|(prompt, _)| prompt).collect()
     }
 
     fn judge(&self, asked: &Asked, _belief: &dyn Belief) -> Judgement {
@@ -55,6 +80,9 @@ impl SelectionPolicy for Mopps {
         let prompt = label.prompt as usize;
         self.successes[prompt] = self.decay * self.successes[prompt] + f64::from(label.successes);
         self.failures[prompt] = self.decay * self.failures[prompt] + f64::from(label.rollouts - label.successes);
+        if let Some(posteriors) = &mut self.posteriors {
+            posteriors.set(&[label.prompt.into()], &[shape(self.successes[prompt])], &[shape(self.failures[prompt])]);
+        }
     }
 
     fn save(&self, state: &mut StateMap) {
@@ -67,6 +95,7 @@ impl SelectionPolicy for Mopps {
         let [successes, failures] = [state.lent("policy.successes", len)?, state.lent("policy.failures", len)?];
         self.successes = carry.gather(|prompt| successes[prompt], 0.0);
         self.failures = carry.gather(|prompt| failures[prompt], 0.0);
+        self.posteriors = self.posteriors.is_some().then(|| self.tree());
         Ok(())
     }
 }
