@@ -28,7 +28,7 @@ PARTS = {
     "pools": pools.measure,
     "tables": tables.measure,
 }
-PACKAGES = ("numpy", "numba", "torch", "tianshou", "cpprb", "torchdata", "safetensors", "pyarrow", "datasets", "trl", "verl")
+PACKAGES = ("numpy", "numba", "torch", "tianshou", "cpprb", "torchdata", "safetensors", "tensordict", "pyarrow", "datasets", "trl", "verl")
 OUTPUT = Path(__file__).parents[2] / "docs" / "performance.md"
 UNITS = (("s", 1.0), ("ms", 1e-3), ("us", 1e-6), ("ns", 1e-9))
 
@@ -41,11 +41,13 @@ MISSED says that some size does not reach it.
 {machine}; Python {python}; {packages}.
 """
 
-NOT_BUILT = """## Not built
+ELSEWHERE = """## Measured elsewhere
 
-Bars without a structure behind them yet: snapshots
-in A/B slots, a constant-time resume that does not load beliefs, P(informative) over all prompts in less than O(N). The sampler judges candidates in
-epoch order, 6 for each prompt drawn, at any pool size.
+- Candidates from the whole pool (`selection.candidates_from = "pool"`) instead of epoch order: docs/selectors.md,
+  `cargo bench -p depo_benches --bench pool_search`.
+- The place in the epoch's order, which is all that a data loader resumes, is found in 2 to 10 us at any size:
+  `cargo bench -p depo_benches --bench sampler -- resume_order`.
+- Instructions per operation, which do not depend on what else a machine does: `make instructions`, compared with `benches/instructions.json` in CI.
 """
 
 
@@ -92,9 +94,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--only", nargs="+", choices=list(PARTS), default=list(PARTS), help="print these parts instead of writing the document")
     options = parser.parse_args(arguments)
     torch.set_num_threads(1)
-    tables = [table(operation) for part in options.only for operation in PARTS[part](options.rounds)]
+    sections = [table(operation) for part in options.only for operation in PARTS[part](options.rounds)]
     if options.only != list(PARTS):
-        print("\n".join(tables))
+        print("\n".join(sections))
         return
     packages = ", ".join(f"{package} {version(package)}" for package in PACKAGES)
     introduction = INTRODUCTION.format(rounds=options.rounds, machine=processor(), python=platform.python_version(), packages=packages)
@@ -104,7 +106,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         f"A pool and its sampler, beside Arrow's columns, at 1M: {tables.bytes_per_prompt(objects=False):.0f} bytes per prompt as a `PromptTable`, "
         f"{tables.bytes_per_prompt(objects=True):.0f} as `Prompt` objects.\n"
     )
-    OUTPUT.write_text("\n".join([introduction, *tables, memory, NOT_BUILT]), encoding="utf-8")
+    OUTPUT.write_text("\n".join([introduction, *sections, memory, ELSEWHERE]), encoding="utf-8")
 
 
 if __name__ == "__main__":
