@@ -176,6 +176,24 @@ def test_anything_with_the_arrow_interface_will_do() -> None:
         PromptTable.from_arrow(datasets.Dataset.from_dict(columns))
 
 
+class Capsule:
+    """Data that tell nothing but how Arrow reads them."""
+
+    def __init__(self, data: Any) -> None:
+        if hasattr(data, "__arrow_c_stream__"):
+            self.__arrow_c_stream__ = data.__arrow_c_stream__
+        else:
+            self.__arrow_c_array__ = data.__arrow_c_array__
+
+
+def test_one_column_will_do_wherever_it_lies() -> None:
+    import pandas as pd
+
+    texts, rows = pa.array(["a", "b"]), pa.table({"prompt": ["a", "b"]})
+    for data in (pd.Series(["a", "b"]), Capsule(texts), Capsule(pa.chunked_array([texts])), Capsule(rows), Capsule(rows.to_batches()[0])):
+        assert_same_prompts(PromptTable.from_arrow(data), [Prompt(text="a"), Prompt(text="b")])
+
+
 def test_a_table_is_a_sequence() -> None:
     table = PromptTable.from_utf8(*utf8_buffers(["a", "b", "c"]))
     assert table[-1].text == "c" and [prompt.text for prompt in table[::-2]] == ["c", "a"]
@@ -192,6 +210,15 @@ def test_answers_in_numpy_are_python_values() -> None:
     table = PromptTable.from_utf8(*utf8_buffers(["a", "b"]), answers=np.array([3, 4], np.int32))
     assert_same_prompts(table, [Prompt(text="a", answer=3), Prompt(text="b", answer=4)])
     assert type(table[0].answer) is int
+
+
+@pytest.mark.parametrize("kind", ["series", "arrow"])
+def test_answers_go_by_row_whatever_holds_them(kind: str) -> None:
+    import pandas as pd
+
+    answers = pd.Series(["x", "y"], index=[1, 0]) if kind == "series" else pa.array(["x", "y"])
+    table = PromptTable.from_utf8(*utf8_buffers(["a", "b"]), answers=answers)
+    assert_same_prompts(table, [Prompt(text="a", answer="x"), Prompt(text="b", answer="y")])
 
 
 def test_the_example_in_the_documentation_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

@@ -6,6 +6,7 @@ import sys
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pyarrow as pa
 import pytest
 
@@ -102,6 +103,8 @@ def test_columns_that_do_not_fit_are_refused() -> None:
             PromptTable.from_arrow(rows, **options)
     with pytest.raises(DataError, match=r"data: got builtins\.list, expected Arrow data"):
         PromptTable.from_arrow(["a"])
+    with pytest.raises(DataError, match=r"data: got pandas.*DataFrame, which Arrow cannot take over: .*column other"):
+        PromptTable.from_arrow(pd.DataFrame({"prompt": ["a", "b"], "other": [1, "x"]}))
 
 
 @pytest.mark.parametrize(

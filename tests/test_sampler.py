@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Sequence
 from typing import get_args, get_type_hints
 
 import numpy as np
+import pyarrow
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 
 from depo import Draw, DrawKind, Prompt, PromptSampler, SelectorConfig, StateError, VerdictStatus
 from depo.config.presets import SELECTOR_PRESETS
@@ -190,21 +193,44 @@ def test_equal_prompts_are_an_error() -> None:
         PromptSampler(["a", "b", "a"], G)
 
 
+def interrupted(_: Sequence[str]) -> NDArray[np.float32]:
+    raise KeyboardInterrupt
+
+
 @pytest.mark.parametrize("among", [None, range(10, 40)])
 @pytest.mark.parametrize("preset", ["depo", "depo_paper"])
-def test_an_estimator_that_fails_costs_one_call(preset: str, among: range | None, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("predict", [interrupted, lambda texts: np.full(len(texts), 1.5, np.float32), lambda texts: np.zeros(len(texts) + 1, np.float32)])
+def test_an_estimator_that_fails_costs_one_call(
+    predict: Callable[[Sequence[str]], NDArray[np.float32]], preset: str, among: range | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
     sampler = make(preset=preset, warmup_steps=0)
     for version in range(4):
         draws = sampler.sample(5, policy_version=version)
         with monkeypatch.context() as failing:
-            failing.setattr(sampler.estimator, "predict", lambda texts: (_ for _ in ()).throw(KeyboardInterrupt))
-            with pytest.raises(KeyboardInterrupt):
+            failing.setattr(sampler.estimator, "predict", predict)
+            with pytest.raises((KeyboardInterrupt, ValueError)):
                 sampler.sample(3, policy_version=version, among=among)
         again = sampler.sample(3, policy_version=version)
         assert len(again) == 3
         assert not {draw.prompt.id for draw in draws} & {draw.prompt.id for draw in again}
         assert len(sampler.in_flight()) == 8
         sampler.observe(draws + again, answer(draws + again), policy_version=version)
+
+
+def test_an_error_before_a_batch_leaves_a_prepared_one_as_it_is() -> None:
+    sampler = make(warmup_steps=0)
+    sampler.prepare(5, policy_version=0)
+    before = sampler.state_dict()
+    for among, error in (([1, 1], ValueError), ([1000], IndexError), ([1, 2], ValueError)):
+        with pytest.raises(error, match="among"):
+            sampler.sample(2, policy_version=0, among=among)
+    np.testing.assert_equal(sampler.state_dict(), before)
+
+
+@pytest.mark.parametrize("prompts", [pyarrow.table({"prompt": ["a"]}), pyarrow.array(["a"]), {"a": 1}, ["a", 1]])
+def test_what_is_no_sequence_of_prompts_is_refused(prompts: object) -> None:
+    with pytest.raises(ValueError, match=r"^prompts: got .*, expected a"):
+        PromptSampler(prompts)  # type: ignore[arg-type]
 
 
 def test_floor_of_an_unknown_source_is_an_error() -> None:
@@ -250,6 +276,28 @@ def test_damaged_state_changes_nothing() -> None:
         with pytest.raises(StateError):
             other.load_state_dict(damaged)
         assert other.metrics()["sampler/labelled"] == 0
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -5.0])
+@pytest.mark.parametrize(
+    ("preset", "belief", "entry"),
+    [
+        ("mopps", "beta", "policy.successes"),
+        ("thompson", "beta", "belief.failures"),
+        ("depo", "beta", "belief.base_rate"),
+        ("depo", "logit_normal", "belief.prior.log_likelihoods"),
+    ],
+)
+def test_numbers_that_would_stall_a_draw_are_refused(preset: str, belief: str, entry: str, bad: float) -> None:
+    sampler = make(preset=preset, belief=belief)
+    state = sampler.state_dict()
+    state["core"][entry] = state["core"][entry].copy()
+    state["core"][entry][0] = bad
+    if entry.endswith("log_likelihoods") and math.isfinite(bad):
+        sampler.load_state_dict(state)
+        return
+    with pytest.raises(StateError, match=rf"{entry}.*expected finite numbers"):
+        sampler.load_state_dict(state)
 
 
 def test_a_state_of_the_former_core_is_refused_by_its_version() -> None:

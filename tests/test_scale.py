@@ -128,6 +128,16 @@ def test_a_thompson_sample_is_a_function_of_seed_number_and_posteriors(shapes: l
     assert ((rates >= 0) & (rates <= 1)).all() and (np.diff(np.abs(rates - 0.5)) >= 0).all()
 
 
+def test_more_than_there_are_is_all_there_are() -> None:
+    for count in (4, 10**10, 2**62):
+        assert sorted(WeightedSampler([1, 2, 0, 3], seed=0).sample(count, 0)) == [0, 1, 3]
+
+
+def test_few_are_found_among_many_that_are_excluded() -> None:
+    size = 100_000  # a draw that looked at all former hits again, at each of its rounds, would not end
+    assert set(WeightedSampler(np.ones(size), seed=0).sample(4, 0, exclude=np.arange(8, size))) <= set(range(8))
+
+
 def test_thompson_sampling_goes_with_the_counts() -> None:
     random, size = np.random.default_rng(0), 1000
     pass_rates_N = random.random(size)

@@ -8,7 +8,9 @@ import random
 import signal
 import subprocess
 import sys
+import threading
 import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +25,9 @@ from depo import PromptSampler, SelectorConfig
 from depo.config.presets import SELECTOR_PRESETS
 from depo.errors import StateError
 from depo.nested_state import FlatState
+from depo.records import TargetBatch
 from depo.snapshots import SnapshotStore
-from sampler_helpers import G, answer, make
+from sampler_helpers import G, LengthEstimator, answer, make
 
 HERE = Path(__file__).parent
 
@@ -39,6 +42,49 @@ def content(sampler: PromptSampler) -> str:
     """The whole state as a text; NaN is equal to itself there."""
     flat = FlatState(sampler.state_dict())
     return json.dumps([flat.content, {name: array.tobytes().hex() for name, array in flat.arrays.items()}])
+
+
+class SlowEstimator(LengthEstimator):
+    """Has a state that is torn while it learns."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.begun, self.done = 0, 0
+        self.halfway, self.may_end = threading.Event(), threading.Event()
+
+    def update(self, batches: Sequence[TargetBatch]) -> dict[str, float]:
+        self.begun += 1
+        self.halfway.set()
+        assert self.may_end.wait(60)
+        self.done += 1
+        return {}
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"begun": self.begun, "done": self.done}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self.begun, self.done = state["begun"], state["done"]
+
+
+def test_an_estimator_is_saved_and_restored_between_its_updates(tmp_path: Path) -> None:
+    sampler, store, estimator = make(), SnapshotStore(tmp_path), SlowEstimator()
+    sampler.estimator = estimator
+    store.save(sampler, wait=True)
+    for act in (lambda: store.save(sampler, wait=True), lambda: store.load(sampler)):
+        draws = sampler.sample(4, policy_version=0)
+        sampler.observe(draws, answer(draws), policy_version=0)
+        estimator.halfway.clear()
+        estimator.may_end.clear()
+        learning, acting = threading.Thread(target=sampler.update_estimator), threading.Thread(target=act)
+        learning.start()
+        assert estimator.halfway.wait(60)
+        acting.start()
+        acting.join(0.2)
+        estimator.may_end.set()
+        learning.join()
+        acting.join()
+        assert store.load(sampler) is not None
+        assert (estimator.begun, estimator.done) == (1, 1)
 
 
 @pytest.mark.parametrize("preset", SELECTOR_PRESETS)

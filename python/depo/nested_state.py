@@ -56,7 +56,7 @@ class FlatState:
         if "torch" in sys.modules and isinstance(value, sys.modules["torch"].Tensor):
             self.tensors[name] = value
             return {_TENSOR: name}
-        kind = f"an array of {value.dtype}" if isinstance(value, np.ndarray) else type(value).__name__
+        kind = f"an array of {value.dtype}" if isinstance(value, np.ndarray) else f"{type(value).__module__}.{type(value).__qualname__}"
         raise StateError(f"state {name}: got {kind}, expected None, bool, int, float, str, list, dict, a numeric numpy array or a tensor")
 
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from typing import Any
 
 import numpy as np
@@ -23,11 +24,10 @@ from depo.errors import StateError
 from depo.estimator.calibration import CalibrationWindow
 from depo.protocols import DifficultyEstimator
 from depo.records import BoolArray, Draw, DrawKind, Float32Array, Int64Array, Prompt, TargetBatch, Verdict, VerdictStatus
-from depo.sampler_core import build_core, pool_of, texts_of
+from depo.sampler_core import DRAW_KINDS, build_core, draws_of, pool_of, texts_of
 from depo.sampler_warnings import SamplerWarnings
 
 STATE_VERSION = 1
-DRAW_KINDS = (DrawKind.SELECTED, DrawKind.WARMUP, DrawKind.EXPLORE, DrawKind.REPROBE, DrawKind.FILL)
 VERDICT_STATUSES = (VerdictStatus.LABELLED, VerdictStatus.UNKNOWN, VerdictStatus.CLOSED, VerdictStatus.NEVER_ISSUED)
 
 LOGPROB_ROUNDING = 1e-3  # a mean log-probability may exceed 0 by so much
@@ -87,7 +87,7 @@ class PromptSampler:
             among: Distinct positions in the pool: no other prompts are candidates, and all of them that are free are looked at. None: in epoch order.
 
         Raises:
-            ValueError: A position is twice in `among`.
+            ValueError: A position is twice in `among`, or `prepare` has begun a batch without `among`.
             IndexError: A position in `among` is out of range.
         """
         with self._scoring:
@@ -98,10 +98,10 @@ class PromptSampler:
             drawn_from = f"the pool of {len(self.prompts)}" if named is None else f"`among` of {named.size}"
             self._warnings.shortage(n, taken["kinds"].size, int((taken["kinds"] == DRAW_KINDS.index(DrawKind.FILL)).sum()), drawn_from)
             self._warnings.idle_window(policy_version, self.totals()["sampler/rejected"] > rejected_before)
-            return self._draws(taken, np.full(taken["prompts"].size, policy_version))
+            return draws_of(self.prompts, taken, np.full(taken["prompts"].size, policy_version))
 
     def prepare(self, n: int, *, policy_version: int) -> None:
-        """Score now, as `sample(n)` without `among` would, what the next such `sample` draws from: it takes as long, and may then be due at another time."""
+        """Score now, as `sample(n)` without `among` would, what the next `sample`, which must be such a one, draws from: it takes as long, at another time."""
         self._score(n, policy_version, None)
 
     def candidates_per_draw(self, policy_version: int) -> int:
@@ -186,10 +186,14 @@ class PromptSampler:
         """Return totals since the start (`sampler/...`), scanned, rejected, drawn by kind, labelled, released and more, and `sampler/oldest_label_age`."""
         return {f"sampler/{name}": float(value) for name, value in self._core.counters().items()}
 
+    def undisturbed(self) -> AbstractContextManager[object]:
+        """Return a context in which no other thread asks or trains the estimator, or draws: for what must be saved together."""
+        return self._scoring
+
     def in_flight(self) -> list[Draw]:
         """Return the draws that were neither observed nor released."""
         opened = self._core.in_flight()
-        return self._draws(opened, opened["policy_versions"])
+        return draws_of(self.prompts, opened, opened["policy_versions"])
 
     def beliefs(self, prompts: Sequence[int] | Int64Array, *, policy_version: int) -> tuple[Float32Array, Float32Array, BoolArray]:
         """Return what is believed of some prompts now, changing nothing: the measure of a selector that costs no rollout.
@@ -236,35 +240,22 @@ class PromptSampler:
         return carried
 
     def _score(self, n: int, policy_version: int, among: Int64Array | None) -> None:
+        begun = False
         with self._scoring:
-            while (candidates := self._core.propose(n, policy_version, among)).size:
-                try:
-                    predicted_C = self._predict(candidates)
-                except BaseException:
+            try:
+                while (candidates := self._core.propose(n, policy_version, among)).size:
+                    begun = True
+                    self._core.offer(candidates, self._predict(candidates), policy_version)
+            except BaseException as error:
+                if begun or not isinstance(error, (ValueError, IndexError)):  # which `propose` raises before it changes anything
                     self._core.take(0, policy_version)  # ends the batch: its candidates head the next one
-                    raise
-                self._core.offer(candidates, predicted_C, policy_version)
+                raise
 
     def _predict(self, indices: Int64Array) -> Float32Array:
         if self.estimator is None:
             return np.full(indices.size, np.nan, np.float32)
         with self._scoring:
             return self.estimator.predict(texts_of(self.prompts, indices))
-
-    def _draws(self, taken: Mapping[str, Any], policy_versions: Int64Array) -> list[Draw]:
-        return [
-            Draw(
-                draw_id=int(taken["draw_ids"][row]),
-                prompt=self.prompts[taken["prompts"][row]],
-                predicted_reward=float(taken["predicted_rewards"][row]),
-                p_informative=float(taken["p_informative"][row]),
-                admission=float(taken["admissions"][row]),
-                kind=DRAW_KINDS[taken["kinds"][row]],
-                n_rollouts=int(taken["n_rollouts"][row]),
-                policy_version=int(policy_versions[row]),
-            )
-            for row in range(len(taken["draw_ids"]))
-        ]
 
     def _target_batch(self, targets: Mapping[str, Any]) -> TargetBatch:
         return TargetBatch(

@@ -1,8 +1,9 @@
-"""The Rust core that a pool and a configuration make, and the texts of its prompts."""
+"""The Rust core that a pool and a configuration make, and what it says of the pool's prompts as records."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -10,8 +11,9 @@ from depo import _core
 from depo.config.selector import SelectorConfig
 from depo.errors import ConfigError
 from depo.prompt_table import PoolIndex, PromptTable
-from depo.records import Int64Array, Prompt
+from depo.records import Draw, DrawKind, Int64Array, Prompt
 
+DRAW_KINDS = (DrawKind.SELECTED, DrawKind.WARMUP, DrawKind.EXPLORE, DrawKind.REPROBE, DrawKind.FILL)
 CORE_SETTINGS = (
     "policy", "policy_options", "warmup_steps", "window", "candidates_per_draw", "candidates_from", "min_age", "explore_share", "explore_by", "max_age",
     "probe_rollouts", "reprobe_share", "scan_cap", "use_history", "belief", "belief_options", "fit_belief", "success_threshold", "tolerance",
@@ -26,14 +28,38 @@ def pool_of(prompts: Sequence[Prompt | str]) -> Sequence[Prompt]:
     Raises:
         ValueError: There is no prompt.
     """
-    if isinstance(prompts, str) or not len(prompts):
+    if hasattr(prompts, "__arrow_c_stream__") or hasattr(prompts, "__arrow_c_array__"):
+        raise ValueError(f"prompts: got {type(prompts).__qualname__}, expected a sequence of Prompt or strings, or PromptTable.from_arrow(...) of it")
+    if isinstance(prompts, (str, Mapping)) or not len(prompts):
         raise ValueError(f"prompts: got {prompts!r:.80}, expected a sequence of at least one Prompt or string")
-    return prompts if isinstance(prompts, PromptTable) else tuple(Prompt(text=prompt) if isinstance(prompt, str) else prompt for prompt in prompts)
+    if isinstance(prompts, PromptTable):
+        return prompts
+    pool = tuple(Prompt(text=prompt) if isinstance(prompt, str) else prompt for prompt in prompts)
+    if (other := next((row for row, prompt in enumerate(pool) if not isinstance(prompt, Prompt)), None)) is not None:
+        raise ValueError(f"prompts: got {pool[other]!r:.80} at position {other}, expected a Prompt or a string")
+    return pool
 
 
 def texts_of(pool: Sequence[Prompt], positions: Int64Array) -> list[str]:
     """Return the texts at some positions; of a table no prompts are made for it."""
     return pool.texts(positions) if isinstance(pool, PromptTable) else [pool[position].text for position in positions]
+
+
+def draws_of(pool: Sequence[Prompt], taken: Mapping[str, Any], policy_versions: Int64Array) -> list[Draw]:
+    """Return the core's columns of draws as records."""
+    return [
+        Draw(
+            draw_id=int(taken["draw_ids"][row]),
+            prompt=pool[taken["prompts"][row]],
+            predicted_reward=float(taken["predicted_rewards"][row]),
+            p_informative=float(taken["p_informative"][row]),
+            admission=float(taken["admissions"][row]),
+            kind=DRAW_KINDS[taken["kinds"][row]],
+            n_rollouts=int(taken["n_rollouts"][row]),
+            policy_version=int(policy_versions[row]),
+        )
+        for row in range(len(taken["draw_ids"]))
+    ]
 
 
 def build_core(pool: Sequence[Prompt], group_size: int, config: SelectorConfig, seed: int) -> _core.Sampler:

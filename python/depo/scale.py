@@ -12,8 +12,10 @@ posteriors that `DiscountedCounts` keeps, or yours:
     for step in range(steps):
         positions, _ = thompson.sample(128, step)
         successes = my_rollouts(positions)                         # of 8 each
-        counts.update(positions, successes, np.full(128, 8), step)
+        counts.update(positions, successes, np.full(positions.size, 8), step)
         thompson.update(positions, *counts.shapes(step, positions))
+        if step % 50 == 0:
+            thompson.update(np.arange(N), *counts.shapes(step))    # counts fade with every step, the sampler's posteriors when they are updated
 
 NumPy and the Rust core only.
 """

@@ -89,8 +89,9 @@ class SnapshotStore:
             StateError: `extra` or the estimator's state holds something that would not come back as it is; nothing is written.
         """
         self.wait()
-        estimator = sampler.estimator.state_dict() if sampler.estimator else None
-        state = sampler.state_dict(of_core=self._slots.capture)
+        with sampler.undisturbed():  # of sampler and estimator at the same moment
+            estimator = sampler.estimator.state_dict() if sampler.estimator else None
+            state = sampler.state_dict(of_core=self._slots.capture)
         flat = FlatState({"sampler": state, "estimator": estimator, "extra": dict(extra or {})})
         arrays = {name: _bytes_of(array) for name, array in flat.arrays.items()}
         tensors = {_TENSOR + name: _bytes_of_tensor(tensor) for name, tensor in flat.tensors.items()}
@@ -144,13 +145,14 @@ def _restore(sampler: PromptSampler, state: Mapping[str, Any], saved: _core.Save
     of_sampler = {**state["sampler"], "core": saved}
     if estimator is None:
         return sampler.load_state_dict(of_sampler, strict=strict)
-    before = estimator.state_dict()
-    estimator.load_state_dict(state["estimator"])
-    try:
-        return sampler.load_state_dict(of_sampler, strict=strict)
-    except BaseException:
-        estimator.load_state_dict(before)
-        raise
+    with sampler.undisturbed():
+        before = estimator.state_dict()
+        estimator.load_state_dict(state["estimator"])
+        try:
+            return sampler.load_state_dict(of_sampler, strict=strict)
+        except BaseException:
+            estimator.load_state_dict(before)
+            raise
 
 
 def _bytes_of(array: NDArray[Any]) -> Bytes:

@@ -74,7 +74,8 @@ impl LabelAges {
 
     /// Drops superseded entries once they are half as many as the others: seldom enough to cost nothing.
     fn compact(&mut self) {
-        if self.order.len() <= self.labelled + self.labelled / 2 + SLACK {
+        // Entries are counted in 32 bits.
+        if self.order.len() <= self.labelled + self.labelled / 2 + SLACK && self.order.len() < u32::MAX as usize - 1 {
             return;
         }
         let log: Vec<(u32, u32)> = self.labelled().map(|prompt| (prompt, self.unlabelled_from(prompt))).collect();
@@ -106,7 +107,7 @@ impl LabelAges {
 
     /// Whether a prompt will have been unlabelled for `max_age` versions or more if it gets no label at `version`.
     pub fn is_due(&self, prompt: u32, version: u32, max_age: u32) -> bool {
-        (version + 1).saturating_sub(self.unlabelled_from(prompt)) >= max_age
+        version.saturating_add(1).saturating_sub(self.unlabelled_from(prompt)) >= max_age
     }
 
     /// The prompts of which that is so, oldest first.

@@ -161,6 +161,22 @@ impl<'a> StateReader<'a> {
         Err(Error::state_entry(name, format!("length {}", array.len()), format!("length {len}")))
     }
 
+    /// The same for counts.
+    ///
+    /// # Errors
+    /// As `lent`, or a number is not finite or below 0.
+    pub fn counts<T: Copy + Into<f64> + 'a>(&mut self, name: &str, len: usize) -> Result<Cow<'a, [T]>>
+    where
+        Cow<'a, [T]>: StateEntry<'a>,
+    {
+        let counts = self.lent::<T>(name, len)?;
+        let is_count = |&count: &T| (0.0..=f64::MAX).contains(&count.into());
+        match counts.iter().position(|count| !is_count(count)) {
+            Some(at) => Err(Error::state_entry(name, format!("{} at position {at}", counts[at].into()), "finite numbers of at least 0")),
+            None => Ok(counts),
+        }
+    }
+
     /// Leaves out every entry whose name starts with `prefix`.
     pub(crate) fn skip(&mut self, prefix: &str) {
         self.entries.retain(|name, _| !name.starts_with(prefix));

@@ -13,6 +13,7 @@ use depo_sampler::Settings;
 use depo_sampler::advantage::{AdvantageOptions, group_advantages};
 use depo_sampler::exploration::ExploreBy;
 use depo_sampler::rng::{Stream, content_id};
+use depo_sampler::selection::CandidatesFrom;
 
 const PROMPTS: usize = 300;
 const STEPS: u64 = 40;
@@ -31,15 +32,23 @@ const RUNS: [(&str, &str, u64); 11] = [
     ("prime_pools", "logit_normal", 7_381_475_967_455_551_491),
     ("dps", "beta", 11_982_672_731_870_216_213),
 ];
+/// The same with candidates from the whole pool.
+const POOL_RUNS: [(&str, &str, u64); 3] = [
+    ("budget", "logit_normal", 17_325_098_905_819_302_040),
+    ("mopps", "beta", 14_904_207_923_189_537_357),
+    ("prime_pools", "logit_normal", 18_401_126_602_182_974_539),
+];
 const STATE: u64 = 11_140_068_177_822_473_707;
 const ADVANTAGES: u64 = 717_336_064_834_894_948;
 
-fn run(policy: &str, belief: &str) -> Caller {
+fn run(policy: &str, belief: &str, candidates_from: CandidatesFrom) -> Caller {
     let settings = Settings {
         group_size: 4,
         seed: 7,
         policy: policy.parse().unwrap(),
         belief: belief.parse().unwrap(),
+        candidates_from,
+        min_age: 3,
         explore_by: ExploreBy::Ucb,
         explore_share: 0.2,
         warmup_steps: 2,
@@ -67,14 +76,20 @@ fn answers(caller: &Caller) -> u64 {
 
 #[test]
 fn a_run_gives_the_answers_that_it_always_gave() {
-    let threads = RUNS.map(|(policy, belief, _)| thread::spawn(move || (policy, belief, answers(&run(policy, belief)))));
+    let threads =
+        RUNS.map(|(policy, belief, _)| thread::spawn(move || (policy, belief, answers(&run(policy, belief, CandidatesFrom::Epoch)))));
     assert_eq!(threads.map(|thread| thread.join().unwrap()), RUNS);
+}
+
+#[test]
+fn a_search_of_the_pool_gives_the_answers_that_it_always_gave() {
+    assert_eq!(POOL_RUNS.map(|(policy, belief, _)| (policy, belief, answers(&run(policy, belief, CandidatesFrom::Pool)))), POOL_RUNS);
 }
 
 /// Also fails where the layout of the state changes: what was saved before must still be read, or `STATE_VERSION` is another one.
 #[test]
 fn a_run_leaves_the_state_that_it_always_left() {
-    assert_eq!(content_id(format!("{:?}", run("budget", "logit_normal").sampler.state())), STATE);
+    assert_eq!(content_id(format!("{:?}", run("budget", "logit_normal", CandidatesFrom::Epoch).sampler.state())), STATE);
 }
 
 #[test]

@@ -8,6 +8,7 @@ use std::collections::BTreeSet;
 
 use common::{Caller, Op, ops, searching, settings};
 use depo_sampler::belief::BeliefKind;
+use depo_sampler::draws::Draw;
 use depo_sampler::rng::Stream;
 use depo_sampler::selection::{CandidatesFrom, PolicyKind};
 use depo_sampler::{Error, Sampler, Settings};
@@ -137,18 +138,14 @@ fn settings_that_cannot_be_searched_are_refused_by_name() {
 
 /// How many hopeless and how many other prompts are drawn, half of each, after a hundred versions: even prompts are hopeless, odd ones right half of the time.
 fn drawn_hopeless_and_normal(policy: PolicyKind) -> (f64, f64) {
-    let (prompts, n) = (1000, 100);
-    let mut run = Run::new(prompts, 0, Settings { policy, explore_share: 0.0, ..pool_settings() });
+    let (prompts, n) = (1000_u64, 100);
+    let settings = Settings { policy, explore_share: 0.0, ..pool_settings() };
+    let mut sampler = Sampler::new((0..prompts).collect(), vec![0; prompts as usize], settings).unwrap();
     let (mut hopeless, mut normal) = (0.0, 0.0);
     for version in 0..200 {
-        let candidates = run.sampler.propose(n, version).unwrap();
-        assert_eq!(candidates.len(), n);
-        run.sampler.offer(&candidates.iter().copied().map(i64::from).collect::<Vec<_>>(), &vec![f32::NAN; n], version).unwrap();
-        let draws = run.sampler.take(n, version);
-        let ids: Vec<i64> = draws.iter().map(|draw| draw.draw_id as i64).collect();
-        let reward = |prompt: u32, rollout: u32| if prompt.is_multiple_of(2) { 0.0 } else { (rollout % 2) as f32 };
-        let rewards: Vec<f32> = draws.iter().flat_map(|draw| (0..4).map(move |rollout| reward(draw.prompt, rollout))).collect();
-        run.sampler.observe(&ids, &rewards, [n, 4], &vec![0.5; n], version).unwrap();
+        let draws = draw_all(&mut sampler, n, version);
+        assert_eq!(draws.len(), n);
+        observe_all(&mut sampler, &draws, version, |prompt, rollout| if prompt.is_multiple_of(2) { 0.0 } else { (rollout % 2) as f32 });
         if version >= 100 {
             hopeless += draws.iter().filter(|draw| draw.prompt % 2 == 0).count() as f64;
             normal += draws.iter().filter(|draw| draw.prompt % 2 == 1).count() as f64;
@@ -171,4 +168,58 @@ fn prompts_whose_pass_rate_is_the_target_are_drawn_by_posterior() {
     let (hopeless, normal) = drawn_hopeless_and_normal(PolicyKind::Mopps);
     assert!(hopeless / normal < 0.1, "{hopeless} {normal}");
     assert!(hopeless > 0.0, "they are not excluded");
+}
+
+/// Neighbouring numbers of single precision are far apart there.
+#[test]
+fn versions_may_be_any_number() {
+    for first in [1 << 20, 1_700_000_000, u32::MAX - 4] {
+        let mut sampler = Sampler::new((0..400).collect(), vec![0; 400], Settings { min_age: 0, ..pool_settings() }).unwrap();
+        for version in first..=first + 4 {
+            let draws = draw_all(&mut sampler, 100, version);
+            assert_eq!(draws.len(), 100);
+            observe_all(&mut sampler, &draws, version, |_, _| 0.0);
+        }
+    }
+}
+
+#[test]
+fn no_batch_is_too_large() {
+    for policy in [PolicyKind::Budget, PolicyKind::Mopps, PolicyKind::PrimePools] {
+        let mut sampler = Sampler::new((0..100).collect(), vec![0; 100], Settings { policy, ..pool_settings() }).unwrap();
+        assert_eq!(sampler.propose(1 << 60, 0).unwrap().len(), 100, "{policy:?}");
+    }
+}
+
+/// Without decay the counts of a prompt exceed what a tree of posteriors holds; their ratio stays.
+#[test]
+fn posteriors_of_mopps_keep_their_means_for_ever() {
+    let policy_options = [("decay".to_owned(), 1.0), ("target".to_owned(), 0.5)].into();
+    let settings = Settings { group_size: 1000, policy: PolicyKind::Mopps, policy_options, explore_share: 0.0, ..pool_settings() };
+    let mut sampler = Sampler::new((0..40).collect(), vec![0; 40], settings).unwrap();
+    for version in 0..60 {
+        let draws = draw_all(&mut sampler, 40, version);
+        observe_all(&mut sampler, &draws, version, |prompt, rollout| f32::from(rollout < if prompt < 20 { 950 } else { 450 }));
+    }
+    let nearest = sampler.propose(10, 60).unwrap();
+    assert!(nearest.iter().all(|&prompt| prompt >= 20), "{nearest:?}");
+}
+
+fn draw_all(sampler: &mut Sampler, n: usize, version: u32) -> Vec<Draw> {
+    loop {
+        let candidates: Vec<i64> = sampler.propose(n, version).unwrap().into_iter().map(i64::from).collect();
+        if candidates.is_empty() {
+            return sampler.take(n, version);
+        }
+        sampler.offer(&candidates, &vec![f32::NAN; candidates.len()], version).unwrap();
+    }
+}
+
+/// Observes draws whose rewards are a function of prompt and rollout.
+fn observe_all(sampler: &mut Sampler, draws: &[Draw], version: u32, reward: impl Fn(u32, u32) -> f32) {
+    let ids: Vec<i64> = draws.iter().map(|draw| draw.draw_id as i64).collect();
+    let group_size = sampler.group_size();
+    let reward = &reward;
+    let rewards: Vec<f32> = draws.iter().flat_map(|draw| (0..group_size as u32).map(move |rollout| reward(draw.prompt, rollout))).collect();
+    sampler.observe(&ids, &rewards, [ids.len(), group_size], &vec![0.5; ids.len()], version).unwrap();
 }

@@ -264,8 +264,11 @@ impl<const D: usize> BoxTree<D> {
     /// The axis of the longest side, and its middle; none if all sides are short.
     fn cut(&self, region: &Bounds<D>) -> Option<(usize, f32)> {
         let side = |axis: usize| (region[axis][1] - region[axis][0]) / self.units[axis];
-        let axis = (0..D).max_by(|&a, &b| side(a).total_cmp(&side(b))).filter(|&axis| side(axis) > SHORTEST_SIDE)?;
-        Some((axis, f32::midpoint(region[axis][0], region[axis][1])))
+        let middle = |axis: usize| f32::midpoint(region[axis][0], region[axis][1]);
+        // Between neighbouring numbers of single precision there is no middle.
+        let is_cut = |&axis: &usize| side(axis) > SHORTEST_SIDE && region[axis][0] < middle(axis) && middle(axis) < region[axis][1];
+        let axis = (0..D).filter(is_cut).max_by(|&a, &b| side(a).total_cmp(&side(b)))?;
+        Some((axis, middle(axis)))
     }
 
     fn allocate(&mut self, parent: u32) -> u32 {

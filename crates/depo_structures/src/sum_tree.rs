@@ -119,7 +119,8 @@ impl SumTree {
     /// Up to `count` distinct items that are eligible, in the order drawn: each with the probability of its weight among those that are left. Fewer only
     /// if no more are eligible and have weight. `bits(k)` is the k-th of a sequence of independent random words; the tree is left as it was.
     pub fn draw_distinct(&mut self, count: usize, bits: impl Fn(u64) -> u64, is_eligible: impl Fn(u32) -> bool) -> Vec<u32> {
-        let (mut drawn, mut hit, mut used) = (Vec::with_capacity(count.min(self.len)), Vec::new(), 0);
+        let count = count.min(self.len);
+        let (mut drawn, mut hit, mut used, mut taken_out) = (Vec::with_capacity(count), Vec::new(), 0, 0);
         let mut sums_are_whole = true;
         while drawn.len() < count && self.total() > 0.0 {
             let wanted = count - drawn.len();
@@ -136,7 +137,8 @@ impl SumTree {
             used += (wanted * self.levels.len()) as u64;
             // Where most draws are in vain, those that were hit are better taken out of the sums.
             if 2 * (count - drawn.len()) > wanted {
-                self.set(hit.iter().map(|&(item, _)| (item, 0.0)));
+                self.set(hit[taken_out..].iter().map(|&(item, _)| (item, 0.0)));
+                taken_out = hit.len();
                 sums_are_whole = false;
             }
         }

@@ -75,7 +75,21 @@ def table_of(data: Any, text: str) -> pa.Table:
     if not hasattr(data, "__arrow_c_stream__") and not hasattr(data, "__arrow_c_array__"):
         expected = 'Arrow data (a pyarrow.Table, or an object with __arrow_c_stream__; of a Hugging Face Dataset its `with_format("arrow")[:]`)'
         raise DataError(f"data: got {type(data).__module__}.{type(data).__qualname__}, expected {expected}")
-    return pa.table(data)
+    try:
+        return _one_column(data, text) or pa.table(data)
+    except (pa.ArrowException, TypeError) as error:
+        raise DataError(f"data: got {type(data).__module__}.{type(data).__qualname__}, which Arrow cannot take over: {error}") from error
+
+
+def _one_column(data: Any, text: str) -> pa.Table | None:
+    """Return data that do not say whether they are a column, such as a Series, or a table; None if they have columns."""
+    if hasattr(data, "columns") or isinstance(data, pa.RecordBatchReader):
+        return None
+    try:
+        column = pa.chunked_array(data) if hasattr(data, "__arrow_c_stream__") else pa.chunked_array([pa.array(data)])
+    except (pa.ArrowException, TypeError):
+        return None
+    return pa.Table.from_struct_array(column) if pa.types.is_struct(column.type) else pa.table({text: column})
 
 
 def column(table: pa.Table, path: str, field: str) -> pa.ChunkedArray:
@@ -120,6 +134,8 @@ def ids(column: pa.ChunkedArray) -> _core.TextColumn:
     Raises:
         DataError: They are neither strings nor integers, or one is null.
     """
+    if not pa.types.is_integer(column.type) and not _is_text(column.type):
+        raise DataError(f"id: got a column of type {column.type}, expected strings or integers")
     return texts(column.cast(pa.large_string()) if pa.types.is_integer(column.type) else column, "id")
 
 

@@ -51,7 +51,7 @@ class Items:
     """Items of a sequence or of a NumPy array, as Python values."""
 
     def __init__(self, items: Sequence[Any] | NDArray[Any]) -> None:
-        self._items = items
+        self._items = items if isinstance(items, (list, tuple, np.ndarray)) else np.asarray(items, object)  # what is not indexed by row, such as a Series
 
     def __getitem__(self, row: int) -> Any:
         item = self._items[row]

@@ -72,13 +72,13 @@ class PromptTable(Sequence[Prompt]):
         texts, messages = arrow.prompts(column)
         return cls(
             texts,
-            ids=arrow.ids(arrow.column(table, id, "id")) if id else None,
-            answers=arrow.Answers(arrow.column(table, answer, "answer")) if answer else None,
-            sources=arrow.sources(arrow.column(table, source, "source")) if source else None,
+            ids=arrow.ids(arrow.column(table, id, "id")) if id is not None else None,
+            answers=arrow.Answers(arrow.column(table, answer, "answer")) if answer is not None else None,
+            sources=arrow.sources(arrow.column(table, source, "source")) if source is not None else None,
             others={
                 "columns": arrow.Rows(table),
                 **({"messages": messages} if messages else {}),
-                **({"band": Strings(arrow.texts(arrow.column(table, band, "band"), "band"))} if band else {}),
+                **({"band": Strings(arrow.texts(arrow.column(table, band, "band"), "band"))} if band is not None else {}),
             },
         )
 

@@ -193,7 +193,7 @@ impl Belief for DiscountedBeta {
     }
 
     fn restore(&mut self, state: &mut StateReader, carry: &Carry) -> Result<()> {
-        self.records.restore(state, carry)?;
+        self.records.restore(state, carry, true)?;
         self.base_rate.restore(state)?;
         self.prior.restore(state)?;
         self.memory.restore(state)

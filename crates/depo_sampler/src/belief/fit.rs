@@ -1,6 +1,6 @@
 //! Parameters fitted to the incoming labels: a posterior over a grid, whose likelihoods fade, so that parameters follow the policy.
 
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::portable::exp;
 use crate::state::{StateMap, StateReader};
 use crate::vectors::vectorised;
@@ -79,7 +79,11 @@ impl<const N: usize> Fit<N> {
     /// Restores what was learned, unless another value is configured now: then learning starts anew.
     pub(crate) fn restore(&mut self, state: &mut StateReader) -> Result<()> {
         let configured: Vec<f64> = state.array(&format!("{}.configured", self.name), N)?;
-        let log_likelihoods = state.array(&format!("{}.log_likelihoods", self.name), self.settings.len())?;
+        let name = format!("{}.log_likelihoods", self.name);
+        let log_likelihoods: Vec<f64> = state.array(&name, self.settings.len())?;
+        if let Some(other) = log_likelihoods.iter().find(|number| !number.is_finite()) {
+            return Err(Error::state_entry(&name, other, "finite numbers"));
+        }
         let labels = state.take(&format!("{}.labels", self.name))?;
         if configured.iter().zip(&self.settings[0]).all(|(saved, own)| saved.to_bits() == own.to_bits()) {
             (self.log_likelihoods, self.labels) = (log_likelihoods, labels);

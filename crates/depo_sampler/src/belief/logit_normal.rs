@@ -260,7 +260,7 @@ impl Belief for LogitNormal {
 
     fn restore(&mut self, state: &mut StateReader, carry: &Carry) -> Result<()> {
         self.search = None;
-        self.records.restore(state, carry)?;
+        self.records.restore(state, carry, false)?;
         self.base_rate.restore(state)?;
         self.prior.restore(state)?;
         self.reminder.restore(state)?;

@@ -11,7 +11,7 @@ pub use beta::{BetaCounts, DiscountedBeta};
 pub use logit_gaussian::LogitGaussian;
 pub use logit_normal::LogitNormal;
 
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::registry::{NamedOption, registry};
 use crate::rng::Stream;
 use crate::state::{Carry, StateMap, StateReader};
@@ -85,7 +85,8 @@ pub trait Belief {
     /// Forecast at `version` under a text prediction; NaN stands for the stored one.
     fn forecast(&self, prompt: u32, predicted_reward: f32, version: u32) -> Forecast;
 
-    /// The free prompts with the highest scores under their stored text predictions, best first, up to 2e-3 in the score; fewer if no more are found in
+    /// The free prompts with the highest scores under their stored text predictions, best first, up to 2e-3 in the score (for variances of the
+    /// logit up to 36, groups up to 64 and 2 deviations; a hundredth or more beyond); fewer if no more are found in
     /// the time that a search may take, none by a model that cannot search. Much less work than a forecast of every prompt.
     fn best_of_pool(&mut self, _query: &PoolQuery) -> Vec<u32> {
         vec![]
@@ -148,6 +149,9 @@ impl BaseRate {
 
     fn restore(&mut self, state: &mut StateReader) -> Result<()> {
         let saved: Vec<f64> = state.array("belief.base_rate", 2)?;
+        if !saved.iter().all(|number| number.is_finite() && *number > 0.0) {
+            return Err(Error::state_entry("belief.base_rate", format!("{saved:?}"), "finite numbers above 0"));
+        }
         (self.successes, self.rollouts) = (saved[0], saved[1]);
         Ok(())
     }

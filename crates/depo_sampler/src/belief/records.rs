@@ -95,10 +95,12 @@ impl Records {
         state.insert("belief.versions".into(), Cow::from(&self.versions).into());
     }
 
-    pub fn restore(&mut self, state: &mut StateReader, carry: &Carry) -> Result<()> {
+    /// Reads what `save` wrote. `are_counts`: the two numbers may not be negative.
+    pub fn restore(&mut self, state: &mut StateReader, carry: &Carry, are_counts: bool) -> Result<()> {
         let (len, PromptRecord { history, version, predicted_reward }) = (carry.saved_len(), UNKNOWN_PROMPT);
         for ((name, numbers), unknown) in self.names.into_iter().zip(&mut self.history).zip(history) {
-            *numbers = carry.column(state.lent(name, len)?, unknown);
+            let saved = if are_counts { state.counts(name, len)? } else { state.lent(name, len)? };
+            *numbers = carry.column(saved, unknown);
         }
         self.predicted_rewards = carry.column(state.lent("belief.predicted_rewards", len)?, predicted_reward);
         self.versions = carry.column(state.lent("belief.versions", len)?, version);

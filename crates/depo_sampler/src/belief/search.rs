@@ -15,7 +15,7 @@ use crate::rng::Permutation;
 /// More than coordinates in single precision and rounding can move a score.
 const MARGIN: f64 = 2e-6;
 
-/// Nobody who is left out scores more than this above one who is found, by the table, which errs by half as much.
+/// Nobody who is left out scores more than this above one who is found, by the table, which errs by half as much within the limits that `surface` names.
 /// Where thousands are nearly equal it saves asking all of them.
 pub(super) const TOLERANCE: f64 = 1e-3;
 

@@ -29,7 +29,8 @@ impl Sampler {
         }
         let progress = Progress { n, admitted: self.buffer.admitted(), waiting: self.buffer.waiting(), judged: self.buffer.compared() };
         let fresh = if warmup { progress.missing() } else { self.policy.search().fresh_candidates(&progress) };
-        let nominated = if warmup { vec![] } else { self.nominees(fresh, policy_version) };
+        let asked_for = if warmup { 0 } else { fresh.min(self.pool.free()) };
+        let nominated = if asked_for == 0 { vec![] } else { self.nominees(asked_for, policy_version) };
         let others = fresh - nominated.len();
         self.wait_for(nominated, false);
         let prompts = self.pool.claim_next(others);

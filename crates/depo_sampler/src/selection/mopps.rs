@@ -4,7 +4,7 @@
 //! drawn per candidate, and those nearest to the target are taken (the source's `topk`). With `candidates_from` the pool these are the nearest of all
 //! prompts, found without a pass rate drawn for each. Not reproduced: its `threshold` strategy, and initial counts from earlier rollouts.
 
-use depo_structures::{GREATEST_COUNT, GREATEST_TARGET, LEAST_TARGET, ThompsonTree};
+use depo_structures::{GREATEST_COUNT, GREATEST_TARGET, LEAST_COUNT, LEAST_TARGET, ThompsonTree};
 
 use super::{Asked, CandidatesFrom, Judgement, NamedOption, Registered, Search, SelectionPolicy, Wanted};
 use crate::belief::{Belief, Label};
@@ -48,14 +48,17 @@ impl Mopps {
 
     /// Posteriors of all prompts. A target nearer to 0 or 1 than a tree can have is moved there.
     fn tree(&self) -> ThompsonTree {
-        let [alphas, betas] = [&self.successes, &self.failures].map(|counts| counts.iter().copied().map(shape).collect::<Vec<f32>>());
+        let shapes = self.successes.iter().zip(&self.failures).map(|(&successes, &failures)| shape([successes, failures]));
+        let (alphas, betas): (Vec<f32>, Vec<f32>) = shapes.map(|[alpha, beta]| (alpha, beta)).unzip();
         ThompsonTree::new(self.target.clamp(LEAST_TARGET, GREATEST_TARGET), &alphas, &betas)
     }
 }
 
-/// Parameter of a posterior from Beta(1, 1); without decay counts may exceed what a tree can have.
-fn shape(count: f64) -> f32 {
-    (1.0 + count as f32).min(GREATEST_COUNT)
+/// Parameters of a posterior from Beta(1, 1); without decay counts may exceed what a tree can have: their ratio stays.
+fn shape(counts: [f64; 2]) -> [f32; 2] {
+    let [alpha, beta] = counts.map(|count| 1.0 + count);
+    let factor = (f64::from(GREATEST_COUNT) / alpha.max(beta)).min(1.0);
+    [alpha, beta].map(|count| (count * factor) as f32).map(|count| count.max(LEAST_COUNT))
 }
 
 impl SelectionPolicy for Mopps {
@@ -81,7 +84,8 @@ impl SelectionPolicy for Mopps {
         self.successes[prompt] = self.decay * self.successes[prompt] + f64::from(label.successes);
         self.failures[prompt] = self.decay * self.failures[prompt] + f64::from(label.rollouts - label.successes);
         if let Some(posteriors) = &mut self.posteriors {
-            posteriors.set(&[label.prompt.into()], &[shape(self.successes[prompt])], &[shape(self.failures[prompt])]);
+            let [alpha, beta] = shape([self.successes[prompt], self.failures[prompt]]);
+            posteriors.set(&[label.prompt.into()], &[alpha], &[beta]);
         }
     }
 
@@ -92,7 +96,7 @@ impl SelectionPolicy for Mopps {
 
     fn restore(&mut self, state: &mut StateReader, carry: &Carry) -> Result<()> {
         let len = carry.saved_len();
-        let [successes, failures] = [state.lent("policy.successes", len)?, state.lent("policy.failures", len)?];
+        let [successes, failures] = [state.counts::<f64>("policy.successes", len)?, state.counts::<f64>("policy.failures", len)?];
         self.successes = carry.gather(|prompt| successes[prompt], 0.0);
         self.failures = carry.gather(|prompt| failures[prompt], 0.0);
         self.posteriors = self.posteriors.is_some().then(|| self.tree());

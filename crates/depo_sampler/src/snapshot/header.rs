@@ -61,6 +61,9 @@ pub(super) fn damaged(problem: impl ToString) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, problem.to_string())
 }
 
+/// Bytes of a header that are read; the safetensors format, too, ends there.
+const LONGEST: u64 = 100_000_000;
+
 impl Header {
     /// The bytes, with zeros for the checksum.
     pub fn to_bytes(&self) -> Vec<u8> {
@@ -103,7 +106,7 @@ impl Header {
         let mut bytes = vec![0; 8];
         file.read_exact(&mut bytes)?;
         let len = bytes.iter().rev().fold(0, |len, &byte| len << 8 | u64::from(byte));
-        if len > file_len.saturating_sub(8) || (len as usize) < CHECKSUM.end {
+        if len > file_len.saturating_sub(8).min(LONGEST) || (len as usize) < CHECKSUM.end {
             return Err(damaged(format!("header of {len} bytes in a file of {file_len}")));
         }
         bytes.resize(8 + len as usize, 0);

@@ -48,6 +48,9 @@ def check_heads(policy: PreTrainedConfig, tensor_parallel: int, *, on_cpu: bool)
     heads = config.num_attention_heads
     if heads % tensor_parallel:
         raise ValueError(f"vllm.tensor_parallel: got {tensor_parallel}, expected a divisor of the policy's {heads} attention heads")
+    kv_heads = getattr(config, "num_key_value_heads", None) or heads
+    if max(kv_heads, tensor_parallel) % min(kv_heads, tensor_parallel):
+        raise ValueError(f"vllm.tensor_parallel: got {tensor_parallel}, expected a divisor or a multiple of the policy's {kv_heads} heads of keys and values")
     if not on_cpu:
         return
     from vllm.v1.attention.backends.cpu_attn import CPUAttentionBackend

@@ -7,6 +7,7 @@ file in memory.
 
 from __future__ import annotations
 
+import shutil
 import tempfile
 from collections import defaultdict
 from collections.abc import Iterator
@@ -34,6 +35,9 @@ Backend = Literal["depo", "nccl", "ipc"]
 
 MEMORY = Path("/dev/shm")
 """Where Linux keeps files in memory."""
+
+ROOM_PER_BYTE = 1.1
+"""Free bytes there for each byte of parameters; others write there, too."""
 
 
 @dataclass
@@ -120,19 +124,25 @@ class TensorTrainerTransferEngine(TrainerWeightTransferEngine):  # type: ignore[
         tensors = {name: tensor.detach() for name, tensor in self.source}
         if not self.is_sender:
             return
-        self.client.start_weight_update()
         if self.n_workers == 1:
-            self.client.update_weights({"tensors": tensors})
-        else:
-            self._send_file(tensors)
-        self.client.finish_weight_update()
-
-    def _send_file(self, tensors: dict[str, Tensor]) -> None:
-        """Write the parameters once, for all processes to read what is theirs; vLLM would pickle them for each."""
-        with tempfile.TemporaryDirectory(dir=MEMORY if MEMORY.is_dir() else None) as directory:
+            self._update({"tensors": tensors})
+            return
+        # Written once, for all processes to read what is theirs; vLLM would pickle them for each.
+        with tempfile.TemporaryDirectory(dir=_roomy(tensors)) as directory:
             file = str(Path(directory, "weights.safetensors"))
             save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, file)
-            self.client.update_weights({"file": file})
+            self._update({"file": file})
+
+    def _update(self, update_info: dict[str, Any]) -> None:
+        self.client.start_weight_update()
+        self.client.update_weights(update_info)
+        self.client.finish_weight_update()
+
+
+def _roomy(tensors: dict[str, Tensor]) -> Path | None:
+    """Return the directory in memory if it has room for the parameters, as a container's often has not; None: where temporary files go."""
+    size = sum(tensor.numel() * tensor.element_size() for tensor in tensors.values())
+    return MEMORY if MEMORY.is_dir() and shutil.disk_usage(MEMORY).free > ROOM_PER_BYTE * size else None
 
 
 def repack_shared_weights(model: nn.Module) -> None:
