@@ -196,7 +196,7 @@ class ThompsonSampler:
 
 @final
 class DiscountedCounts:
-    """Successes and failures of millions of prompts that fade as the policy changes: a Beta posterior of each pass rate, in 12 bytes per prompt.
+    """Successes and failures of millions of prompts that fade as the policy changes: a Beta posterior of each pass rate, in 16 bytes per prompt.
 
     What was counted at policy version v has the weight decay ** (w - v) at version w. A prompt's counts are worked on when it is updated or asked for.
 

@@ -11,8 +11,9 @@ const ABREAST: usize = 256;
 /// Ages whose factor is looked up.
 const TABLED: u32 = 256;
 
-/// All that an update touches of an item lies together.
+/// All that an update touches of an item lies together, and in one cache line.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
+#[repr(align(16))]
 struct Record {
     successes: f32,
     failures: f32,
