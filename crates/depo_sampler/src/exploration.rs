@@ -9,6 +9,7 @@ use std::str::FromStr;
 
 use crate::error::{Error, Result};
 use crate::portable::ln;
+use crate::registry::by_name;
 use crate::state::{StateMap, StateReader};
 
 /// Equal bins of the believed pass rate, per source.
@@ -53,8 +54,7 @@ impl FromStr for ExploreBy {
     type Err = Error;
 
     fn from_str(name: &str) -> Result<Self> {
-        let found = Self::ALL.into_iter().find(|way| way.name() == name);
-        found.ok_or_else(|| Error::argument("explore_by", format!("{name:?}"), format!("one of {}", Self::ALL.map(Self::name).join(", "))))
+        by_name("explore_by", name, &Self::ALL, Self::name)
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::error::{Result, require};
+use crate::error::{Error, Result, require};
 use crate::settings::Settings;
 
 /// Numbers set by name.
@@ -28,6 +28,13 @@ impl NamedOption {
     fn fits(&self, name: &str, value: f64) -> bool {
         self.name == name && (self.range.0..=self.range.1).contains(&value)
     }
+}
+
+/// The one of `all` that bears this name.
+pub(crate) fn by_name<T: Copy>(argument: &'static str, name: &str, all: &[T], name_of: fn(T) -> &'static str) -> Result<T> {
+    let names = || all.iter().copied().map(name_of).collect::<Vec<_>>().join(", ");
+    let found = all.iter().copied().find(|&each| name_of(each) == name);
+    found.ok_or_else(|| Error::argument(argument, format!("{name:?}"), format!("one of {}", names())))
 }
 
 /// One entry of a registry.
@@ -84,9 +91,7 @@ macro_rules! registry {
             type Err = $crate::error::Error;
 
             fn from_str(name: &str) -> $crate::error::Result<Self> {
-                let names = || Self::ALL.iter().map(|kind| kind.name()).collect::<Vec<_>>().join(", ");
-                let found = Self::ALL.iter().copied().find(|kind| kind.name() == name);
-                found.ok_or_else(|| $crate::error::Error::argument($argument, format!("{name:?}"), format!("one of {}", names())))
+                $crate::registry::by_name($argument, name, &Self::ALL, Self::name)
             }
         }
     };

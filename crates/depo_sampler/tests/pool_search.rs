@@ -6,7 +6,7 @@ mod common;
 
 use std::collections::BTreeSet;
 
-use common::{Caller, Op, ops, searching, settings};
+use common::{Caller, Op, ops, searching, settings, split_equals_whole};
 use depo_sampler::belief::BeliefKind;
 use depo_sampler::draws::Draw;
 use depo_sampler::rng::Stream;
@@ -110,13 +110,7 @@ proptest! {
         split.sampler.load_state(whole.sampler.state(), true).unwrap();
         (split.version, split.issued) = (whole.version, whole.issued.clone());
         whole.log.clear();
-        for op in &ops {
-            whole.apply(op);
-            split.reload();
-            split.apply(op);
-        }
-        prop_assert_eq!(&whole.log, &split.log);
-        prop_assert_eq!(format!("{:?}", whole.sampler.state()), format!("{:?}", split.sampler.state()));
+        split_equals_whole(&mut whole, &mut split, &ops)?;
     }
 }
 

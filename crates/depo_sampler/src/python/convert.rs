@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 
 use numpy::prelude::*;
-use numpy::{Element, IntoPyArray, PyArray1, PyArrayDyn, PyReadonlyArrayDyn, PyUntypedArray};
+use numpy::{Element, IntoPyArray, PyArrayDyn, PyReadonlyArrayDyn, PyUntypedArray};
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyFloat, PyMapping, PyString};
@@ -47,6 +47,14 @@ fn in_rows<'py, T: Element>(array: &Bound<'py, PyUntypedArray>) -> PyResult<PyRe
     Ok(cast.cast_into::<PyArrayDyn<T>>()?.readonly())
 }
 
+/// An array of so many dimensions whose elements are `T` and can be read where they lie, row by row.
+fn in_place<'a, 'py, T: Element>(value: &'a Bound<'py, PyAny>, dimensions: usize) -> Option<&'a Bound<'py, PyArrayDyn<T>>> {
+    value
+        .cast()
+        .ok()
+        .filter(|array: &&Bound<'py, PyArrayDyn<T>>| array.ndim() == dimensions && array.is_c_contiguous() && array.is_aligned())
+}
+
 /// Its elements as `T`, row by row.
 fn elements<T: Element + Copy>(array: &Bound<'_, PyUntypedArray>) -> PyResult<Vec<T>> {
     Ok(in_rows(array)?.as_slice()?.to_vec())
@@ -55,10 +63,7 @@ fn elements<T: Element + Copy>(array: &Bound<'_, PyUntypedArray>) -> PyResult<Ve
 /// Real numbers, row by row, not copied if they are float32 in rows already.
 pub(super) fn borrowed_floats<'py>(name: &str, value: &Bound<'py, PyAny>, dimensions: usize) -> PyResult<PyReadonlyArrayDyn<'py, f32>> {
     // An array that is right already is spared the calls to NumPy, which cost as much as the advantages of a small batch.
-    if let Ok(array) = value.cast::<PyArrayDyn<f32>>()
-        && array.ndim() == dimensions
-        && array.is_c_contiguous()
-    {
+    if let Some(array) = in_place(value, dimensions) {
         return Ok(array.readonly());
     }
     in_rows(&array(name, value, dimensions, "fiub", "numbers")?)
@@ -66,10 +71,7 @@ pub(super) fn borrowed_floats<'py>(name: &str, value: &Bound<'py, PyAny>, dimens
 
 /// Whole numbers of one dimension, not copied if they are int64 in a row already.
 pub(super) fn borrowed_integers<'py>(name: &str, value: &Bound<'py, PyAny>) -> PyResult<PyReadonlyArrayDyn<'py, i64>> {
-    if let Ok(array) = value.cast::<PyArrayDyn<i64>>()
-        && array.ndim() == 1
-        && array.is_c_contiguous()
-    {
+    if let Some(array) = in_place(value, 1) {
         return Ok(array.readonly());
     }
     Ok(integers::<i64>(name, value)?.into_pyarray(value.py()).to_dyn().readonly())
@@ -85,10 +87,7 @@ pub(super) fn floats<const D: usize>(name: &str, value: &Bound<'_, PyAny>) -> Py
 
 /// Whole numbers of one dimension that fit `T`.
 pub(super) fn integers<T: TryFrom<i128> + Element + Copy>(name: &str, value: &Bound<'_, PyAny>) -> PyResult<Vec<T>> {
-    if let Ok(array) = value.cast::<PyArray1<T>>()
-        && array.is_c_contiguous()
-        && array.is_aligned()
-    {
+    if let Some(array) = in_place::<T>(value, 1) {
         return Ok(array.readonly().as_slice()?.to_vec());
     }
     // A list goes around NumPy, which would make floats of integers on both sides of 2^63.

@@ -1,6 +1,7 @@
 //! Bindings `depo._core`: convert arguments, release the interpreter, map errors. No logic.
 
 mod convert;
+mod lock;
 mod scale;
 mod snapshot;
 mod texts;

@@ -3,11 +3,12 @@
 use std::collections::BTreeMap;
 use std::io;
 use std::path::PathBuf;
-use std::sync::{Mutex, PoisonError};
+use std::sync::Mutex;
 
 use numpy::{IntoPyArray, PyArray1, PyReadonlyArray1};
 use pyo3::prelude::*;
 
+use super::lock::locked;
 use super::{Sampler, state_error};
 use crate::error::{Error, Result};
 use crate::sampler::{LoadReport, Sampler as CoreSampler};
@@ -22,10 +23,6 @@ type ReadBytes<'py> = (String, Vec<usize>, PyReadonlyArray1<'py, u8>);
 pub(super) struct SnapshotSlots {
     slots: Mutex<Slots>,
     image: Mutex<Image>,
-}
-
-fn locked<T, R>(mutex: &Mutex<T>, work: impl FnOnce(&mut T) -> R) -> R {
-    work(&mut mutex.lock().unwrap_or_else(PoisonError::into_inner))
 }
 
 /// Damage becomes `depo.errors.StateError`, anything else `OSError`.
@@ -47,7 +44,7 @@ impl SnapshotSlots {
     /// Copy the state of a sampler into memory that is kept.
     fn capture(&self, py: Python<'_>, sampler: &Sampler) -> PyResult<()> {
         sampler.with_core(py, |core| {
-            locked(&self.image, |image| image.capture(core));
+            locked(&self.image).capture(core);
             Ok(())
         })
     }
@@ -57,19 +54,19 @@ impl SnapshotSlots {
         let array =
             |(name, (dtype, shape, bytes)): (String, ReadBytes<'_>)| Ok(Array { name, dtype, shape, bytes: bytes.as_slice()?.to_vec() });
         let arrays = arrays.into_iter().map(array).collect::<PyResult<Vec<Array>>>()?;
-        locked(&self.image, |image| image.attach(texts, arrays));
+        locked(&self.image).attach(texts, arrays);
         Ok(())
     }
 
     /// Write the copy over the older file; returns the number of the snapshot.
     fn write(&self, py: Python<'_>) -> PyResult<u64> {
-        mapped(py, py.detach(|| locked(&self.slots, |slots| locked(&self.image, |image| slots.write(image)))))
+        mapped(py, py.detach(|| locked(&self.slots).write(&locked(&self.image))))
     }
 
     /// Read the newest whole snapshot, for this sampler.
     fn read(&self, py: Python<'_>, sampler: &Sampler) -> PyResult<Option<SavedState>> {
         let pool = sampler.with_core(py, |core| Ok(core.pool().restarted()))?;
-        let saved = mapped(py, py.detach(|| locked(&self.slots, |slots| slots.read(Some(&pool)))))?;
+        let saved = mapped(py, py.detach(|| locked(&self.slots).read(Some(&pool))))?;
         Ok(saved.map(|saved| SavedState { generation: saved.generation, saved: Mutex::new(Some(saved)) }))
     }
 }
@@ -85,7 +82,7 @@ pub(super) struct SavedState {
 impl SavedState {
     /// Restores a sampler and is empty then.
     pub(super) fn load(&self, core: &mut CoreSampler, strict: bool) -> Result<LoadReport> {
-        let saved = locked(&self.saved, Option::take);
+        let saved = locked(&self.saved).take();
         saved.ok_or_else(|| Error::StateMissing { name: "a snapshot that was not loaded before".to_owned() })?.load(core, strict)
     }
 }
@@ -95,7 +92,7 @@ impl SavedState {
     /// Named texts and arrays, which are taken out.
     fn detach<'py>(&self, py: Python<'py>) -> (BTreeMap<String, String>, BTreeMap<String, Bytes<'py>>) {
         let taken = |saved: &mut Saved| (std::mem::take(&mut saved.texts), std::mem::take(&mut saved.arrays));
-        let (texts, arrays) = locked(&self.saved, |saved| saved.as_mut().map(taken)).unwrap_or_default();
+        let (texts, arrays) = locked(&self.saved).as_mut().map(taken).unwrap_or_default();
         let array = |Array { name, dtype, shape, bytes }| (name, (dtype, shape, bytes.into_pyarray(py)));
         (texts, arrays.into_iter().map(array).collect())
     }

@@ -8,7 +8,7 @@ use std::str::FromStr;
 
 use crate::belief::{Belief, Forecast, Label};
 use crate::error::{Error, Result};
-use crate::registry::{NamedOption, registry};
+use crate::registry::{NamedOption, by_name, registry};
 use crate::rng::Stream;
 use crate::state::{Carry, StateMap, StateReader};
 
@@ -107,10 +107,7 @@ impl FromStr for CandidatesFrom {
     type Err = Error;
 
     fn from_str(name: &str) -> Result<Self> {
-        let found = Self::ALL.into_iter().find(|place| place.name() == name);
-        found.ok_or_else(|| {
-            Error::argument("candidates_from", format!("{name:?}"), format!("one of {}", Self::ALL.map(Self::name).join(", ")))
-        })
+        by_name("candidates_from", name, &Self::ALL, Self::name)
     }
 }
 

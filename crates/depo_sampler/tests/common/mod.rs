@@ -82,6 +82,20 @@ pub fn searching(settings: Settings) -> Settings {
     if searching.validate().is_ok() { searching } else { settings }
 }
 
+/// Applies the same operations to two callers, of which one continues from its saved state before each; both must answer alike and end alike.
+#[allow(dead_code, reason = "each test crate drives the caller its own way")]
+pub fn split_equals_whole(whole: &mut Caller, split: &mut Caller, ops: &[Op]) -> Result<(), TestCaseError> {
+    for op in ops {
+        whole.apply(op);
+        split.reload();
+        split.apply(op);
+    }
+    prop_assert_eq!(&whole.log, &split.log);
+    // NaN differs from itself, so states are compared as text.
+    prop_assert_eq!(format!("{:?}", whole.sampler.state()), format!("{:?}", split.sampler.state()));
+    Ok(())
+}
+
 pub struct Caller {
     pub sampler: Sampler,
     pub settings: Settings,

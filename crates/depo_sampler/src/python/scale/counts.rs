@@ -9,7 +9,8 @@ use pyo3::types::PyDict;
 
 use super::super::convert::{borrowed_floats, borrowed_integers, entries_from_py, state_from_py, state_to_py, unsigned};
 use super::super::detached;
-use super::{locked, require_as_many, require_positions};
+use super::super::lock::locked;
+use super::{require_as_many, require_positions};
 use crate::error::{Error, Result, require};
 use crate::state::{StateMap, StateReader, StateValue};
 
@@ -103,14 +104,9 @@ impl DiscountedCounts {
         let state = state_from_py(&entries)?;
         detached(py, || {
             let (mut state, mut counts) = (StateReader::new(state?), locked(&self.counts));
-            let [successes, failures] = [state.lent::<f32>(SUCCESSES, counts.len())?, state.lent::<f32>(FAILURES, counts.len())?];
+            let [successes, failures] = [state.counts::<f32>(SUCCESSES, counts.len())?, state.counts::<f32>(FAILURES, counts.len())?];
             let versions = state.lent::<u32>(VERSIONS, counts.len())?;
             state.finish()?;
-            for (name, column) in [(SUCCESSES, &successes), (FAILURES, &failures)] {
-                if let Some(at) = column.iter().position(|&count| !(0.0..=f32::MAX).contains(&count)) {
-                    return Err(Error::state_entry(name, format!("{} at position {at}", column[at]), "finite numbers of at least 0"));
-                }
-            }
             counts.load(&successes, &failures, &versions);
             Ok(())
         })

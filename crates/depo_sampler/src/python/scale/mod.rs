@@ -4,7 +4,7 @@ mod counts;
 mod thompson;
 mod weighted;
 
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::ops::RangeInclusive;
 
 use depo_structures::{Window, best};
 use numpy::{IntoPyArray, PyArray1};
@@ -86,6 +86,14 @@ fn require_as_many(argument: &'static str, numbers: &[f32], len: usize) -> Resul
     require(got == len, argument, format!("length {got}"), &format!("length {len}, as positions"))
 }
 
+/// All numbers must be within `range`, which `expected` puts into words.
+fn require_within(argument: &'static str, numbers: &[f32], range: RangeInclusive<f32>, expected: &str) -> Result<()> {
+    match numbers.iter().position(|number| !range.contains(number)) {
+        Some(at) => Err(Error::argument(argument, format!("{} at position {at}", numbers[at]), expected)),
+        None => Ok(()),
+    }
+}
+
 fn require_positions(positions: &[i64], len: usize) -> Result<()> {
     let is_outside = |&index: &i64| index as u64 >= len as u64;
     // A loop without an exit compiles to vector instructions.
@@ -103,9 +111,4 @@ fn all_but(exclude: Option<&Bound<'_, PyAny>>) -> PyResult<impl Fn(u32) -> bool>
     let mut excluded: Vec<i64> = exclude.map_or(Ok(vec![]), |exclude| integers("exclude", exclude))?;
     excluded.sort_unstable();
     Ok(move |item| excluded.binary_search(&i64::from(item)).is_err())
-}
-
-/// A panic elsewhere does not lock it for good.
-fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -8,15 +8,13 @@ use pyo3::prelude::*;
 
 use super::super::convert::{borrowed_floats, borrowed_integers, unsigned};
 use super::super::detached;
-use super::{all_but, locked, positions, require_as_many, require_len, require_positions};
-use crate::error::{Error, Result, require};
+use super::super::lock::locked;
+use super::{all_but, positions, require_as_many, require_len, require_positions, require_within};
+use crate::error::{Result, require};
 use crate::rng::Stream;
 
 fn require_shape(argument: &'static str, counts: &[f32]) -> Result<()> {
-    match counts.iter().position(|count| !(LEAST_COUNT..=GREATEST_COUNT).contains(count)) {
-        Some(at) => Err(Error::argument(argument, format!("{} at position {at}", counts[at]), "numbers within 1..10000")),
-        None => Ok(()),
-    }
+    require_within(argument, counts, LEAST_COUNT..=GREATEST_COUNT, "numbers within 1..10000")
 }
 
 type Nearest<'py> = PyResult<(Bound<'py, PyArray1<i64>>, Bound<'py, PyArray1<f64>>)>;

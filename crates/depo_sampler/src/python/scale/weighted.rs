@@ -7,16 +7,13 @@ use pyo3::prelude::*;
 
 use super::super::convert::{borrowed_floats, borrowed_integers, unsigned};
 use super::super::detached;
-use super::{Positions, all_but, locked, positions, require_as_many, require_len, require_positions};
-use crate::error::{Error, Result};
+use super::super::lock::locked;
+use super::{Positions, all_but, positions, require_as_many, require_len, require_positions, require_within};
+use crate::error::Result;
 use crate::rng::Stream;
 
 fn require_weights(weights: &[f32]) -> Result<()> {
-    let is_weight = |weight: &f32| (0.0..=SumTree::GREATEST_WEIGHT).contains(weight);
-    match weights.iter().position(|weight| !is_weight(weight)) {
-        Some(at) => Err(Error::argument("weights", format!("{} at position {at}", weights[at]), "numbers within 0..1e28")),
-        None => Ok(()),
-    }
+    require_within("weights", weights, 0.0..=SumTree::GREATEST_WEIGHT, "numbers within 0..1e28")
 }
 
 /// Draws by weight, without replacement within a draw.
