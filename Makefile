@@ -70,7 +70,7 @@ smollm2: setup $(SMOLLM2) ## Train SmolLM2-135M on sums through vLLM (about 6 CP
 test: setup $(VENV_VERL)/.packages ## Run all tests, Rust and Python; those of the verl adapter in an environment of their own
 	cargo test --quiet --workspace
 	$(PY) -m pytest -q
-	$(VENV_VERL)/bin/python -m pytest -q tests/verl
+	$(VENV_VERL)/bin/python -m pytest -q tests/integrations/verl
 
 lint: setup ## rustfmt, clippy, ruff, mypy, stubtest
 	cargo fmt --all --check

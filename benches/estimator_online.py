@@ -49,8 +49,8 @@ from transformers import PreTrainedTokenizerFast
 from depo.config import EstimatorConfig
 from depo.config.sections import ESTIMATOR_PRESETS
 from depo.estimator import BertDifficultyEstimator
-from depo.estimator.calibration import auroc, expected_calibration_error
-from depo.records import TargetBatch
+from depo.sampler.calibration import auroc, expected_calibration_error
+from depo.types.records import TargetBatch
 
 Array = NDArray[np.float64]
 GROUP_SIZE = 8

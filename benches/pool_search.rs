@@ -4,7 +4,7 @@
 //! Three prompts of ten have been labelled, at versions 0..2000, with all kinds of results; half of the pool has a text prediction.
 
 use depo_sampler::rng::Stream;
-use depo_sampler::selection::{CandidatesFrom, PolicyKind};
+use depo_sampler::rules::{CandidatesFrom, PolicyKind};
 use depo_sampler::{Sampler, Settings};
 use depo_structures::best;
 use divan::Bencher;

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from depo import _core
 from depo.config import SelectorConfig
-from depo.sampler_core import CORE_SETTINGS
+from depo.sampler.core import CORE_SETTINGS
 
 GROUP_SIZE = 8
 STEPS = 500

@@ -11,8 +11,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from depo.compare import METHODS, Comparison, summarize
-from depo.report import comparison_table, write_comparison
+from depo.runs.report import comparison_table, write_comparison
+from depo.training.compare import METHODS, Comparison, summarize
 
 CONFIG = Path("configs/quickstart.toml")
 SEEDS = (0, 1, 2)

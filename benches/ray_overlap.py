@@ -18,8 +18,8 @@ import time
 from pathlib import Path
 
 from depo.config import load_config
-from depo.distributed.cluster import set_up_ray
-from depo.trainer import Trainer
+from depo.training.distributed.cluster import set_up_ray
+from depo.training.trainer import Trainer
 
 CONFIG = Path(__file__).parent.parent / "configs" / "quickstart.toml"
 CHECKSUM = "def checksum(completions, **columns):\n    return [float(sum(map(ord, text)) % 2) for text in completions]\n"

@@ -20,9 +20,9 @@ from rich.table import Table
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import BatchEncoding, PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
 
-from depo.keyed import derive_key
-from depo.records import Prompt
 from depo.rollout.local import LocalEngine
+from depo.sampler.keyed import derive_key
+from depo.types.records import Prompt
 
 VOCAB_SIZE, PAD, EOS = 300, 0, 1
 N_PROMPTS, GROUP_SIZE, MAX_NEW_TOKENS = 16, 8, 24

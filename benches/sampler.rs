@@ -2,7 +2,7 @@
 
 use depo_sampler::advantage::{AdvantageOptions, group_advantages};
 use depo_sampler::rng::{Permutation, Stream, derive_key};
-use depo_sampler::selection::PolicyKind;
+use depo_sampler::rules::PolicyKind;
 use depo_sampler::state::StateMap;
 use depo_sampler::{Sampler, Settings};
 use divan::Bencher;

@@ -29,11 +29,11 @@ from datasets import Dataset
 from transformers import AutoTokenizer, PrinterCallback, TrainerCallback
 
 from depo.config import TrainConfig, load_config
-from depo.records import Prompt
 from depo.rewards import load_reward
 from depo.sampler import PromptSampler
-from depo.trainer import Trainer
-from depo.warm_start import warm_start_policy
+from depo.training.trainer import Trainer
+from depo.training.warm_start import warm_start_policy
+from depo.types.records import Prompt
 
 WARM_UP = 3
 """Steps that are not counted: first calls allocate."""
@@ -109,7 +109,7 @@ class Alternation(TrainerCallback):
         start = time.process_time()
         step = len(self.pairs)
         metrics = self._depo.step(step)
-        parts = self._depo.parts.stopwatch.take()
+        parts = self._depo.training.build.stopwatch.take()
         self._depo.log.write(step + 1, metrics, parts)
         end = time.process_time()
         pair = StepPair(
@@ -162,7 +162,7 @@ def measure(overrides: Sequence[str], steps: int, cache: Path) -> list[StepPair]
         config = load_config(Path("configs/quickstart.toml"), [*common, *overrides])
         policy = warm_start_policy(config.data.train, config.data.eval, config.warm_start, config.run.threads)
         depo = Trainer(config, directory / "depo")
-        order = PromptSampler(depo.parts.sampler.prompts, config.rollout.group_size, config.selection, None, config.run.seed)
+        order = PromptSampler(depo.training.build.sampler.prompts, config.rollout.group_size, config.selection, None, config.run.seed)
         draws = order.sample(config.run.prompts_per_step * total, policy_version=0)
         trainer = trl_trainer(config, [draw.prompt for draw in draws], policy, directory / "trl", total)
         alternation = Alternation(depo)

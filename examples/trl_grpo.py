@@ -20,7 +20,7 @@ from trl import GRPOConfig, GRPOTrainer
 from depo.config import load_config
 from depo.data import load_prompts
 from depo.integrations.trl import DepoGRPOTrainer
-from depo.warm_start import warm_start_policy
+from depo.training.warm_start import warm_start_policy
 
 QUICKSTART = Path(__file__).parent.parent / "configs" / "quickstart.toml"
 

@@ -12,7 +12,7 @@ import pytest
 
 from depo import DataError
 from depo.data.files import read_rows
-from estimator_helpers import SMALL, build
+from tests.estimator.estimator_helpers import SMALL, build
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 

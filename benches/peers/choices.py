@@ -11,7 +11,7 @@ from cpprb import PrioritizedReplayBuffer
 from rounds import OURS, Operation
 from tianshou.data import SegmentTree
 
-from depo.scale import WeightedSampler, nearest, top
+from depo.sampler.candidates import WeightedSampler, nearest, top
 
 SIZES = {"17k": 17_000, "1M": 1_000_000, "10M": 10_000_000}
 COUNT = 1024
@@ -119,10 +119,10 @@ def weighted_cases(weights_N: np.ndarray) -> Mapping[str, Callable[[], object]]:
 
 def measure(rounds: int) -> list[Operation]:
     random = np.random.default_rng(0)
-    best = Operation("The 1024 greatest of N scores, in order", "`depo.scale.top`.", {"numpy argpartition": "10x from 1M"})
-    near = Operation("The 1024 of N scores nearest to .5, in order", "`depo.scale.nearest`.", {"numpy argpartition": "10x from 1M"})
+    best = Operation("The 1024 greatest of N scores, in order", "`depo.sampler.candidates.top`.", {"numpy argpartition": "10x from 1M"})
+    near = Operation("The 1024 of N scores nearest to .5, in order", "`depo.sampler.candidates.nearest`.", {"numpy argpartition": "10x from 1M"})
     note = (
-        "`depo.scale.WeightedSampler`: 1024 weights change, then 1024 distinct positions are drawn. tianshou draws with replacement: "
+        "`depo.sampler.candidates.WeightedSampler`: 1024 weights change, then 1024 distinct positions are drawn. tianshou draws with replacement: "
         "duplicates are drawn again here, by NumPy. cpprb draws with replacement, which is less than is asked. torchrl 0.14.1 is left out: "
         "the extension behind its PrioritizedSampler does not load on this torch. "
         "prime-rl weighs every prompt anew for each draw, by the pool of its latest mean reward."

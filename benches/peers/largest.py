@@ -14,7 +14,7 @@ import numpy as np
 from choices import COUNT
 from pools import WARM_STEPS, Steps, build
 
-from depo.scale import ThompsonSampler
+from depo.sampler.candidates import ThompsonSampler
 
 STEPS = 200
 

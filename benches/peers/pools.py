@@ -21,7 +21,7 @@ from torchdata.stateful_dataloader import StatefulDataLoader
 from trl.trainer.utils import RepeatSampler
 
 from depo import SelectorConfig, _core
-from depo.sampler_core import CORE_SETTINGS
+from depo.sampler.core import CORE_SETTINGS
 
 Cases = Mapping[str, Callable[[], object]]
 
@@ -188,7 +188,7 @@ OPERATIONS = {
     ),
     "pause": Operation(
         "Snapshot: how long the caller waits",
-        "The core's share of `depo.snapshots.SnapshotStore.save`: a copy in memory that is kept, while a thread writes it. Ids are not copied: they never "
+        "The core's share of `depo.sampler.snapshots.SnapshotStore.save`: a copy in memory that is kept, while a thread writes it. Ids are not copied: they never "
         "change. `state_dict` copies them, too, into memory that is new.",
         {MEMCPY: "0.667x"},
     ),

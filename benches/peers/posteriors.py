@@ -11,7 +11,7 @@ from choices import COUNT, SIZES
 from density_tree import DensityTree
 from rounds import OURS, Operation
 
-from depo.scale import DiscountedCounts, ThompsonSampler
+from depo.sampler.candidates import DiscountedCounts, ThompsonSampler
 
 DECAY = 0.97
 GROUP_SIZE = 8
@@ -150,14 +150,14 @@ def count_cases(size: int) -> Mapping[str, Callable[[], object]]:
 def measure(rounds: int) -> list[Operation]:
     thompson = Operation(
         "Thompson sampling over all N: the 1024 whose draw is nearest to .5, in order",
-        "`depo.scale.ThompsonSampler`. Exact, as the draws for each are; the density tree in NumPy, the same idea, leaves out what the mass within the "
+        "`depo.sampler.candidates.ThompsonSampler`. Exact, as the draws for each are; the density tree in NumPy, the same idea, leaves out what the mass within the "
         "distance changes.",
         {"numpy standard_gamma float32 + argpartition": "1000x from 10M", "numpy density tree (approximate)": "7x from 1M"},
     )
     changing = Operation("The same after 1024 posteriors have changed", "The bars are those of sampling alone, above.")
     counts = Operation(
         "Discounted counts of 1024 prompts",
-        "`depo.scale.DiscountedCounts.update`, checked. NumPy loses groups of a prompt that is named twice.",
+        "`depo.sampler.candidates.DiscountedCounts.update`, checked. NumPy loses groups of a prompt that is named twice.",
         dict.fromkeys(["numpy columns", "numpy rows", "numba columns", "numba rows"], "4x"),
     )
     for size, count in SIZES.items():

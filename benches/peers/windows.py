@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from rounds import OURS, Operation
 
-from depo.scale import in_window
+from depo.sampler.candidates import in_window
 
 SIZES = {
     "256 of 1k": (256, 1_000),
@@ -105,7 +105,7 @@ def cases(scores_N: np.ndarray, count: int) -> Mapping[str, Callable[[], object]
 
 def measure(rounds: int) -> list[Operation]:
     note = (
-        "`depo.scale.in_window`; half of the scores are inside, a tenth of the draws comes from outside. Rejection draws among all positions, in numba with a "
+        "`depo.sampler.candidates.in_window`; half of the scores are inside, a tenth of the draws comes from outside. Rejection draws among all positions, in numba with a "
         "bit per position that stays between calls; depo does so too while it pays, and lists the members where it does not."
     )
     window = Operation(

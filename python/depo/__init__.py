@@ -10,10 +10,10 @@ Needs numpy alone; the estimator, the trainer and everything else that loads tor
 """
 
 from depo.config import SelectorConfig
-from depo.errors import ConfigError, DataError, StateError
-from depo.prompt_table import PromptTable
-from depo.records import Draw, DrawKind, Prompt, Verdict, VerdictStatus
 from depo.sampler import PromptSampler
+from depo.sampler.prompt_table import PromptTable
+from depo.types.errors import ConfigError, DataError, StateError
+from depo.types.records import Draw, DrawKind, Prompt, Verdict, VerdictStatus
 
 __all__ = [
     "ConfigError",

@@ -58,7 +58,7 @@ class TextColumn:
         """XXH3-64 of each text, as `content_ids` of the strings. These are ids: an empty one is a ValueError."""
 
     def prompt_ids(self, answers: Self | None, answers_are_json: bool, sources: NDArray[np.uint32], source_names: Sequence[str]) -> NDArray[np.uint64]:
-        """`content_ids` of the ids that `depo.records.Prompt` makes of these texts.
+        """`content_ids` of the ids that `depo.types.records.Prompt` makes of these texts.
 
         Args:
             answers: Ground truth of each; None: no prompt has one.
@@ -381,7 +381,7 @@ class Sampler:
 
 @final
 class SnapshotSlots:
-    """Two files of a directory that are overwritten in turn with what a sampler knows; see `depo.snapshots`.
+    """Two files of a directory that are overwritten in turn with what a sampler knows; see `depo.sampler.snapshots`.
 
     Raises:
         OSError: The directory cannot be made.

@@ -14,7 +14,7 @@ from textwrap import fill
 from typing import Any, Literal, NoReturn, get_args, get_origin, get_type_hints
 
 from depo.config import SelectorConfig, SourceConfig, TrainConfig
-from depo.errors import ConfigError, DataError, StateError, WorkerError
+from depo.types.errors import ConfigError, DataError, StateError, WorkerError
 
 EXIT_STATUS: Mapping[str, int] = {"finished": 0, "exhausted": 0, "stopped": 130}
 """Exit status for each way a run ends."""
@@ -185,12 +185,12 @@ def _overrides(options: argparse.Namespace) -> list[str]:
 def _train(options: argparse.Namespace) -> int:
     config, run_directory = _resumed(options) if options.resume else _started(options)
     if options.dry_run:
-        from depo.dry_run.command import dry_run
+        from depo.training.dry_run.command import dry_run
 
         return dry_run(config)
-    from depo.report import write_report
-    from depo.run_directory import store_config
-    from depo.trainer import Trainer
+    from depo.runs.directory import store_config
+    from depo.runs.report import write_report
+    from depo.training.trainer import Trainer
 
     _hide_bars()
     try:
@@ -217,7 +217,7 @@ def _hide_bars() -> None:
 def _started(options: argparse.Namespace) -> tuple[TrainConfig, Path]:
     """Return configuration and directory of a run that is new, or continues under an unchanged configuration."""
     from depo.config import load_config
-    from depo.run_directory import require_same_run
+    from depo.runs.directory import require_same_run
 
     if options.config is None:
         raise ConfigError("got neither CONFIG nor --resume RUN_DIR, expected one of them")
@@ -233,9 +233,9 @@ def _started(options: argparse.Namespace) -> tuple[TrainConfig, Path]:
 
 def _resumed(options: argparse.Namespace) -> tuple[TrainConfig, Path]:
     """Return the stored configuration of a run, with the overrides of the command line on top."""
-    from depo.checkpoint import latest_checkpoint
     from depo.config import load_config
-    from depo.run_directory import CONFIG_FILE
+    from depo.runs.directory import CONFIG_FILE
+    from depo.state.checkpoints import latest_checkpoint
 
     if options.config is not None:
         raise ConfigError(f"got CONFIG {options.config} and --resume, expected one of them: --resume reads {options.resume / CONFIG_FILE}")
@@ -246,15 +246,15 @@ def _resumed(options: argparse.Namespace) -> tuple[TrainConfig, Path]:
 
 
 def _report(options: argparse.Namespace) -> int:
-    from depo.report import write_report
+    from depo.runs.report import write_report
 
     print(write_report(options.run_directory))
     return 0
 
 
 def _compare(options: argparse.Namespace) -> int:
-    from depo.compare import METHODS, Comparison, summarize
-    from depo.report import comparison_table, write_comparison
+    from depo.runs.report import comparison_table, write_comparison
+    from depo.training.compare import METHODS, Comparison, summarize
 
     chosen = options.methods or list(METHODS)
     if unknown := [method for method in chosen if method not in METHODS]:

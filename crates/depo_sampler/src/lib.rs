@@ -2,22 +2,13 @@
 //! policy anything. The crate knows nothing of Python; the feature `python` adds the bindings `depo._core`.
 
 pub mod advantage;
-pub mod age;
-pub mod allotment;
 pub mod belief;
-pub mod buffer;
-pub mod counters;
-pub mod draws;
 pub mod error;
-pub mod exploration;
-pub mod pool;
 pub mod registry;
-pub mod replay;
 pub mod rng;
+pub mod rules;
 pub mod sampler;
-pub mod selection;
 pub mod settings;
-pub mod shared;
 pub mod snapshot;
 pub mod state;
 pub mod texts;

@@ -2,9 +2,9 @@
 
 use crate::belief::{Belief, BeliefKind};
 use crate::error::{Error, Result, require};
-use crate::exploration::ExploreBy;
 use crate::registry::NamedNumbers;
-use crate::selection::{CandidatesFrom, PolicyKind, SelectionPolicy};
+use crate::rules::exploration::ExploreBy;
+use crate::rules::{CandidatesFrom, PolicyKind, SelectionPolicy};
 use crate::state::{StateMap, StateReader};
 
 /// How prompts are selected. `Default` is the budget policy with the Python package's default values.

@@ -7,7 +7,7 @@ use simdutf8::basic::from_utf8;
 use crate::error::{Error, Result, require};
 use crate::rng::content_id;
 
-/// Bytes of the digest that `depo.records.Prompt.id` is.
+/// Bytes of the digest that `depo.types.records.Prompt.id` is.
 const DIGEST_BYTES: usize = 16;
 
 /// Prompts hashed side by side; the vector units take 2 to 8 at a time.
@@ -117,7 +117,7 @@ pub struct Answers<'a> {
     pub are_json: bool,
 }
 
-/// Ids of a pool by what its prompts say: of each the XXH3-64 of `depo.records.Prompt.id`, which is the hexadecimal BLAKE2b-128 of the JSON
+/// Ids of a pool by what its prompts say: of each the XXH3-64 of `depo.types.records.Prompt.id`, which is the hexadecimal BLAKE2b-128 of the JSON
 /// list `[source, text, answer]`.
 ///
 /// # Errors

@@ -4,11 +4,11 @@
 
 use std::collections::BTreeMap;
 
-use depo_sampler::allotment::{Candidate, Places, allot};
-use depo_sampler::draws::{Draw, DrawKind};
-use depo_sampler::exploration::{Arms, Bounds, ExploreBy, PASS_RATE_BINS, cluster};
 use depo_sampler::rng::Stream;
-use depo_sampler::selection::{PolicyKind, Standing};
+use depo_sampler::rules::exploration::{Arms, Bounds, ExploreBy, PASS_RATE_BINS, cluster};
+use depo_sampler::rules::{PolicyKind, Standing};
+use depo_sampler::sampler::allotment::{Candidate, Places, allot};
+use depo_sampler::sampler::draws::{Draw, DrawKind};
 use depo_sampler::state::StateValue;
 use depo_sampler::{Sampler, Settings};
 use proptest::prelude::*;

@@ -11,9 +11,9 @@ use std::thread;
 use common::{Caller, Op};
 use depo_sampler::Settings;
 use depo_sampler::advantage::{AdvantageOptions, group_advantages};
-use depo_sampler::exploration::ExploreBy;
 use depo_sampler::rng::{Stream, content_id};
-use depo_sampler::selection::CandidatesFrom;
+use depo_sampler::rules::CandidatesFrom;
+use depo_sampler::rules::exploration::ExploreBy;
 
 const PROMPTS: usize = 300;
 const STEPS: u64 = 40;

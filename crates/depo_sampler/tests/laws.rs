@@ -4,9 +4,9 @@
 
 use depo_sampler::Error;
 use depo_sampler::advantage::{AdvantageOptions, group_advantages};
-use depo_sampler::pool::PromptPool;
-use depo_sampler::replay::{Target, TargetReplay};
 use depo_sampler::rng::{Permutation, Stream};
+use depo_sampler::sampler::pool::PromptPool;
+use depo_sampler::sampler::replay::{Target, TargetReplay};
 use proptest::prelude::*;
 
 fn target(number: u32) -> Target {

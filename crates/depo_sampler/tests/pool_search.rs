@@ -8,9 +8,9 @@ use std::collections::BTreeSet;
 
 use common::{Caller, Op, ops, searching, settings, split_equals_whole};
 use depo_sampler::belief::BeliefKind;
-use depo_sampler::draws::Draw;
 use depo_sampler::rng::Stream;
-use depo_sampler::selection::{CandidatesFrom, PolicyKind};
+use depo_sampler::rules::{CandidatesFrom, PolicyKind};
+use depo_sampler::sampler::draws::Draw;
 use depo_sampler::{Error, Sampler, Settings};
 use proptest::prelude::*;
 

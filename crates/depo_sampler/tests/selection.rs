@@ -2,10 +2,10 @@
 
 #![allow(clippy::unwrap_used, reason = "an unwrap that fails, fails the test")]
 
-use depo_sampler::allotment::{Allotment, Candidate, Places, allot};
-use depo_sampler::draws::{Draw, DrawKind};
 use depo_sampler::rng::Stream;
-use depo_sampler::selection::{PolicyKind, Standing};
+use depo_sampler::rules::{PolicyKind, Standing};
+use depo_sampler::sampler::allotment::{Allotment, Candidate, Places, allot};
+use depo_sampler::sampler::draws::{Draw, DrawKind};
 use depo_sampler::{Sampler, Settings};
 use proptest::prelude::*;
 

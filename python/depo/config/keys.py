@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import field, fields
 from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
-from depo.errors import ConfigError
+from depo.types.errors import ConfigError
 
 Section = TypeVar("Section")
 

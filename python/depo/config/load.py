@@ -16,7 +16,7 @@ from depo.config.keys import describe
 from depo.config.loss import LOSS_PRESETS
 from depo.config.presets import SELECTOR_PRESETS
 from depo.config.sections import ESTIMATOR_PRESETS, SourceConfig, TrainConfig
-from depo.errors import ConfigError
+from depo.types.errors import ConfigError
 
 SECTIONS: Mapping[str, Any] = get_type_hints(TrainConfig)
 """Section name -> its dataclass, in the order of a configuration file."""

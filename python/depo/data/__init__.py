@@ -9,8 +9,8 @@ from depo.config import SourceConfig
 from depo.data.files import read_rows
 from depo.data.layouts import prompts_from_rows
 from depo.data.tasks import check_seed_overlap, generate_prompts
-from depo.errors import ConfigError
-from depo.records import Prompt
+from depo.types.errors import ConfigError
+from depo.types.records import Prompt
 
 __all__ = ["check_seed_overlap", "load_prompts", "without_trained"]
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NoReturn
 
-from depo.errors import DataError
+from depo.types.errors import DataError
 
 Row = tuple[str, dict[str, Any]]
 """Where the row stands (for messages, counted from 1) and its columns."""

@@ -12,8 +12,8 @@ from typing import Any
 from depo.config import SourceConfig
 from depo.data.files import Row
 from depo.data.templates import fill_template, require_placeholder
-from depo.errors import ConfigError, DataError
-from depo.records import Prompt
+from depo.types.errors import ConfigError, DataError
+from depo.types.records import Prompt
 
 _MISSING = object()
 

@@ -9,8 +9,8 @@ from typing import Any
 
 from depo.config import SourceConfig
 from depo.data.templates import PLACEHOLDER, fill_template, require_placeholder
-from depo.errors import ConfigError
-from depo.records import Prompt
+from depo.types.errors import ConfigError
+from depo.types.records import Prompt
 
 _EVALUATES = "its scorer evaluates the response as Python code"
 REFUSED_TASKS: Mapping[str, str] = {

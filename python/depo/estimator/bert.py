@@ -17,13 +17,13 @@ from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedTokenizerBase
 
 from depo.config import EstimatorConfig
-from depo.errors import StateError
 from depo.estimator.features import FrozenFeatures
 from depo.estimator.model import DifficultyModel, build_encoder
 from depo.estimator.text import TextEncoder, load_tokenizer
 from depo.estimator.training import build_optimizer, check_batch, difficulty_loss, load_targets, optimizer_step
-from depo.keyed import derive_key
-from depo.records import Float32Array, Int64Array, TargetBatch
+from depo.sampler.keyed import derive_key
+from depo.types.errors import StateError
+from depo.types.records import Float32Array, Int64Array, TargetBatch
 
 STATE_FORMAT = 1
 HEADS_FILE = "heads.safetensors"
@@ -37,7 +37,7 @@ LOGIT_LIMIT = 15.0
 
 
 class BertDifficultyEstimator:
-    """Predicts pass rates with an encoder that is trained online (a `depo.protocols.DifficultyEstimator`).
+    """Predicts pass rates with an encoder that is trained online (a `depo.types.protocols.DifficultyEstimator`).
 
     Initial weights are a function of `seed`, the dropout masks of an update one of (seed, version); torch's global generator is left untouched.
     """

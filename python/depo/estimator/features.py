@@ -10,7 +10,7 @@ from torch import nn
 
 from depo.estimator.model import DifficultyModel
 from depo.estimator.text import TextEncoder
-from depo.records import Float32Array
+from depo.types.records import Float32Array
 
 CAPACITY = 1 << 16
 """Texts remembered, the newest ones: 96 MiB at 384 features."""

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from transformers import AutoModel, BertConfig, BertModel, PreTrainedModel
 
 from depo.config import EstimatorConfig
-from depo.errors import ConfigError
+from depo.types.errors import ConfigError
 
 TRUNK_STD = 0.02
 HEAD_STD = 0.001

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
-from depo.errors import ConfigError
+from depo.types.errors import ConfigError
 
 Overflow = Literal["head", "tail", "head_tail"]
 

@@ -11,7 +11,7 @@ from torch.nn.functional import binary_cross_entropy_with_logits
 
 from depo.config import EstimatorConfig
 from depo.estimator.model import DifficultyModel
-from depo.records import TargetBatch
+from depo.types.records import TargetBatch
 
 LOGPROB_CLAMP = 1e-4
 """Distillation targets are kept within [LOGPROB_CLAMP, 1 - LOGPROB_CLAMP] (DEPO's release)."""

@@ -17,14 +17,14 @@ from accelerate.utils import broadcast, gather
 from transformers import PreTrainedTokenizerBase
 
 from depo.config import EstimatorConfig
-from depo.errors import StateError
 from depo.estimator import BertDifficultyEstimator
-from depo.protocols import DifficultyEstimator
-from depo.records import Float32Array, TargetBatch
+from depo.types.errors import StateError
+from depo.types.protocols import DifficultyEstimator
+from depo.types.records import Float32Array, TargetBatch
 
 
 class MainProcessEstimator:
-    """The main process's estimator, heard by all (a `depo.protocols.DifficultyEstimator`). All processes call each method together, but for `state_dict`.
+    """The main process's estimator, heard by all (a `depo.types.protocols.DifficultyEstimator`). All processes call each method together, but for `state_dict`.
 
     Args:
         estimator: Predicts and learns; None in every process but the main one.

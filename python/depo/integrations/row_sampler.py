@@ -12,11 +12,11 @@ from numpy.typing import ArrayLike
 
 from depo.config import SelectorConfig, SourceConfig
 from depo.data.layouts import prompts_from_rows
-from depo.errors import DataError, StateError
-from depo.protocols import DifficultyEstimator
-from depo.records import Draw, Verdict
 from depo.sampler import PromptSampler
-from depo.state_files import StateFiles, read_state
+from depo.state.files import StateFiles, read_state
+from depo.types.errors import DataError, StateError
+from depo.types.protocols import DifficultyEstimator
+from depo.types.records import Draw, Verdict
 
 logger = logging.getLogger(__name__)
 

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from depo.config import EstimatorConfig, SelectorConfig
 from depo.config.load import load_tables
-from depo.errors import ConfigError
-from depo.protocols import DifficultyEstimator
+from depo.types.errors import ConfigError
+from depo.types.protocols import DifficultyEstimator
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

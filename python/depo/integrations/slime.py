@@ -28,11 +28,11 @@ from typing import Any
 import numpy as np
 
 from depo.config import SourceConfig
-from depo.errors import ConfigError, DataError
 from depo.integrations.row_sampler import RowSampler
 from depo.integrations.settings import AdapterSettings, read_settings
-from depo.records import Draw, Float32Array
-from depo.state_files import StateFiles, read_state
+from depo.state.files import StateFiles, read_state
+from depo.types.errors import ConfigError, DataError
+from depo.types.records import Draw, Float32Array
 
 FRAMEWORKS = ("slime", "miles", "vime")
 """Packages with a module `rollout.data_source`, whose RolloutDataSource reads the prompts."""

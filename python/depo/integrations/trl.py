@@ -18,12 +18,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from depo.config import EstimatorConfig, SelectorConfig, SourceConfig
-from depo.errors import ConfigError
 from depo.integrations.row_sampler import RowSampler
 from depo.integrations.versions import require_tested
-from depo.protocols import DifficultyEstimator
-from depo.records import Draw, Float32Array, Verdict, VerdictStatus
-from depo.step_metrics import selection_metrics
+from depo.runs.step_metrics import selection_metrics
+from depo.types.errors import ConfigError
+from depo.types.protocols import DifficultyEstimator
+from depo.types.records import Draw, Float32Array, Verdict, VerdictStatus
 
 require_tested("trl")  # before anything that comes with TRL is imported, so that its absence has a clear message
 
@@ -59,7 +59,7 @@ LOGGED = (
     "calibration/auroc", "calibration/ece", "calibration/false_reject_rate", "calibration/unfiltered_informative_share",
     "estimator/loss", "estimator/overflow_share",
 )  # fmt: skip
-"""Metrics of each generation batch, logged as `depo/NAME`; `depo.metric_names` explains them. Those of `rollout` count groups that backfill replaced, too;
+"""Metrics of each generation batch, logged as `depo/NAME`; `depo.runs.metric_names` explains them. Those of `rollout` count groups that backfill replaced, too;
 `rollout/unreplaced` are the silent groups that it had to leave in the batch."""
 
 if TYPE_CHECKING:

@@ -11,7 +11,7 @@ from trl import __version__
 
 from depo.config import SelectorConfig
 from depo.data.layouts import LAYOUTS
-from depo.errors import ConfigError, DataError
+from depo.types.errors import ConfigError, DataError
 
 HOOKS: Mapping[str, tuple[str, ...]] = {
     "_generate_and_score_completions": ("inputs",),

@@ -10,7 +10,7 @@ import numpy as np
 from accelerate.utils import gather_object
 from torch import Tensor
 
-from depo.records import Float32Array
+from depo.types.records import Float32Array
 
 PROMPT_IDS, COMPLETION_IDS, TOOL_MASK, COMPLETIONS, LOGPROBS = range(5)
 """Places in what `_generate` returns: prompt ids, completion ids, tool mask, completions, log-probabilities, extra fields, images, tool images."""

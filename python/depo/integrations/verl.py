@@ -21,11 +21,11 @@ from weakref import WeakSet
 import numpy as np
 
 from depo.config import SourceConfig
-from depo.errors import ConfigError
 from depo.integrations.row_sampler import RowSampler
 from depo.integrations.settings import AdapterSettings, read_settings
 from depo.integrations.versions import require_tested
-from depo.records import Float32Array, Int64Array
+from depo.types.errors import ConfigError
+from depo.types.records import Float32Array, Int64Array
 
 require_tested("verl")
 

@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from typing import Any
 
-from depo.errors import ConfigError
-
 # First of what needs verl, since it names the extra where that is missing.
 from depo.integrations.verl import DRAW_ID, REWARD, TRAINERS, DepoRLHFDataset, mean_logprobs, unknown_metric
-from depo.records import Float32Array
+from depo.types.errors import ConfigError
+from depo.types.records import Float32Array
 
 # isort: split
 import numpy as np

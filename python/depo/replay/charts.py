@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from depo.replay.page import by_selector, mean
 from depo.replay.selectors import REFERENCES
 from depo.replay.suite import Pooled, Result
-from depo.report.charts import COLOURS, GREY, Chart, describe_axes, panels, render, smooth
+from depo.runs.report.charts import COLOURS, GREY, Chart, describe_axes, panels, render, smooth
 
 _OURS, _BASELINE = "depo", "uniform"
 _LINES = ("-", "--", ":")

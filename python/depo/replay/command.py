@@ -12,11 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from depo import sampler_warnings
 from depo.config.presets import SELECTOR_PRESETS
 from depo.config.selector import SelectorConfig
-from depo.errors import ConfigError
-from depo.interruption import interruptible
 from depo.replay.advice import advise
 from depo.replay.console import tick_progress
 from depo.replay.encoder import TextModels
@@ -26,6 +23,9 @@ from depo.replay.measures import default_warm
 from depo.replay.page import describe_log, json_content, log_summary, results_table
 from depo.replay.selectors import REFERENCES, replay_config
 from depo.replay.suite import Job, Pooled, Result, Suite, Terms
+from depo.runs.interruption import interruptible
+from depo.sampler import warnings as sampler_warnings
+from depo.types.errors import ConfigError
 
 INTERRUPTED = 130
 
@@ -161,7 +161,7 @@ def _publish(options: ReplayOptions, log: RolloutLog, summary: Mapping[str, Any]
         print(f"results: {options.json_file}")
     if options.plots:
         from depo.replay.charts import replay_charts
-        from depo.report.charts import write_plots
+        from depo.runs.report.charts import write_plots
 
         write_plots(replay_charts(results, pooled), options.plots)
         print(f"plots: {options.plots}")

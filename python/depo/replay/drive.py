@@ -7,10 +7,10 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
-from depo.errors import ConfigError, StateError
 from depo.replay.log import RolloutLog
 from depo.replay.picks import Picks
 from depo.replay.selectors import Selector
+from depo.types.errors import ConfigError, StateError
 
 ROUNDING = 1e-9
 """0.29 * 100 is a hair below 29."""

@@ -6,10 +6,10 @@ import copy
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from depo.errors import ConfigError
 from depo.replay.log import RolloutLog
 from depo.replay.run_log import CONFIG_FILE
 from depo.replay.selectors import TextModel
+from depo.types.errors import ConfigError
 
 if TYPE_CHECKING:
     from depo.config import EstimatorConfig
@@ -76,7 +76,7 @@ def _own_config(run_directory: Path) -> EstimatorConfig:
 
 
 def _own_tokenizer(run_directory: Path) -> Path:
-    from depo.checkpoint import latest_checkpoint
+    from depo.state.checkpoints import latest_checkpoint
 
     newest = latest_checkpoint(run_directory / "checkpoints")
     if newest is None:

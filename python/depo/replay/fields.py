@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from depo.errors import DataError
+from depo.types.errors import DataError
 
 
 def require(condition: bool, where: str, name: str, got: object, expected: str) -> None:

@@ -11,8 +11,8 @@ from typing import Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from depo.errors import DataError
-from depo.records import BoolArray, Int64Array, Prompt
+from depo.types.errors import DataError
+from depo.types.records import BoolArray, Int64Array, Prompt
 
 Float64Array = NDArray[np.float64]
 LogKind = Literal["epochs", "steps"]

@@ -13,10 +13,10 @@ from typing import Any
 
 import numpy as np
 
-from depo.estimator.calibration import ReliabilityCurve, brier, expected_calibration_error, reliability_curve, share
-from depo.records import BoolArray
 from depo.replay.log import RolloutLog
 from depo.replay.picks import Float64Array, Picks
+from depo.sampler.calibration import ReliabilityCurve, brier, expected_calibration_error, reliability_curve, share
+from depo.types.records import BoolArray
 
 CALIBRATION_BINS = 10
 EARLY_TICKS = 2

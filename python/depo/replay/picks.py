@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from depo.records import BoolArray, Int64Array
+from depo.types.records import BoolArray, Int64Array
 
 Float64Array = NDArray[np.float64]
 

@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from depo.config import SelectorConfig
-from depo.errors import DataError
-from depo.metrics import read_rows
-from depo.records import Prompt, VerdictStatus
 from depo.replay.fields import integer, number, require, sequence, text_or_empty
 from depo.replay.log import GroupCollector, RolloutLog
+from depo.runs.files import read_rows
+from depo.types.errors import DataError
+from depo.types.records import Prompt, VerdictStatus
 
 JOURNAL_FILE, CONFIG_FILE = "journal.jsonl", "config.toml"
 

@@ -10,13 +10,13 @@ import numpy as np
 
 from depo.config.presets import SELECTOR_PRESETS
 from depo.config.selector import SelectorConfig
-from depo.errors import ConfigError
-from depo.keyed import derive_key, uniforms
-from depo.protocols import DifficultyEstimator
-from depo.records import Draw, DrawKind, Float32Array, Int64Array
 from depo.replay.log import RolloutLog, Tick
 from depo.replay.picks import Float64Array, Picks
 from depo.sampler import PromptSampler
+from depo.sampler.keyed import derive_key, uniforms
+from depo.types.errors import ConfigError
+from depo.types.protocols import DifficultyEstimator
+from depo.types.records import Draw, DrawKind, Float32Array, Int64Array
 
 REFERENCES: Mapping[str, str] = {
     "oracle": "knows the outcomes of this tick",

@@ -8,14 +8,14 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from depo.checkpoint import latest_checkpoint, load_checkpoint, save_checkpoint
 from depo.config.selector import SelectorConfig
-from depo.errors import StateError
 from depo.replay.drive import Replay
 from depo.replay.log import RolloutLog
 from depo.replay.measures import calibration, ece_noise, informative_share_by_tick, measure, reliability
 from depo.replay.picks import Picks
 from depo.replay.selectors import TextModel, build_selector, reads_text
+from depo.state.checkpoints import latest_checkpoint, load_checkpoint, save_checkpoint
+from depo.types.errors import StateError
 
 Result = Mapping[str, Any]
 """One replay's `measure`s with selector, budget, seed, warm, cpu_seconds, cpu_per_pick, reliability and informative_share_by_tick."""

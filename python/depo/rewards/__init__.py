@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from depo.config import RewardConfig
-from depo.errors import ConfigError
-from depo.records import Prompt
 from depo.rewards.scorer import Reward, Scorer
+from depo.types.errors import ConfigError
+from depo.types.records import Prompt
 
 __all__ = ["Reward", "Scorer", "check_golds", "load_reward"]
 

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from depo.records import Float32Array, Prompt
 from depo.rewards.scorer import accepted_answers
+from depo.types.records import Float32Array, Prompt
 
 
 class ExactScorer:

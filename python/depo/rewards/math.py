@@ -9,10 +9,10 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from depo.records import Float32Array, Prompt
 from depo.rewards.math_answers import Answer, as_number, clean_gold, compare_text, extract_answer, within_limits
 from depo.rewards.pool import Outcome, WorkerPool
 from depo.rewards.scorer import accepted_answers
+from depo.types.records import Float32Array, Prompt
 
 Question = tuple[tuple[str, ...], Answer]
 """Ground truths, any of which is right, and an answer to hold against them."""

@@ -15,8 +15,8 @@ import numpy as np
 import reasoning_gym
 from reasoning_gym.utils import extract_answer
 
-from depo.errors import DataError
-from depo.records import Float32Array, Prompt
+from depo.types.errors import DataError
+from depo.types.records import Float32Array, Prompt
 
 logger = logging.getLogger(__name__)
 

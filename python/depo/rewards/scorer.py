@@ -7,8 +7,8 @@ from typing import Literal, Protocol
 
 import numpy as np
 
-from depo.errors import DataError
-from depo.records import BoolArray, Float32Array, Prompt
+from depo.types.errors import DataError
+from depo.types.records import BoolArray, Float32Array, Prompt
 
 
 class Scorer(Protocol):
@@ -25,7 +25,7 @@ class Scorer(Protocol):
 
 
 class Reward:
-    """A scorer with the rule for truncated responses; satisfies `depo.protocols.RewardFunction`."""
+    """A scorer with the rule for truncated responses; satisfies `depo.types.protocols.RewardFunction`."""
 
     def __init__(self, scorer: Scorer, truncated: Literal["zero", "score", "unknown"] = "zero") -> None:
         """Wrap a scorer.

@@ -13,10 +13,10 @@ from typing import Any
 
 import numpy as np
 
-from depo.errors import ConfigError
-from depo.records import Float32Array, Prompt
+from depo.config.user_code import load_function
 from depo.rewards.scorer import Scorer
-from depo.user_code import load_function
+from depo.types.errors import ConfigError
+from depo.types.records import Float32Array, Prompt
 
 logger = logging.getLogger(__name__)
 

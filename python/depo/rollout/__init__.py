@@ -1,1 +1,1 @@
-"""Rollout engines: they turn prompts into groups of responses (`depo.protocols.RolloutEngine`)."""
+"""Rollout engines: they turn prompts into groups of responses (`depo.types.protocols.RolloutEngine`)."""

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel
 
-from depo.records import Int64Array
 from depo.rollout.kv_cache import plain_attention_dtype, preallocate
+from depo.types.records import Int64Array
 
 
 class DecodingRows:

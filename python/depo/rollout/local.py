@@ -11,13 +11,13 @@ from numpy.typing import NDArray
 from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from depo.keyed import derive_key, uniforms
-from depo.precision import mixed_precision
-from depo.records import BoolArray, Float32Array, Int64Array, Prompt, RolloutGroup
 from depo.rollout.decoding import DecodingRows
+from depo.rollout.precision import mixed_precision
 from depo.rollout.prompts import encode_prompts
 from depo.rollout.requests import check_limits, check_request, decode_responses, end_tokens, prompt_positions
 from depo.rollout.sampling import sample_tokens
+from depo.sampler.keyed import derive_key, uniforms
+from depo.types.records import BoolArray, Float32Array, Int64Array, Prompt, RolloutGroup
 
 COMPACT_BELOW = 0.75
 """Finished rows are dropped once fewer than this share of the held rows is unfinished: dropping copies the whole cache, a step only reads it."""

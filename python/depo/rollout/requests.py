@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import numpy as np
 from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
-from depo.errors import ConfigError
-from depo.records import BoolArray, Int64Array, Prompt
+from depo.types.errors import ConfigError
+from depo.types.records import BoolArray, Int64Array, Prompt
 
 
 def check_request(prompts: Sequence[Prompt], group_size: int, keys: Sequence[int], temperature: float) -> None:

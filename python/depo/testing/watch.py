@@ -9,9 +9,9 @@ from typing import Any, NoReturn
 import numpy as np
 from numpy.typing import ArrayLike
 
-from depo.records import Draw, Float32Array, Verdict, VerdictStatus
 from depo.sampler import PromptSampler
 from depo.testing.harness import Fate
+from depo.types.records import Draw, Float32Array, Verdict, VerdictStatus
 
 LAWS: Mapping[str, str] = {
     "pool": "the sampler holds the prompts that were given, with their texts",

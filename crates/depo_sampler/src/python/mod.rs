@@ -15,19 +15,19 @@ use pyo3::prelude::*;
 use pyo3::types::PyDict;
 
 use crate::advantage::{AdvantageOptions, group_advantages as core_group_advantages};
-use crate::draws::Draw;
 use crate::error::{Error, Result};
-use crate::replay::Target;
 use crate::rng::{Stream, content_id, derive_key as core_derive_key};
 use crate::sampler::Sampler as CoreSampler;
+use crate::sampler::draws::Draw;
+use crate::sampler::replay::Target;
+use crate::sampler::shared::SharedSampler;
 use crate::settings::Settings;
-use crate::shared::SharedSampler;
 use convert::{borrowed_floats, entries_from_py, floats, integers, state_from_py, state_to_py, unsigned};
 use snapshot::SavedState;
 
 type Dict<'py> = PyResult<Bound<'py, PyDict>>;
 
-/// Runs `work` without the interpreter and maps its error: an index to `IndexError`, a saved state to `depo.errors.StateError`, anything
+/// Runs `work` without the interpreter and maps its error: an index to `IndexError`, a saved state to `depo.types.errors.StateError`, anything
 /// else to `ValueError`.
 fn detached<T: Send>(py: Python<'_>, work: impl FnOnce() -> Result<T> + Send) -> PyResult<T> {
     py.detach(work).map_err(|error| match &error {
@@ -38,7 +38,7 @@ fn detached<T: Send>(py: Python<'_>, work: impl FnOnce() -> Result<T> + Send) ->
 }
 
 fn state_error(py: Python<'_>, error: &impl std::fmt::Display) -> PyErr {
-    let class = py.import("depo.errors").and_then(|module| module.getattr("StateError"));
+    let class = py.import("depo.types.errors").and_then(|module| module.getattr("StateError"));
     match class.and_then(|class| class.call1((error.to_string(),))) {
         Ok(exception) => PyErr::from_value(exception),
         Err(import_error) => import_error,

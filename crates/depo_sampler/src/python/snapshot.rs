@@ -25,7 +25,7 @@ pub(super) struct SnapshotSlots {
     image: Mutex<Image>,
 }
 
-/// Damage becomes `depo.errors.StateError`, anything else `OSError`.
+/// Damage becomes `depo.types.errors.StateError`, anything else `OSError`.
 fn mapped<T>(py: Python<'_>, result: io::Result<T>) -> PyResult<T> {
     result.map_err(|error| match error.kind() {
         io::ErrorKind::InvalidData => state_error(py, &error),

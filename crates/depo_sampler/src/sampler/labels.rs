@@ -3,10 +3,10 @@
 use super::Sampler;
 use crate::advantage::{GroupSummary, require_no_infinity};
 use crate::belief::Label;
-use crate::counters::Counter;
-use crate::draws::{Closing, Draw, DrawKind};
 use crate::error::{Error, Result, require};
-use crate::replay::Target;
+use crate::sampler::counters::Counter;
+use crate::sampler::draws::{Closing, Draw, DrawKind};
+use crate::sampler::replay::Target;
 
 /// exp(mean token log-prob) may exceed 1 by rounding, not by more than this.
 const LOGPROB_ROUNDING: f32 = 1e-3;

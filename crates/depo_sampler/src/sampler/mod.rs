@@ -1,21 +1,29 @@
 //! The whole as one state machine: propose, offer, take; observe, release; save, load. One clock: the policy version.
 
+pub mod age;
+pub mod allotment;
+pub mod buffer;
+pub mod counters;
+pub mod draws;
 mod labels;
+pub mod pool;
 mod proposing;
+pub mod replay;
 mod saving;
+pub mod shared;
 
-use crate::age::LabelAges;
-use crate::allotment::{Allotment, Candidate, Pick, Places, allot};
 use crate::belief::{Belief, Forecast};
-use crate::buffer::PromptBuffer;
-use crate::counters::{Counter, Counters};
-use crate::draws::{Draw, DrawKind, OpenDraws};
 use crate::error::{Error, Result, require};
-use crate::exploration::{Arms, ExploreBy, cluster};
-use crate::pool::PromptPool;
-use crate::replay::{Target, TargetReplay};
 use crate::rng::Stream;
-use crate::selection::{Asked, Judgement, SelectionPolicy, Standing};
+use crate::rules::exploration::{Arms, ExploreBy, cluster};
+use crate::rules::{Asked, Judgement, SelectionPolicy, Standing};
+use crate::sampler::age::LabelAges;
+use crate::sampler::allotment::{Allotment, Candidate, Pick, Places, allot};
+use crate::sampler::buffer::PromptBuffer;
+use crate::sampler::counters::{Counter, Counters};
+use crate::sampler::draws::{Draw, DrawKind, OpenDraws};
+use crate::sampler::pool::PromptPool;
+use crate::sampler::replay::{Target, TargetReplay};
 use crate::settings::Settings;
 
 pub use labels::{Observation, Status};

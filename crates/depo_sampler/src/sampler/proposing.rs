@@ -1,11 +1,11 @@
 //! Who is looked at: in epoch order, or among prompts that the caller names.
 
 use super::Sampler;
-use crate::buffer::Pending;
-use crate::counters::Counter;
 use crate::error::{Error, Result};
 use crate::rng::Stream;
-use crate::selection::{Progress, Wanted};
+use crate::rules::{Progress, Wanted};
+use crate::sampler::buffer::Pending;
+use crate::sampler::counters::Counter;
 
 impl Sampler {
     /// Candidates to be scored next for a batch of `n`: first those left admitted by the last batch and those unlabelled for too long.

@@ -13,7 +13,7 @@ use super::header::{Header, Info, damaged};
 use super::{Array, BESIDE, IDS, READ, STATE_TEXT};
 use crate::error::Result;
 use crate::memory::zeros;
-use crate::pool::PromptPool;
+use crate::sampler::pool::PromptPool;
 use crate::sampler::{LoadReport, Sampler};
 use crate::state::{StateMap, StateValue};
 

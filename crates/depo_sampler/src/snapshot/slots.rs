@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use super::Image;
 use super::header::{Header, damaged};
 use super::reading::{Saved, read};
-use crate::pool::PromptPool;
+use crate::sampler::pool::PromptPool;
 
 const NAMES: [&str; 2] = ["a.safetensors", "b.safetensors"];
 

@@ -1,10 +1,10 @@
 //! A caller that drives a sampler through arbitrary operations and writes down everything it answers.
 
 use depo_sampler::belief::BeliefKind;
-use depo_sampler::exploration::ExploreBy;
 use depo_sampler::rng::Stream;
+use depo_sampler::rules::exploration::ExploreBy;
+use depo_sampler::rules::{CandidatesFrom, PolicyKind};
 use depo_sampler::sampler::Status;
-use depo_sampler::selection::{CandidatesFrom, PolicyKind};
 use depo_sampler::state::StateMap;
 use depo_sampler::{Sampler, Settings};
 use proptest::prelude::*;

@@ -10,12 +10,12 @@ import numpy as np
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from depo.config import VllmConfig
-from depo.keyed import derive_key
-from depo.records import Prompt, RolloutGroup
 from depo.rollout.prompts import encode_prompts
 from depo.rollout.requests import check_limits, check_request, decode_responses, end_tokens, prompt_positions
 from depo.rollout.vllm.host import prepare_vllm, unchanged_host
 from depo.rollout.vllm.options import check_heads, engine_options
+from depo.sampler.keyed import derive_key
+from depo.types.records import Prompt, RolloutGroup
 
 if TYPE_CHECKING:
     from vllm.distributed.weight_transfer.base import WeightTransferInitRequest, WeightTransferUpdateRequest
@@ -30,7 +30,7 @@ SHAPE_KEYS = (
 
 
 class VllmEngine:
-    """Generates with vLLM; a `depo.protocols.RolloutEngine`, and the client that vLLM's weight-transfer senders talk to.
+    """Generates with vLLM; a `depo.types.protocols.RolloutEngine`, and the client that vLLM's weight-transfer senders talk to.
 
     Response g of prompt b is sampled with its own generator, seeded by (keys[b], g): it depends on no other request, up to the rounding of batched kernels.
     Its log-probs are those it was sampled with, at the request's temperature.

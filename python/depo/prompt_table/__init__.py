@@ -1,6 +1,0 @@
-"""Pools of millions of prompts, read where Arrow or NumPy holds them."""
-
-from depo.prompt_table.columns import PoolIndex
-from depo.prompt_table.table import PromptTable
-
-__all__ = ["PoolIndex", "PromptTable"]

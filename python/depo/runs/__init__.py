@@ -1,0 +1,1 @@
+"""What a run writes, shows, and is read back from."""

@@ -1,0 +1,1 @@
+"""States on disk: nested values as JSON and safetensors, checkpoints."""

@@ -1,0 +1,1 @@
+"""depo-train: the loop and its parts."""

@@ -1,0 +1,1 @@
+"""From rewards to an optimizer step: advantages, losses, learner."""
