@@ -27,8 +27,8 @@ from depo import SelectorConfig
 from depo.config import EstimatorConfig
 from depo.estimator import BertDifficultyEstimator
 from depo.integrations import trl as adapter
-from depo.runs.files import Stopwatch
 from depo.training.build import TimedEstimator
+from depo.training.stopwatch import Stopwatch
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "examples"))
 from trl_grpo import make_trainer, policy_and_rows, silent_shares

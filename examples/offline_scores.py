@@ -27,10 +27,10 @@ import numpy as np
 
 from depo import DataError, Prompt
 from depo.config import SourceConfig
-from depo.data.files import read_rows
 from depo.data.layouts import prompts_from_rows
+from depo.data.rows import read_rows
 from depo.estimator import BertDifficultyEstimator
-from depo.replay.layouts import read_log
+from depo.replay.log_formats import read_log
 
 Scores = dict[str, Any]
 

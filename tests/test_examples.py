@@ -11,7 +11,7 @@ import pyarrow.parquet
 import pytest
 
 from depo import DataError
-from depo.data.files import read_rows
+from depo.data.rows import read_rows
 from tests.estimator.estimator_helpers import SMALL, build
 
 EXAMPLES = Path(__file__).parent.parent / "examples"

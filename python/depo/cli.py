@@ -185,7 +185,7 @@ def _overrides(options: argparse.Namespace) -> list[str]:
 def _train(options: argparse.Namespace) -> int:
     config, run_directory = _resumed(options) if options.resume else _started(options)
     if options.dry_run:
-        from depo.training.dry_run.command import dry_run
+        from depo.training.dry_run.printout import dry_run
 
         return dry_run(config)
     from depo.runs.directory import store_config

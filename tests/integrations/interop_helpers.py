@@ -10,7 +10,7 @@ import numpy as np
 from transformers import AutoTokenizer
 
 from depo.config import SourceConfig, load_config
-from depo.runs.records import RunRecords
+from depo.runs.run_records import RunRecords
 from depo.training.trainer import Trainer
 from depo.training.warm_start import warm_start_policy
 from tests.training.tiny import TINY_CONFIG

@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 from depo.config.presets import SELECTOR_PRESETS
 from depo.config.selector import SelectorConfig
 from depo.replay import RolloutLog, measure
-from depo.replay.drive import places
 from depo.replay.picks import Picks
+from depo.replay.replay import places
 from depo.replay.selectors import REFERENCES, recorded_rewards, replay_config, subsample
 from depo.replay.suite import Job, Result, Suite, Terms
 from depo.sampler import PromptSampler

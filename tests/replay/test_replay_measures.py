@@ -16,12 +16,12 @@ from hypothesis import strategies as st
 
 from depo.replay import RolloutLog, measure
 from depo.replay.advice import ENOUGH_GROUPS, advise
-from depo.replay.charts import replay_charts
 from depo.replay.measures import MEASURES, base_informative_share, calibration, default_warm, ece_noise, informative_share_by_tick, reliability
-from depo.replay.page import json_content, log_summary, results_table
 from depo.replay.picks import Picks
+from depo.replay.plots import replay_charts
 from depo.replay.selectors import replay_config
 from depo.replay.suite import Job, Pooled, Result, Suite, Terms
+from depo.replay.tables import json_content, log_summary, results_table
 from tests.replay.replay_helpers import DEPO, G, epochs_log, play, random_log, step_logs
 
 

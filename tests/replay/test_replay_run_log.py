@@ -14,7 +14,7 @@ import pytest
 from depo.config import RunConfig, SelectorConfig, SourceConfig, TrainConfig, dump_config
 from depo.data import load_prompts
 from depo.replay import read_log
-from depo.runs.files import Journal
+from depo.runs.metric_files import Journal
 from depo.types.errors import DataError
 from depo.types.records import Draw, DrawKind, Prompt, RolloutGroup, Verdict, VerdictStatus
 from tests.replay.replay_helpers import groups, write_rows

@@ -16,9 +16,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
-from depo.runs.files import Journal, MetricsLog, StepRows, Stopwatch
+from depo.runs.metric_files import Journal, MetricsLog, StepRows
 from depo.runs.metric_names import METRICS, TIMINGS, describe
 from depo.runs.progress import PLAIN_LINES, RunProgress
+from depo.training.stopwatch import Stopwatch
 from depo.types.errors import StateError
 from depo.types.records import Draw, DrawKind, Prompt, RolloutGroup, Verdict, VerdictStatus
 

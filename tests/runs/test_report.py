@@ -15,13 +15,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from depo.config import RunConfig, TrainConfig
-from depo.runs.files import Journal, MetricsLog, StepRows
-from depo.runs.records import RunRecords
+from depo.runs.metric_files import Journal, MetricsLog, StepRows
 from depo.runs.report import comparison_table, write_comparison, write_report
 from depo.runs.report.charts import smooth
 from depo.runs.report.journal import JournalColumns, mean_by_step
 from depo.runs.report.page import bullets, page, paragraph, preformatted, section, table
 from depo.runs.report.run_sections import ending
+from depo.runs.run_records import RunRecords
 from depo.types.errors import DataError
 from depo.types.records import Draw, DrawKind, Prompt, RolloutGroup, Verdict, VerdictStatus
 

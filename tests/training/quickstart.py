@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from depo.config import load_config
-from depo.runs.records import RunRecords
+from depo.runs.run_records import RunRecords
 from depo.training.trainer import Trainer
 
 QUICKSTART = Path(__file__).parents[2] / "configs" / "quickstart.toml"

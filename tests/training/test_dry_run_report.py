@@ -14,7 +14,7 @@ import torch
 
 from depo.cli import train_main
 from depo.config import TrainConfig, load_config
-from depo.training.dry_run.command import dry_run
+from depo.training.dry_run.printout import dry_run
 from tests.rollout.rollout_helpers import build_model, word_tokenizer
 
 

@@ -21,7 +21,7 @@ import torch
 from safetensors.torch import load_file
 
 from depo.config import DistributedConfig, TrainConfig
-from depo.runs.records import RunRecords
+from depo.runs.run_records import RunRecords
 from depo.training.trainer import Trainer
 from depo.types.errors import ConfigError
 from tests.training.lag_helpers import LAG, without_cluster

@@ -10,8 +10,8 @@ import pytest
 
 pytest.importorskip("torch")
 
-from depo.runs.records import Row, RunRecords
 from depo.runs.report import write_report
+from depo.runs.run_records import Row, RunRecords
 from depo.training.trainer import Trainer
 from depo.types.records import RolloutGroup
 from tests.training.tiny import checksum_overrides, tiny_config

@@ -24,7 +24,7 @@ from safetensors.torch import load_file
 
 from depo.cli import train_main
 from depo.config import TrainConfig, load_config
-from depo.runs.records import RunRecords
+from depo.runs.run_records import RunRecords
 from depo.state.checkpoints import latest_checkpoint
 from depo.training.trainer import Trainer
 from tests.rollout.vllm_helpers import needs_vllm

@@ -12,7 +12,7 @@ pytest.importorskip("torch")
 
 import depo.training.trainer
 from depo.runs.metric_names import METRICS, TIMINGS, describe
-from depo.runs.records import RunRecords
+from depo.runs.run_records import RunRecords
 from depo.training.trainer import Trainer
 from depo.types.errors import StateError
 from tests.training.quickstart import run_that_learns

@@ -13,7 +13,7 @@ pytest.importorskip("torch")
 from depo.config import TrainConfig
 from depo.rollout.vllm.engine import VllmEngine
 from depo.rollout.vllm.host import prepare_vllm
-from depo.runs.records import RunRecords
+from depo.runs.run_records import RunRecords
 from depo.training.trainer import Trainer
 from tests.rollout.vllm_helpers import needs_vllm
 from tests.training.quickstart import run_that_learns

@@ -6,8 +6,8 @@ import logging
 from collections.abc import Iterable, Sequence
 
 from depo.config import SourceConfig
-from depo.data.files import read_rows
 from depo.data.layouts import prompts_from_rows
+from depo.data.rows import read_rows
 from depo.data.tasks import check_seed_overlap, generate_prompts
 from depo.types.errors import ConfigError
 from depo.types.records import Prompt

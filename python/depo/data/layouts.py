@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from depo.config import SourceConfig
-from depo.data.files import Row
+from depo.data.rows import Row
 from depo.data.templates import fill_template, require_placeholder
 from depo.types.errors import ConfigError, DataError
 from depo.types.records import Prompt

@@ -8,9 +8,9 @@ from collections.abc import Sequence
 from depo.config.presets import SELECTOR_PRESETS
 from depo.replay.log import RolloutLog
 from depo.replay.measures import base_informative_share
-from depo.replay.page import by_selector, mean
 from depo.replay.selectors import REFERENCES
 from depo.replay.suite import Result
+from depo.replay.tables import by_selector, mean
 
 ENOUGH_GROUPS = 200
 """Effective groups below which shares are uncertain by more than about 0.07 (two standard errors)."""

@@ -17,12 +17,12 @@ from depo.config.selector import SelectorConfig
 from depo.replay.advice import advise
 from depo.replay.console import tick_progress
 from depo.replay.encoder import TextModels
-from depo.replay.layouts import read_log
 from depo.replay.log import RolloutLog
+from depo.replay.log_formats import read_log
 from depo.replay.measures import default_warm
-from depo.replay.page import describe_log, json_content, log_summary, results_table
 from depo.replay.selectors import REFERENCES, replay_config
 from depo.replay.suite import Job, Pooled, Result, Suite, Terms
+from depo.replay.tables import describe_log, json_content, log_summary, results_table
 from depo.runs.interruption import interruptible
 from depo.sampler import warnings as sampler_warnings
 from depo.types.errors import ConfigError
@@ -160,7 +160,7 @@ def _publish(options: ReplayOptions, log: RolloutLog, summary: Mapping[str, Any]
         options.json_file.write_text(text + "\n", encoding="utf-8")
         print(f"results: {options.json_file}")
     if options.plots:
-        from depo.replay.charts import replay_charts
+        from depo.replay.plots import replay_charts
         from depo.runs.report.charts import write_plots
 
         write_plots(replay_charts(results, pooled), options.plots)

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from depo.replay.log import RolloutLog
-from depo.replay.run_log import CONFIG_FILE
+from depo.replay.run_journal import CONFIG_FILE
 from depo.replay.selectors import TextModel
 from depo.types.errors import ConfigError
 

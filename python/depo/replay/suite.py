@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from depo.config.selector import SelectorConfig
-from depo.replay.drive import Replay
 from depo.replay.log import RolloutLog
 from depo.replay.measures import calibration, ece_noise, informative_share_by_tick, measure, reliability
 from depo.replay.picks import Picks
+from depo.replay.replay import Replay
 from depo.replay.selectors import TextModel, build_selector, reads_text
 from depo.state.checkpoints import latest_checkpoint, load_checkpoint, save_checkpoint
 from depo.types.errors import StateError

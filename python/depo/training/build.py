@@ -21,7 +21,6 @@ from depo.rollout.precision import computes_bfloat16
 from depo.rollout.prompts import encode_prompts
 from depo.rollout.requests import end_tokens, stop_tokens
 from depo.rollout.vllm.engine import VllmEngine
-from depo.runs.files import Stopwatch
 from depo.sampler import PromptSampler
 from depo.training.distributed.cluster import Cluster
 from depo.training.distributed.estimator_actor import RayEstimator
@@ -30,6 +29,7 @@ from depo.training.distributed.policy_copy import PolicyCopy
 from depo.training.distributed.rollout_workers import RayRolloutEngine
 from depo.training.distributed.sharded_learner import ShardedLearner
 from depo.training.learner.policy_learner import PolicyLearner
+from depo.training.stopwatch import Stopwatch
 from depo.training.warm_start import warm_start_policy
 from depo.types.errors import ConfigError
 from depo.types.protocols import DifficultyEstimator, RewardFunction, RolloutEngine

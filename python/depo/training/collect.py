@@ -9,11 +9,11 @@ from itertools import islice
 
 from depo.config import TrainConfig
 from depo.rewards.judging import judge
-from depo.runs.files import Stopwatch
 from depo.runs.step_metrics import selection_metrics
 from depo.sampler import PromptSampler
 from depo.sampler.keyed import derive_key
 from depo.training.batch import CollectedBatch
+from depo.training.stopwatch import Stopwatch
 from depo.types.protocols import RewardFunction, RolloutEngine
 from depo.types.records import Draw, JudgedGroup, RolloutGroup
 

@@ -15,8 +15,8 @@ import numpy as np
 from depo.config import TrainConfig, load_config
 from depo.evaluation.evaluate import probe_metrics
 from depo.runs.directory import require_same_run, store_config
-from depo.runs.records import RunRecords
 from depo.runs.report import write_report
+from depo.runs.run_records import RunRecords
 from depo.training.trainer import Trainer
 
 METHODS: Mapping[str, Sequence[str]] = {

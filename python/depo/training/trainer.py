@@ -16,7 +16,7 @@ from typing import Any, Literal
 from depo.config import TrainConfig
 from depo.evaluation.evaluate import evaluate, probe, probe_metrics
 from depo.runs.interruption import interruptible
-from depo.runs.log import RunLog
+from depo.runs.run_log import RunLog
 from depo.runs.step_metrics import rollout_metrics, sequences_saved
 from depo.state.checkpoints import latest_checkpoint, load_checkpoint, save_checkpoint
 from depo.training.batch import CollectedBatch

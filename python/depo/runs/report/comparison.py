@@ -11,9 +11,9 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from depo.runs.records import RunRecords
 from depo.runs.report.charts import COLOURS, THOUSANDS, Float64Array, describe_axes, panels, render, shares_from_0_to_1, smooth, write_plots
 from depo.runs.report.page import bullets, chart_section, number, paragraph, percent, section, table, write_page
+from depo.runs.run_records import RunRecords
 
 Records = Mapping[str, Sequence[RunRecords]]
 """Method -> its runs, one per seed."""

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from depo.runs.records import Float64Array, Row
+from depo.runs.run_records import Float64Array, Row
 from depo.types.records import BoolArray, DrawKind
 
 

@@ -6,12 +6,12 @@ from pathlib import Path
 
 from depo.config import SelectorConfig
 from depo.config.load import load_config
-from depo.runs.records import RunRecords
 from depo.runs.report.charts import write_plots
 from depo.runs.report.journal import JournalColumns
 from depo.runs.report.page import chart_section, paragraph, preformatted, section, write_page
 from depo.runs.report.run_charts import run_charts
 from depo.runs.report.run_sections import accuracies, cpu_seconds, ending, glossary, headline
+from depo.runs.run_records import RunRecords
 
 _CONFIG_FILE = "config.toml"
 

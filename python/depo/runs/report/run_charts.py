@@ -9,9 +9,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from depo.runs.metric_names import TIMINGS
-from depo.runs.records import Float64Array, RunRecords
 from depo.runs.report.charts import COLOURS, GREY, THOUSANDS, Chart, describe_axes, panels, plot_smoothed, render, shares_from_0_to_1
 from depo.runs.report.journal import JournalColumns, mean_by_step, numbers
+from depo.runs.run_records import Float64Array, RunRecords
 from depo.sampler.calibration import reliability_curve
 from depo.types.records import BoolArray, DrawKind
 

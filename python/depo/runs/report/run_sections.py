@@ -8,9 +8,9 @@ import numpy as np
 
 from depo.config import TrainConfig
 from depo.runs.metric_names import METRICS, TIMINGS, Metric, describe
-from depo.runs.records import RunRecords
 from depo.runs.report.page import number, paragraph, percent, section, table
 from depo.runs.report.run_charts import accuracy_names, band_of
+from depo.runs.run_records import RunRecords
 
 _SELECTION_TIMINGS = ("time/select", "time/observe")
 _ESTIMATOR_TIMINGS = ("time/predict", "time/estimator_update")

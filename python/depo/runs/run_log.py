@@ -8,7 +8,7 @@ from types import TracebackType
 from typing import Any
 
 from depo.config import TrainConfig
-from depo.runs.files import Journal, MetricsLog, StepRows
+from depo.runs.metric_files import Journal, MetricsLog, StepRows
 from depo.runs.progress import RunProgress
 from depo.types.records import JudgedGroup
 

@@ -9,7 +9,7 @@ from typing import Any
 from depo.config import SelectorConfig
 from depo.replay.fields import integer, number, require, sequence, text_or_empty
 from depo.replay.log import GroupCollector, RolloutLog
-from depo.runs.files import read_rows
+from depo.runs.metric_files import read_rows
 from depo.types.errors import DataError
 from depo.types.records import Prompt, VerdictStatus
 

@@ -10,9 +10,9 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from depo.replay.page import by_selector, mean
 from depo.replay.selectors import REFERENCES
 from depo.replay.suite import Pooled, Result
+from depo.replay.tables import by_selector, mean
 from depo.runs.report.charts import COLOURS, GREY, Chart, describe_axes, panels, render, smooth
 
 _OURS, _BASELINE = "depo", "uniform"

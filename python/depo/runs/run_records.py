@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from depo.runs.files import read_rows
+from depo.runs.metric_files import read_rows
 from depo.types.errors import DataError
 
 Row = Mapping[str, Any]

@@ -15,10 +15,10 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from depo.data.files import JSONL_SUFFIXES, PARQUET_SUFFIXES, read_rows
+from depo.data.rows import JSONL_SUFFIXES, PARQUET_SUFFIXES, read_rows
 from depo.replay.fields import integer, mapping, number, require, sequence, text_or_empty
 from depo.replay.log import GroupCollector, Record, RolloutLog
-from depo.replay.run_log import JOURNAL_FILE, read_run
+from depo.replay.run_journal import JOURNAL_FILE, read_run
 from depo.types.errors import DataError
 from depo.types.records import Prompt
 
