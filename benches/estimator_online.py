@@ -2,24 +2,28 @@
 
     OMP_NUM_THREADS=1 python benches/estimator_online.py --presets online depo_paper --seeds 0 1
 
-The stream imitates a tiny policy on digit tasks: families x lengths, pass rate (1 - error) ** length, errors that shrink while the policy learns, 40 %
-trivial and 40 % impossible prompts. Each step scores `--candidates` prompts, then trains on the groups of the first 16, and after that on `replay_steps`
-replayed batches. All candidates are judged by a group of 8 before the estimator learns of any. `--set key=value` overrides a setting (value in JSON).
+The stream imitates a tiny policy on digit tasks: families x lengths, pass rate (1 - error) **
+length, errors that shrink while the policy learns, 40 % trivial and 40 % impossible prompts. Each
+step scores `--candidates` prompts, then trains on the groups of the first 16, and after that on
+`replay_steps` replayed batches. All candidates are judged by a group of 8 before the estimator
+learns of any. `--set key=value` overrides a setting (value in JSON).
 
-Measured with the command above (torch 2.13, one thread of a busy machine with two cores). AUROC is that of P(informative); knowing the true pass rates it
-would be .91-.92. MAE is against the true pass rate, ECE that of P(informative), pass the share predicted within [.15, .85], precision its informative
-share (all prompts: .28-.35).
+Measured with the command above (torch 2.13, one thread of a busy machine with two cores). AUROC is
+that of P(informative); knowing the true pass rates it would be .91-.92. MAE is against the true
+pass rate, ECE that of P(informative), pass the share predicted within [.15, .85], precision its
+informative share (all prompts: .28-.35).
 
-    online, .16 CPU ms per prompt, 67 per update  |  depo_paper with a fresh encoder, .31 CPU ms per prompt, 42 per update
-    steps   AUROC  MAE   ECE   pass  precision    |  AUROC  MAE   ECE   pass  precision
+    online, .16 CPU ms per prompt, 67 per update  |  depo_paper with a fresh encoder, .31 CPU ms per
+    prompt, 42 per update steps   AUROC  MAE   ECE   pass  precision    |  AUROC  MAE   ECE   pass
+    precision
      0-5    .485   .327  .676  1.00  .29          |  .492   .421  .713  1.00  .28
      5-10   .725   .133  .446   .54  .38          |  .503   .412  .682  1.00  .31
     10-20   .811   .060  .101   .19  .91          |  .495   .412  .687  1.00  .30
     20-40   .820   .046  .039   .19  .93          |  .491   .406  .673  1.00  .32
     40-80   .875   .045  .023   .22  .91          |  .485   .378  .636  1.00  .35
 
-Why `online` is what it is, each by `--steps 50 --candidates 96 --seeds 0 1 --set ...`; AUROC / ECE by steps (two seeds: differences of AUROC below
-about .03 are noise), CPU ms per update:
+Why `online` is what it is, each by `--steps 50 --candidates 96 --seeds 0 1 --set ...`; AUROC / ECE
+by steps (two seeds: differences of AUROC below about .03 are noise), CPU ms per update:
 
                                                         10-20         20-40         40-50
     (the defaults)                                  .794 / .113   .827 / .046   .879 / .037    65
@@ -57,12 +61,18 @@ GROUP_SIZE = 8
 TRAINED = 16
 FAMILIES = {"Copy": 0.0, "Reverse": 0.5, "Sort": 0.3, "Add": 2.5, "Multiply": 3.5}
 """Family -> hardness: added to the logit of the error per digit."""
-LENGTHS = {"trivial": ("Copy Reverse Sort", 1, 2), "frontier": ("Copy Reverse Sort", 4, 13), "impossible": ("Add Multiply", 4, 7)}
+LENGTHS = {
+    "trivial": ("Copy Reverse Sort", 1, 2),
+    "frontier": ("Copy Reverse Sort", 4, 13),
+    "impossible": ("Add Multiply", 4, 7),
+}
 
 
 @dataclass(frozen=True)
 class Stream:
-    """Simulated prompts of one step: texts, true pass rates [C], rewards of a group as pass rates [C], exp(mean log-prob) [C]."""
+    """Simulated prompts of one step: texts, true pass rates [C], rewards of a group as pass rates
+    [C], exp(mean log-prob) [C].
+    """
 
     texts: list[str]
     true_rates: Array
@@ -71,10 +81,16 @@ class Stream:
 
 
 def digit_tokenizer() -> PreTrainedTokenizerFast:
-    """Return a word-level tokenizer with single digits and no CLS token, like that of a small decoder."""
+    """Return a word-level tokenizer with single digits and no CLS token, like that of a small
+    decoder.
+    """
     words = ["<pad>", "<eos>", "<unk>", *FAMILIES, "the", "digits", ".", *"0123456789"]
-    tokenizer = Tokenizer(models.WordLevel({word: index for index, word in enumerate(words)}, unk_token="<unk>"))
-    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.WhitespaceSplit(), pre_tokenizers.Split(Regex("[0-9]"), "isolated")])
+    tokenizer = Tokenizer(
+        models.WordLevel({word: index for index, word in enumerate(words)}, unk_token="<unk>")
+    )
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [pre_tokenizers.WhitespaceSplit(), pre_tokenizers.Split(Regex("[0-9]"), "isolated")]
+    )
     return PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]
         tokenizer_object=tokenizer, pad_token="<pad>", eos_token="<eos>", unk_token="<unk>"
     )
@@ -87,7 +103,13 @@ def draw_step(rng: np.random.Generator, step: int, count: int) -> Stream:
         names, low, high = LENGTHS[band]
         family, length = rng.choice(names.split()), int(rng.integers(low, high + 1))
         texts.append(f"{family} the digits {''.join(map(str, rng.integers(10, size=length)))} .")
-        logit = -2.2 - 0.015 * step + FAMILIES[family] + rng.normal(0, 0.3) - (2 if band == "trivial" else 0)
+        logit = (
+            -2.2
+            - 0.015 * step
+            + FAMILIES[family]
+            + rng.normal(0, 0.3)
+            - (2 if band == "trivial" else 0)
+        )
         errors.append(1 / (1 + np.exp(-logit)))
         lengths.append(length)
     true_rates = (1 - np.array(errors)) ** np.array(lengths)
@@ -99,12 +121,20 @@ def target_batch(texts: Sequence[str], rates: Array, logprobs: Array) -> TargetB
     """Return unweighted targets."""
     ones = np.ones(len(texts), np.float32)
     return TargetBatch(
-        texts=texts, reward_targets=rates.astype(np.float32), logprob_targets=logprobs.astype(np.float32), counts=ones * GROUP_SIZE, weights=ones
+        texts=texts,
+        reward_targets=rates.astype(np.float32),
+        logprob_targets=logprobs.astype(np.float32),
+        counts=ones * GROUP_SIZE,
+        weights=ones,
     )
 
 
-def run(config: EstimatorConfig, seed: int, steps: int, candidates: int) -> tuple[list[tuple[Array, Stream]], float, float]:
-    """Run the stream; return per-step (predictions [C], stream), CPU ms per predicted prompt and CPU ms per update."""
+def run(
+    config: EstimatorConfig, seed: int, steps: int, candidates: int
+) -> tuple[list[tuple[Array, Stream]], float, float]:
+    """Run the stream; return per-step (predictions [C], stream), CPU ms per predicted prompt and
+    CPU ms per update.
+    """
     rng = np.random.default_rng(seed)
     estimator = BertDifficultyEstimator(config, digit_tokenizer(), seed=seed)
     history = []
@@ -116,11 +146,28 @@ def run(config: EstimatorConfig, seed: int, steps: int, candidates: int) -> tupl
         predictions = estimator.predict(stream.texts).astype(np.float64)
         predict_seconds += time.process_time() - start
         history.append((predictions, stream))
-        fresh = list(zip(stream.texts[:TRAINED], stream.rates[:TRAINED], stream.logprobs[:TRAINED], strict=True))
+        fresh = list(
+            zip(
+                stream.texts[:TRAINED],
+                stream.rates[:TRAINED],
+                stream.logprobs[:TRAINED],
+                strict=True,
+            )
+        )
         replay = (replay + fresh)[-512:]
-        drawn = [rng.choice(len(replay), min(config.replay_batch, len(replay)), replace=False) for _ in range(config.replay_steps)]
+        drawn = [
+            rng.choice(len(replay), min(config.replay_batch, len(replay)), replace=False)
+            for _ in range(config.replay_steps)
+        ]
         batches = [fresh, *([replay[index] for index in indices] for indices in drawn)]
-        targets = [target_batch([row[0] for row in batch], np.array([row[1] for row in batch]), np.array([row[2] for row in batch])) for batch in batches]
+        targets = [
+            target_batch(
+                [row[0] for row in batch],
+                np.array([row[1] for row in batch]),
+                np.array([row[2] for row in batch]),
+            )
+            for batch in batches
+        ]
         start = time.process_time()
         estimator.update(targets)
         update_seconds += time.process_time() - start
@@ -134,7 +181,9 @@ def describe(histories: Sequence[Sequence[tuple[Array, Stream]]], first: int, la
     true_rates = np.concatenate([stream.true_rates for _, stream in chosen])
     rates = np.concatenate([stream.rates for _, stream in chosen])
     informative = (rates > 0) & (rates < 1)
-    p_informative, p_best = (1 - rate**GROUP_SIZE - (1 - rate) ** GROUP_SIZE for rate in (predicted, true_rates))
+    p_informative, p_best = (
+        1 - rate**GROUP_SIZE - (1 - rate) ** GROUP_SIZE for rate in (predicted, true_rates)
+    )
     passed = (predicted >= 0.15) & (predicted <= 0.85)
     precision = informative[passed].mean() if passed.any() else float("nan")
     ranked, best = auroc(p_informative, informative), auroc(p_best, informative)
@@ -154,14 +203,24 @@ def main() -> None:
     parser.add_argument("--candidates", type=int, default=128)
     parser.add_argument("--set", nargs="*", default=[], metavar="KEY=VALUE")
     arguments = parser.parse_args()
-    parsed = {name: json.loads(value) for name, value in (item.split("=", 1) for item in arguments.set)}
+    parsed = {
+        name: json.loads(value) for name, value in (item.split("=", 1) for item in arguments.set)
+    }
     for preset in arguments.presets:
         config = EstimatorConfig.from_preset(preset, **parsed)
-        results = [run(config, seed, arguments.steps, arguments.candidates) for seed in arguments.seeds]
-        print(f"{preset} {parsed}: {np.mean([r[1] for r in results]):.3f} CPU ms per prompt, {np.mean([r[2] for r in results]):.1f} CPU ms per update")
+        results = [
+            run(config, seed, arguments.steps, arguments.candidates) for seed in arguments.seeds
+        ]
+        print(
+            f"{preset} {parsed}: {np.mean([r[1] for r in results]):.3f} CPU ms per prompt, {np.mean([r[2] for r in results]):.1f} CPU ms per update"
+        )
         for first, last in ((0, 5), (5, 10), (10, 20), (20, 40), (40, 80)):
             if first < arguments.steps:
-                print("  ", describe([result[0] for result in results], first, min(last, arguments.steps)), flush=True)
+                print(
+                    "  ",
+                    describe([result[0] for result in results], first, min(last, arguments.steps)),
+                    flush=True,
+                )
 
 
 if __name__ == "__main__":

@@ -1,4 +1,5 @@
-//! Fixed work for `instructions.py`, which counts what the processor executes: `instructions OPERATION REPEATS`.
+//! Fixed work for `instructions.py`, which counts what the processor executes: `instructions
+//! OPERATION REPEATS`.
 
 #![allow(clippy::unwrap_used, reason = "whoever calls it wrongly sees where")]
 
@@ -23,7 +24,9 @@ fn main() {
         "graded advantages" => advantages(repeats, 101),
         "draw by weight" => draws(repeats),
         "change weights" => changes(repeats),
-        "best of all" => (0..repeats).for_each(|_| drop(black_box(best(black_box(&numbers(PROMPTS)), BATCH, |score| score)))),
+        "best of all" => (0..repeats).for_each(|_| {
+            drop(black_box(best(black_box(&numbers(PROMPTS)), BATCH, |score| score)))
+        }),
         other => panic!("OPERATION: got {other}"),
     }
 }
@@ -35,28 +38,46 @@ fn numbers(count: usize) -> Vec<f32> {
 /// Batches from proposal to label.
 fn steps(repeats: u32) {
     let settings = Settings { group_size: GROUP_SIZE, warmup_steps: 0, ..Settings::default() };
-    let mut sampler = Sampler::new((0..PROMPTS as u64).collect(), vec![0; PROMPTS], settings).unwrap();
+    let mut sampler =
+        Sampler::new((0..PROMPTS as u64).collect(), vec![0; PROMPTS], settings).unwrap();
     let number = |id: i64, counter| Stream::new(id.cast_unsigned()).unit(counter) as f32;
     for version in 0..repeats {
         loop {
-            let candidates: Vec<i64> = sampler.propose(BATCH, version).unwrap().into_iter().map(i64::from).collect();
+            let candidates: Vec<i64> =
+                sampler.propose(BATCH, version).unwrap().into_iter().map(i64::from).collect();
             if candidates.is_empty() {
                 break;
             }
-            let predictions: Vec<f32> = candidates.iter().map(|&prompt| number(prompt, 0)).collect();
+            let predictions: Vec<f32> =
+                candidates.iter().map(|&prompt| number(prompt, 0)).collect();
             sampler.offer(&candidates, &predictions, version).unwrap();
         }
-        let ids: Vec<i64> = sampler.take(BATCH, version).iter().map(|draw| draw.draw_id.cast_signed()).collect();
-        let rewards: Vec<f32> = ids.iter().flat_map(|&id| (0..GROUP_SIZE as u64).map(move |rollout| number(id, rollout).round())).collect();
-        black_box(sampler.observe(&ids, &rewards, [ids.len(), GROUP_SIZE], &vec![0.5; ids.len()], version).unwrap());
+        let ids: Vec<i64> =
+            sampler.take(BATCH, version).iter().map(|draw| draw.draw_id.cast_signed()).collect();
+        let rewards: Vec<f32> = ids
+            .iter()
+            .flat_map(|&id| (0..GROUP_SIZE as u64).map(move |rollout| number(id, rollout).round()))
+            .collect();
+        black_box(
+            sampler
+                .observe(&ids, &rewards, [ids.len(), GROUP_SIZE], &vec![0.5; ids.len()], version)
+                .unwrap(),
+        );
     }
 }
 
 fn advantages(repeats: u32, values: u64) {
-    let value = |counter| if Stream::new(1).below(counter, 100) == 0 { f32::NAN } else { Stream::new(0).below(counter, values) as f32 };
+    let value = |counter| {
+        if Stream::new(1).below(counter, 100) == 0 {
+            f32::NAN
+        } else {
+            Stream::new(0).below(counter, values) as f32
+        }
+    };
     let rewards: Vec<f32> = (0..(ADVANTAGES[0] * ADVANTAGES[1]) as u64).map(value).collect();
     let options = AdvantageOptions { scale_by_std: true, ddof: 1, epsilon: 1e-6, tolerance: 1e-6 };
-    (0..repeats).for_each(|_| drop(black_box(group_advantages(black_box(&rewards), ADVANTAGES, &options))));
+    (0..repeats)
+        .for_each(|_| drop(black_box(group_advantages(black_box(&rewards), ADVANTAGES, &options))));
 }
 
 fn draws(repeats: u32) {
@@ -71,7 +92,9 @@ fn changes(repeats: u32) {
     let mut tree = SumTree::new(&numbers(PROMPTS));
     for change in 0..u64::from(repeats) {
         let stream = Stream::of(0, "change", &[change]);
-        tree.set((0..BATCH as u64).map(|counter| (stream.below(counter, PROMPTS as u64) as u32, stream.unit(counter) as f32)));
+        tree.set((0..BATCH as u64).map(|counter| {
+            (stream.below(counter, PROMPTS as u64) as u32, stream.unit(counter) as f32)
+        }));
     }
     black_box(&tree);
 }

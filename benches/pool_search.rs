@@ -1,7 +1,8 @@
-//! A step whose candidates come from the whole pool, beside one in epoch order and beside a scan of all scores. Run with
-//! `cargo bench -p depo_benches --bench pool_search`.
+//! A step whose candidates come from the whole pool, beside one in epoch order and beside a scan of
+//! all scores. Run with `cargo bench -p depo_benches --bench pool_search`.
 //!
-//! Three prompts of ten have been labelled, at versions 0..2000, with all kinds of results; half of the pool has a text prediction.
+//! Three prompts of ten have been labelled, at versions 0..2000, with all kinds of results; half of
+//! the pool has a text prediction.
 
 use depo_sampler::rng::Stream;
 use depo_sampler::rules::{CandidatesFrom, PolicyKind};
@@ -38,13 +39,18 @@ fn belief(prompt: u64) -> (f64, f64, u32) {
     if unit(prompt, 0) >= 0.3 {
         return (0.0, 0.0, 0);
     }
-    (2.5 * normal(prompt, 10) - 1.0, 0.2 + 3.0 * unit(prompt, 1) * unit(prompt, 2), (unit(prompt, 3) * f64::from(VERSIONS)) as u32)
+    (
+        2.5 * normal(prompt, 10) - 1.0,
+        0.2 + 3.0 * unit(prompt, 1) * unit(prompt, 2),
+        (unit(prompt, 3) * f64::from(VERSIONS)) as u32,
+    )
 }
 
 /// A logit pass rate such as is believed, which has walked on since.
 fn truth(prompt: u64) -> f64 {
     let (mean, variance, version) = belief(prompt);
-    let variance = if variance > 0.0 { variance + 1e-3 * f64::from(VERSIONS - version) } else { 5.0 };
+    let variance =
+        if variance > 0.0 { variance + 1e-3 * f64::from(VERSIONS - version) } else { 5.0 };
     mean + variance.sqrt() * normal(prompt, 20)
 }
 
@@ -55,13 +61,29 @@ fn prediction(prompt: u64) -> f32 {
 
 /// A sampler in the middle of a run.
 fn build(prompts: usize, policy: PolicyKind, candidates_from: CandidatesFrom) -> Sampler {
-    let settings = Settings { policy, candidates_from, group_size: GROUP_SIZE, warmup_steps: 0, ..Settings::default() };
-    let mut sampler = Sampler::new((0..prompts as u64).collect(), vec![0; prompts], settings).expect("valid settings");
+    let settings = Settings {
+        policy,
+        candidates_from,
+        group_size: GROUP_SIZE,
+        warmup_steps: 0,
+        ..Settings::default()
+    };
+    let mut sampler = Sampler::new((0..prompts as u64).collect(), vec![0; prompts], settings)
+        .expect("valid settings");
     let mut state = sampler.state();
     let all = || 0..prompts as u64;
-    state.insert("belief.means".into(), all().map(|prompt| belief(prompt).0 as f32).collect::<Vec<f32>>().into());
-    state.insert("belief.variances".into(), all().map(|prompt| belief(prompt).1 as f32).collect::<Vec<f32>>().into());
-    state.insert("belief.versions".into(), all().map(|prompt| belief(prompt).2).collect::<Vec<u32>>().into());
+    state.insert(
+        "belief.means".into(),
+        all().map(|prompt| belief(prompt).0 as f32).collect::<Vec<f32>>().into(),
+    );
+    state.insert(
+        "belief.variances".into(),
+        all().map(|prompt| belief(prompt).1 as f32).collect::<Vec<f32>>().into(),
+    );
+    state.insert(
+        "belief.versions".into(),
+        all().map(|prompt| belief(prompt).2).collect::<Vec<u32>>().into(),
+    );
     let stored = |prompt: u64| if unit(prompt, 5) < 0.5 { prediction(prompt) } else { f32::NAN };
     state.insert("belief.predicted_rewards".into(), all().map(stored).collect::<Vec<f32>>().into());
     sampler.load_state(state, true).expect("as saved");
@@ -71,22 +93,40 @@ fn build(prompts: usize, policy: PolicyKind, candidates_from: CandidatesFrom) ->
 /// One batch from proposal to label.
 fn step(sampler: &mut Sampler, version: u32) {
     loop {
-        let candidates: Vec<i64> = sampler.propose(BATCH, version).expect("all offered").into_iter().map(i64::from).collect();
+        let candidates: Vec<i64> = sampler
+            .propose(BATCH, version)
+            .expect("all offered")
+            .into_iter()
+            .map(i64::from)
+            .collect();
         if candidates.is_empty() {
             break;
         }
-        let predictions: Vec<f32> = candidates.iter().map(|&prompt| prediction(prompt.cast_unsigned())).collect();
+        let predictions: Vec<f32> =
+            candidates.iter().map(|&prompt| prediction(prompt.cast_unsigned())).collect();
         sampler.offer(&candidates, &predictions, version).expect("as proposed");
     }
     let draws = sampler.take(BATCH, version);
     let ids: Vec<i64> = draws.iter().map(|draw| draw.draw_id.cast_signed()).collect();
-    let succeeds = |prompt: u64, rollout: u64| unit(prompt, u64::from(version) << 8 | rollout) < pass_rate(truth(prompt));
-    let group = |prompt: u32| (0..GROUP_SIZE as u64).map(move |rollout| f32::from(u8::from(succeeds(prompt.into(), rollout))));
+    let succeeds = |prompt: u64, rollout: u64| {
+        unit(prompt, u64::from(version) << 8 | rollout) < pass_rate(truth(prompt))
+    };
+    let group = |prompt: u32| {
+        (0..GROUP_SIZE as u64)
+            .map(move |rollout| f32::from(u8::from(succeeds(prompt.into(), rollout))))
+    };
     let rewards: Vec<f32> = draws.iter().flat_map(|draw| group(draw.prompt)).collect();
-    sampler.observe(&ids, &rewards, [ids.len(), GROUP_SIZE], &vec![0.5; ids.len()], version).expect("shapes fit");
+    sampler
+        .observe(&ids, &rewards, [ids.len(), GROUP_SIZE], &vec![0.5; ids.len()], version)
+        .expect("shapes fit");
 }
 
-fn bench_steps(bencher: Bencher, prompts: usize, policy: PolicyKind, candidates_from: CandidatesFrom) {
+fn bench_steps(
+    bencher: Bencher,
+    prompts: usize,
+    policy: PolicyKind,
+    candidates_from: CandidatesFrom,
+) {
     let (mut sampler, mut version) = (build(prompts, policy, candidates_from), VERSIONS);
     // The first search lays out its index.
     step(&mut sampler, version);
@@ -114,10 +154,12 @@ fn step_prime_pools(bencher: Bencher, prompts: usize) {
 /// The first step after a load, which lays out the index.
 #[divan::bench(args = SIZES, sample_count = 3)]
 fn first_step_pool(bencher: Bencher, prompts: usize) {
-    bencher.with_inputs(|| build(prompts, PolicyKind::Budget, CandidatesFrom::Pool)).bench_local_values(|mut sampler| {
-        step(&mut sampler, VERSIONS);
-        sampler
-    });
+    bencher
+        .with_inputs(|| build(prompts, PolicyKind::Budget, CandidatesFrom::Pool))
+        .bench_local_values(|mut sampler| {
+            step(&mut sampler, VERSIONS);
+            sampler
+        });
 }
 
 /// Every score, and the best of them: what a search must not cost.
@@ -127,8 +169,13 @@ fn scan(bencher: Bencher, prompts: usize) {
     let (all, stored) = ((0..prompts as i64).collect::<Vec<i64>>(), vec![f32::NAN; prompts]);
     bencher.bench_local(|| {
         let forecasts = sampler.beliefs(&all, &stored, VERSIONS).expect("all are there");
-        let score = |labelled: bool, p: f64, deviation: f64| if labelled { p + OPTIMISM * deviation } else { p };
-        let scores: Vec<f32> = forecasts.iter().map(|each| score(each.labelled, each.p_informative, each.deviation) as f32).collect();
+        let score = |labelled: bool, p: f64, deviation: f64| {
+            if labelled { p + OPTIMISM * deviation } else { p }
+        };
+        let scores: Vec<f32> = forecasts
+            .iter()
+            .map(|each| score(each.labelled, each.p_informative, each.deviation) as f32)
+            .collect();
         best(&scores, 5 * BATCH, |score| score)
     });
 }

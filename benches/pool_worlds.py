@@ -1,8 +1,11 @@
-"""Candidates in epoch order against candidates from the whole pool, in worlds made of a real run: `python benches/pool_worlds.py LOG`.
+"""Candidates in epoch order against candidates from the whole pool, in worlds made of a real run:
+`python benches/pool_worlds.py LOG`.
 
-LOG is the GRPO log of docs/selectors.md (JSON Lines, `n_correct_by_visit` with one visit per epoch). A world's prompts are copies of its prompts: each
-follows the pass rate of one of them through the run, a mean over five epochs, moved by a fixed amount on the logit scale. What is drawn does not change
-what is learned. With text, an estimator's prediction is the logit of the present rate with an error that stays.
+LOG is the GRPO log of docs/selectors.md (JSON Lines, `n_correct_by_visit` with one visit per
+epoch). A world's prompts are copies of its prompts: each follows the pass rate of one of them
+through the run, a mean over five epochs, moved by a fixed amount on the logit scale. What is drawn
+does not change what is learned. With text, an estimator's prediction is the logit of the present
+rate with an error that stays.
 """
 
 from __future__ import annotations
@@ -29,11 +32,18 @@ Rates = NDArray[np.float64]
 
 def trajectories(log: Path) -> Rates:
     """Return pass rates [prompts, epochs]."""
-    rows = [json.loads(line)["n_correct_by_visit"] for line in log.read_text(encoding="utf-8").splitlines()]
+    rows = [
+        json.loads(line)["n_correct_by_visit"]
+        for line in log.read_text(encoding="utf-8").splitlines()
+    ]
     epochs = min(map(len, rows))
-    correct = np.array([row[:epochs] for row in rows if len(row) >= epochs], dtype=float) / GROUP_SIZE
+    correct = (
+        np.array([row[:epochs] for row in rows if len(row) >= epochs], dtype=float) / GROUP_SIZE
+    )
     padded = np.pad(correct, ((0, 0), (HALF_WINDOW, HALF_WINDOW)), mode="edge")
-    return np.lib.stride_tricks.sliding_window_view(padded, 2 * HALF_WINDOW + 1, axis=1).mean(axis=2)
+    return np.lib.stride_tricks.sliding_window_view(padded, 2 * HALF_WINDOW + 1, axis=1).mean(
+        axis=2
+    )
 
 
 class World:
@@ -56,16 +66,32 @@ class World:
             return np.log(rate) - np.log1p(-rate) + self.jitter[prompts]
 
 
-def play(world: World, config: SelectorConfig, places: int, text: bool, seed: int) -> dict[str, float]:
+def play(
+    world: World, config: SelectorConfig, places: int, text: bool, seed: int
+) -> dict[str, float]:
     """Draw through a run; return its measures."""
     rng, prompts = np.random.default_rng(seed), len(world.copied)
     settings = {name: getattr(config, name) for name in CORE_SETTINGS}
-    core = _core.Sampler(np.arange(prompts, dtype=np.uint64), np.zeros(prompts, np.uint32), group_size=GROUP_SIZE, seed=seed, source_floors=[0.0], **settings)
+    core = _core.Sampler(
+        np.arange(prompts, dtype=np.uint64),
+        np.zeros(prompts, np.uint32),
+        group_size=GROUP_SIZE,
+        seed=seed,
+        source_floors=[0.0],
+        **settings,
+    )
     visits, informative, drawn, squares = np.zeros(prompts, int), 0, 0, 0.0
     for version in range(STEPS):
         while (candidates := core.propose(places, version)).size:
             predicted = (
-                1 / (1 + np.exp(-np.clip(world.logits(candidates, version), -6, 6) - world.text_error[candidates]))
+                1
+                / (
+                    1
+                    + np.exp(
+                        -np.clip(world.logits(candidates, version), -6, 6)
+                        - world.text_error[candidates]
+                    )
+                )
                 if text
                 else np.full(candidates.size, np.nan)
             )
@@ -73,7 +99,9 @@ def play(world: World, config: SelectorConfig, places: int, text: bool, seed: in
         taken = core.take(places, version)
         rates = 1 / (1 + np.exp(-world.logits(taken["prompts"], version)))
         rewards = (rng.random((rates.size, GROUP_SIZE)) < rates[:, None]).astype(np.float32)
-        seen = core.observe(taken["draw_ids"], rewards, np.full(rates.size, 0.5, np.float32), version)
+        seen = core.observe(
+            taken["draw_ids"], rewards, np.full(rates.size, 0.5, np.float32), version
+        )
         visits[taken["prompts"]] += 1
         informative, drawn = informative + int(seen["informative"].sum()), drawn + rates.size
         squares += float(((seen["p_informative"] - seen["informative"]) ** 2).sum())
@@ -84,7 +112,9 @@ def play(world: World, config: SelectorConfig, places: int, text: bool, seed: in
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("log", type=Path)
     parser.add_argument("--prompts", type=int, nargs="+", default=[5_000, 20_000, 100_000])
     parser.add_argument("--places", type=int, default=128)
@@ -97,16 +127,28 @@ def main() -> None:
         "prime_pools epoch": SelectorConfig.from_preset("prime_pools"),
         "prime_pools pool": SelectorConfig.from_preset("prime_pools", candidates_from="pool"),
         "depo epoch": SelectorConfig.from_preset("depo", warmup_steps=0),
-        **{f"depo pool, {age}": SelectorConfig.from_preset("depo", warmup_steps=0, candidates_from="pool", min_age=age) for age in options.min_ages},
+        **{
+            f"depo pool, {age}": SelectorConfig.from_preset(
+                "depo", warmup_steps=0, candidates_from="pool", min_age=age
+            )
+            for age in options.min_ages
+        },
     }
     for prompts in options.prompts:
         for text in (False, True):
             for name, config in selectors.items():
                 if text and not name.startswith("depo"):
                     continue
-                runs = [play(World(rates, prompts, seed), config, options.places, text, seed) for seed in range(options.seeds)]
+                runs = [
+                    play(World(rates, prompts, seed), config, options.places, text, seed)
+                    for seed in range(options.seeds)
+                ]
                 means = {key: np.mean([run[key] for run in runs]) for key in runs[0]}
-                print(f"{prompts:>7,} {'text' if text else '    '} {name:<18}", " ".join(f"{key} {value:.3f}" for key, value in means.items()), flush=True)
+                print(
+                    f"{prompts:>7,} {'text' if text else '    '} {name:<18}",
+                    " ".join(f"{key} {value:.3f}" for key, value in means.items()),
+                    flush=True,
+                )
 
 
 if __name__ == "__main__":

@@ -1,4 +1,5 @@
-"""docs/results/quickstart.md: the quickstart's four methods with three paired seeds, and GRPO's learning rate swept.
+"""docs/results/quickstart.md: the quickstart's four methods with three paired seeds, and GRPO's
+learning rate swept.
 
 make results     (about 20 minutes on two cores; goes on where it was when interrupted)
 """
@@ -29,13 +30,26 @@ LONGER = {"GRPO-steps450": (*METHODS["GRPO"], "--run.steps", "450", "--run.eval_
 def main() -> None:
     """Train, summarize, write the page and its plots."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--directory", type=Path, default=Path("runs/results"), help="where the runs go")
-    parser.add_argument("--output", type=Path, default=Path("docs/results"), help="where quickstart.md and its plots go")
+    parser.add_argument(
+        "--directory", type=Path, default=Path("runs/results"), help="where the runs go"
+    )
+    parser.add_argument(
+        "--output",
+        type=Path,
+        default=Path("docs/results"),
+        help="where quickstart.md and its plots go",
+    )
     parser.add_argument("--jobs", type=int, default=2, help="runs at a time")
     options = parser.parse_args()
-    sweep = {f"GRPO-lr{rate}": (*METHODS["GRPO"], "--optimizer.learning_rate", rate) for rate in SWEEP} | LONGER
-    methods = Comparison(config=CONFIG, overrides=(), methods=METHODS, seeds=SEEDS, directory=options.directory)
-    swept = Comparison(config=CONFIG, overrides=(), methods=sweep, seeds=SEEDS, directory=options.directory)
+    sweep = {
+        f"GRPO-lr{rate}": (*METHODS["GRPO"], "--optimizer.learning_rate", rate) for rate in SWEEP
+    } | LONGER
+    methods = Comparison(
+        config=CONFIG, overrides=(), methods=METHODS, seeds=SEEDS, directory=options.directory
+    )
+    swept = Comparison(
+        config=CONFIG, overrides=(), methods=sweep, seeds=SEEDS, directory=options.directory
+    )
     for comparison in (methods, swept):
         comparison.train(options.jobs)
     summary, sweep_summary = summarize(methods.records(), SEEDS), summarize(swept.records(), SEEDS)
@@ -49,7 +63,8 @@ def main() -> None:
 def page(summary: Mapping[str, Any], sweep_summary: Mapping[str, Any]) -> str:
     """Return the Markdown page."""
     rates = {"GRPO, lr 1e-4": summary["methods"]["GRPO"]} | {
-        name.replace("-lr", ", lr ").replace("-steps", ", steps "): values for name, values in sweep_summary["methods"].items()
+        name.replace("-lr", ", lr ").replace("-steps", ", steps "): values
+        for name, values in sweep_summary["methods"].items()
     }
     paragraphs = [
         "# Quickstart: what prompt selection saves",
@@ -61,7 +76,10 @@ def page(summary: Mapping[str, Any], sweep_summary: Mapping[str, Any]) -> str:
         "\n".join(f"- {name}: {value:.3f}" for name, value in summary["estimator"].items()),
         "## How to read this",
         "\n".join(f"- {sentence}" for sentence in findings(summary, sweep_summary)),
-        *(f"![{name}](quickstart_{name}.png)" for name in ("accuracy", "zero_variance", "generated")),
+        *(
+            f"![{name}](quickstart_{name}.png)"
+            for name in ("accuracy", "zero_variance", "generated")
+        ),
     ]
     return "\n\n".join(paragraphs) + "\n"
 
@@ -69,9 +87,16 @@ def page(summary: Mapping[str, Any], sweep_summary: Mapping[str, Any]) -> str:
 def findings(summary: Mapping[str, Any], sweep_summary: Mapping[str, Any]) -> Sequence[str]:
     """Return the sentences that the numbers support, with the numbers in them."""
     methods = summary["methods"]
-    accuracy = {name: values["frontier_accuracy"] for name, values in (methods | sweep_summary["methods"]).items()}
-    wasted = ", ".join(f"{name} {values['zero_variance_share']:.2f}" for name, values in methods.items())
-    fewer_sequences, fewer_tokens = (methods["DAPO"][name] / methods["depo"][name] for name in ("sequences", "tokens"))
+    accuracy = {
+        name: values["frontier_accuracy"]
+        for name, values in (methods | sweep_summary["methods"]).items()
+    }
+    wasted = ", ".join(
+        f"{name} {values['zero_variance_share']:.2f}" for name, values in methods.items()
+    )
+    fewer_sequences, fewer_tokens = (
+        methods["DAPO"][name] / methods["depo"][name] for name in ("sequences", "tokens")
+    )
     best_grpo = max(accuracy["GRPO"], *(accuracy[f"GRPO-lr{rate}"] for rate in SWEEP))
     return [
         f"depo reaches {accuracy['depo']:.3f} where DAPO reaches {accuracy['DAPO']:.3f}, with {fewer_sequences:.1f}x fewer sequences "

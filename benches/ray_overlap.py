@@ -1,11 +1,15 @@
 """What working at once does to the wall time of a step.
 
-    python benches/ray_overlap.py estimator [--steps 24] [--tokens 256]   # an estimator, overlapped with the rollouts or between them; against none
-    python benches/ray_overlap.py update    [--steps 24] [--tokens 256]   # the next batch generated while the learner updates; against one after the other
+    python benches/ray_overlap.py estimator [--steps 24] [--tokens 256]   # an estimator, overlapped
+    with the rollouts or between them; against none python benches/ray_overlap.py update    [--steps
+    24] [--tokens 256]   # the next batch generated while the learner updates; against one after the
+    other
 
-One rollout worker with the local engine; the quickstart's pool and estimator, a policy that was hardly trained, so that responses run to their budget. In
-`estimator` nothing is rewarded and rollouts take most of a step; in `update` a checksum of the response is, and most groups are trained on. The runs take
-turns, step by step; ratios are of neighbouring steps. Wants a free core for each process that works.
+One rollout worker with the local engine; the quickstart's pool and estimator, a policy that was
+hardly trained, so that responses run to their budget. In `estimator` nothing is rewarded and
+rollouts take most of a step; in `update` a checksum of the response is, and most groups are trained
+on. The runs take turns, step by step; ratios are of neighbouring steps. Wants a free core for each
+process that works.
 """
 
 from __future__ import annotations
@@ -40,13 +44,20 @@ def trainer(comparison: str, name: str, directory: Path, tokens: int) -> Trainer
     }  # fmt: skip
     if comparison == "update":
         (directory / "checksum.py").write_text(CHECKSUM)
-        settings |= {"reward.function": f"{directory / 'checksum.py'}:checksum", "reward.truncated": "score"}
+        settings |= {
+            "reward.function": f"{directory / 'checksum.py'}:checksum",
+            "reward.truncated": "score",
+        }
     overrides = [f"--{key}={value}" for key, value in settings.items()]
-    return Trainer(load_config(CONFIG, [*overrides, *COMPARISONS[comparison][name]]), directory / name)
+    return Trainer(
+        load_config(CONFIG, [*overrides, *COMPARISONS[comparison][name]]), directory / name
+    )
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("comparison", choices=COMPARISONS)
     parser.add_argument("--steps", type=int, default=24)
     parser.add_argument("--tokens", type=int, default=256)
@@ -58,7 +69,10 @@ def main() -> None:
     first, *others = names = [*COMPARISONS[options.comparison]]
     seconds: dict[str, list[float]] = {name: [] for name in names}
     with tempfile.TemporaryDirectory() as directory:
-        trainers = {name: trainer(options.comparison, name, Path(directory), options.tokens) for name in names}
+        trainers = {
+            name: trainer(options.comparison, name, Path(directory), options.tokens)
+            for name in names
+        }
         for step in range(FIRST_STEPS + options.steps):
             for name, each in trainers.items():
                 start = time.perf_counter()
@@ -68,10 +82,16 @@ def main() -> None:
             each.parts.close()
     ray.shutdown()
     base = seconds[first][FIRST_STEPS:]
-    print(f"{first}: median {statistics.median(base):.3f} s per step, load of the last minute {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores")
+    print(
+        f"{first}: median {statistics.median(base):.3f} s per step, load of the last minute {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores"
+    )
     for name in others:
-        ratios = [each / without for each, without in zip(seconds[name][FIRST_STEPS:], base, strict=True)]
-        print(f"{name}: median ratio {statistics.median(ratios):.3f}, of the fastest steps {min(seconds[name][FIRST_STEPS:]) / min(base):.3f}")
+        ratios = [
+            each / without for each, without in zip(seconds[name][FIRST_STEPS:], base, strict=True)
+        ]
+        print(
+            f"{name}: median ratio {statistics.median(ratios):.3f}, of the fastest steps {min(seconds[name][FIRST_STEPS:]) / min(base):.3f}"
+        )
 
 
 if __name__ == "__main__":

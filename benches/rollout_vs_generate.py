@@ -1,8 +1,11 @@
-"""CPU time per generated token: LocalEngine against `transformers`' own generate(num_return_sequences=G).
+"""CPU time per generated token: LocalEngine against `transformers`' own
+generate(num_return_sequences=G).
 
-Work of the quickstart's kind: a 2-layer, 128-wide Qwen2 with 300 tokens, 16 prompts of 14 to 26 tokens, 8 responses each, a budget of 24 tokens.
-Weights are random; a bias on the end-of-sequence logit makes responses end at varied lengths, and each row of the table is another bias. Both sides
-run alternately in one process and one thread. The engine's time includes tokenization, log-probs and decoding; generate's time includes none of these.
+Work of the quickstart's kind: a 2-layer, 128-wide Qwen2 with 300 tokens, 16 prompts of 14 to 26
+tokens, 8 responses each, a budget of 24 tokens. Weights are random; a bias on the end-of-sequence
+logit makes responses end at varied lengths, and each row of the table is another bias. Both sides
+run alternately in one process and one thread. The engine's time includes tokenization, log-probs
+and decoding; generate's time includes none of these.
 
     python benches/rollout_vs_generate.py [--rounds 15]
 """
@@ -34,7 +37,9 @@ def build_tokenizer() -> PreTrainedTokenizerFast:
     words = {"<pad>": PAD, "<eos>": EOS, **{f"w{i}": i for i in range(2, VOCAB_SIZE)}}
     tokenizer = Tokenizer(models.WordLevel(words, unk_token="<pad>"))
     tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
-    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="<pad>", eos_token="<eos>", padding_side="left")
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, pad_token="<pad>", eos_token="<eos>", padding_side="left"
+    )
 
 
 def build_model(eos_bias: float) -> Qwen2ForCausalLM:
@@ -65,7 +70,9 @@ def run_generate(model: Qwen2ForCausalLM, batch: BatchEncoding, seed: int) -> in
 
 def run_engine(engine: LocalEngine, prompts: list[Prompt], seed: int) -> int:
     keys = [derive_key(seed, "bench", index) for index in range(len(prompts))]
-    return sum(group.n_tokens for group in engine.generate(prompts, GROUP_SIZE, keys, temperature=1.0))
+    return sum(
+        group.n_tokens for group in engine.generate(prompts, GROUP_SIZE, keys, temperature=1.0)
+    )
 
 
 def cpu_ms_and_tokens(run: Callable[[], int]) -> tuple[float, int]:
@@ -74,10 +81,18 @@ def cpu_ms_and_tokens(run: Callable[[], int]) -> tuple[float, int]:
     return (time.process_time() - start) * 1e3, tokens
 
 
-def compare(eos_bias: float, prompts: list[Prompt], tokenizer: PreTrainedTokenizerFast, rounds: int) -> list[str]:
+def compare(
+    eos_bias: float, prompts: list[Prompt], tokenizer: PreTrainedTokenizerFast, rounds: int
+) -> list[str]:
     """Return one row of the table."""
     model = build_model(eos_bias)
-    engine = LocalEngine(model, tokenizer, max_new_tokens=MAX_NEW_TOKENS, sequences_per_batch=256, max_prompt_tokens=64)
+    engine = LocalEngine(
+        model,
+        tokenizer,
+        max_new_tokens=MAX_NEW_TOKENS,
+        sequences_per_batch=256,
+        max_prompt_tokens=64,
+    )
     batch = tokenizer([prompt.text for prompt in prompts], return_tensors="pt", padding=True)
     pairs = []
     for seed in range(rounds + 1):
@@ -85,21 +100,38 @@ def compare(eos_bias: float, prompts: list[Prompt], tokenizer: PreTrainedTokeniz
         pairs.append((ours, cpu_ms_and_tokens(lambda seed=seed: run_generate(model, batch, seed))))
     ours, theirs = np.array(pairs[1:]).transpose(1, 0, 2)  # the first round warms up
     ratios = np.sort((theirs[:, 0] / theirs[:, 1]) / (ours[:, 0] / ours[:, 1]))
-    cells = [ours[:, 1].mean() / (N_PROMPTS * GROUP_SIZE), np.median(ours[:, 0]), np.median(theirs[:, 0])]
+    cells = [
+        ours[:, 1].mean() / (N_PROMPTS * GROUP_SIZE),
+        np.median(ours[:, 0]),
+        np.median(theirs[:, 0]),
+    ]
     per_token = [np.median(side[:, 0] / side[:, 1]) * 1e3 for side in (ours, theirs)]
     quartiles = f"{np.median(ratios):.2f} ({np.quantile(ratios, 0.25):.2f} .. {np.quantile(ratios, 0.75):.2f})"
     return [*(f"{cell:.1f}" for cell in cells), *(f"{cell:.0f}" for cell in per_token), quartiles]
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--rounds", type=int, default=15, help="timed pairs per row")
     rounds = parser.parse_args().rounds
     torch.set_num_threads(1)
     draws = np.random.default_rng(0)
     lengths = draws.integers(14, 27, size=N_PROMPTS)
-    prompts = [Prompt(text=" ".join(f"w{i}" for i in draws.integers(2, VOCAB_SIZE, size=length))) for length in lengths]
-    table = Table("mean tokens", "engine ms", "generate ms", "engine us/token", "generate us/token", "ratio per token (quartiles)", title="CPU time, medians")
+    prompts = [
+        Prompt(text=" ".join(f"w{i}" for i in draws.integers(2, VOCAB_SIZE, size=length)))
+        for length in lengths
+    ]
+    table = Table(
+        "mean tokens",
+        "engine ms",
+        "generate ms",
+        "engine us/token",
+        "generate us/token",
+        "ratio per token (quartiles)",
+        title="CPU time, medians",
+    )
     tokenizer = build_tokenizer()
     for eos_bias in EOS_BIASES:
         table.add_row(*compare(eos_bias, prompts, tokenizer, rounds))

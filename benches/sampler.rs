@@ -21,14 +21,25 @@ fn number(prompt: i64, counter: u64) -> f32 {
 }
 
 fn build(prompts: usize, policy: PolicyKind) -> Sampler {
-    let settings = Settings { policy, group_size: GROUP_SIZE, warmup_steps: 0, max_age: 100, ..Settings::default() };
+    let settings = Settings {
+        policy,
+        group_size: GROUP_SIZE,
+        warmup_steps: 0,
+        max_age: 100,
+        ..Settings::default()
+    };
     Sampler::new((0..prompts as u64).collect(), vec![0; prompts], settings).expect("valid settings")
 }
 
 /// Candidates of one batch, all judged; nothing is taken yet.
 fn judge(sampler: &mut Sampler, version: u32) {
     loop {
-        let candidates: Vec<i64> = sampler.propose(BATCH, version).expect("all offered").into_iter().map(i64::from).collect();
+        let candidates: Vec<i64> = sampler
+            .propose(BATCH, version)
+            .expect("all offered")
+            .into_iter()
+            .map(i64::from)
+            .collect();
         if candidates.is_empty() {
             return;
         }
@@ -46,7 +57,10 @@ fn step(sampler: &mut Sampler, version: u32) {
 }
 
 fn observe(sampler: &mut Sampler, ids: &[i64], version: u32) {
-    let rewards: Vec<f32> = ids.iter().flat_map(|&id| (0..GROUP_SIZE as u64).map(move |rollout| number(id, rollout).round())).collect();
+    let rewards: Vec<f32> = ids
+        .iter()
+        .flat_map(|&id| (0..GROUP_SIZE as u64).map(move |rollout| number(id, rollout).round()))
+        .collect();
     let targets = vec![0.5; ids.len()];
     sampler.observe(ids, &rewards, [ids.len(), GROUP_SIZE], &targets, version).expect("shapes fit");
 }
@@ -85,7 +99,8 @@ fn take_budget(bencher: Bencher, prompts: usize) {
     let mut sampler = build(prompts, PolicyKind::Budget);
     bencher.counter(ItemsCount::new(BATCH)).bench_local(|| {
         judge(&mut sampler, 0);
-        let ids: Vec<i64> = sampler.take(BATCH, 0).iter().map(|draw| draw.draw_id.cast_signed()).collect();
+        let ids: Vec<i64> =
+            sampler.take(BATCH, 0).iter().map(|draw| draw.draw_id.cast_signed()).collect();
         sampler.release(&ids)
     });
 }
@@ -95,7 +110,9 @@ fn beliefs(bencher: Bencher, prompts: usize) {
     let sampler = build(prompts, PolicyKind::Budget);
     let candidates: Vec<i64> = (0..384).map(|position| position * 7919 % prompts as i64).collect();
     let predictions: Vec<f32> = candidates.iter().map(|&prompt| number(prompt, 0)).collect();
-    bencher.counter(ItemsCount::new(candidates.len())).bench_local(|| sampler.beliefs(&candidates, &predictions, 1));
+    bencher
+        .counter(ItemsCount::new(candidates.len()))
+        .bench_local(|| sampler.beliefs(&candidates, &predictions, 1));
 }
 
 #[divan::bench(args = SIZES, sample_count = 10)]
@@ -110,10 +127,13 @@ fn load(bencher: Bencher, prompts: usize) {
     let mut sampler = build(prompts, PolicyKind::Budget);
     step(&mut sampler, 0);
     let state: StateMap = sampler.state();
-    bencher.with_inputs(|| state.clone()).bench_local_values(|state| sampler.load_state(state, true));
+    bencher
+        .with_inputs(|| state.clone())
+        .bench_local_values(|state| sampler.load_state(state, true));
 }
 
-/// The next batch in the middle of an epoch from nothing but the seed and the place: what a resume costs beside what is known of the prompts.
+/// The next batch in the middle of an epoch from nothing but the seed and the place: what a resume
+/// costs beside what is known of the prompts.
 #[divan::bench(args = SIZES)]
 fn resume_order(bencher: Bencher, prompts: usize) {
     bencher.bench_local(|| {
@@ -131,7 +151,10 @@ fn replay(bencher: Bencher) {
 
 #[divan::bench(args = [[128, 8], [1024, 16], [4096, 64]])]
 fn advantages(bencher: Bencher, shape: [usize; 2]) {
-    let rewards: Vec<f32> = (0..(shape[0] * shape[1]) as i64).map(|position| number(position, 0).round()).collect();
+    let rewards: Vec<f32> =
+        (0..(shape[0] * shape[1]) as i64).map(|position| number(position, 0).round()).collect();
     let options = AdvantageOptions { scale_by_std: true, ddof: 1, epsilon: 1e-6, tolerance: 1e-6 };
-    bencher.counter(ItemsCount::new(rewards.len())).bench_local(|| group_advantages(&rewards, shape, &options));
+    bencher
+        .counter(ItemsCount::new(rewards.len()))
+        .bench_local(|| group_advantages(&rewards, shape, &options));
 }

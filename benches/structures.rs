@@ -1,4 +1,5 @@
-//! Times of choices among many items by one number each. Run with `cargo bench -p depo_benches --bench structures`.
+//! Times of choices among many items by one number each. Run with `cargo bench -p depo_benches
+//! --bench structures`.
 
 use depo_sampler::rng::Stream;
 use depo_structures::{DiscountedCounts, SumTree, ThompsonTree, Window, best};
@@ -38,14 +39,19 @@ fn change_weights(bencher: Bencher, items: usize) {
     bencher.counter(ItemsCount::new(COUNT)).bench_local(|| {
         change += 1;
         let stream = Stream::of(0, "change", &[change]);
-        tree.set((0..COUNT as u64).map(|counter| (stream.below(counter, items as u64) as u32, stream.unit(counter) as f32)));
+        tree.set((0..COUNT as u64).map(|counter| {
+            (stream.below(counter, items as u64) as u32, stream.unit(counter) as f32)
+        }));
     });
 }
 
 /// Shapes after up to 15 successes and failures.
 fn thompson(items: usize) -> ThompsonTree {
-    let [alphas, betas] =
-        [0, 1].map(|part| (0..items as u64).map(|item| 1.0 + Stream::new(part).below(item, 16) as f32).collect::<Vec<_>>());
+    let [alphas, betas] = [0, 1].map(|part| {
+        (0..items as u64)
+            .map(|item| 1.0 + Stream::new(part).below(item, 16) as f32)
+            .collect::<Vec<_>>()
+    });
     ThompsonTree::new(0.5, &alphas, &betas)
 }
 

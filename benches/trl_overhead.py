@@ -1,8 +1,10 @@
-"""depo's share of a TRL step: CPU seconds that DepoGRPOTrainer adds, outside of the estimator's own compute.
+"""depo's share of a TRL step: CPU seconds that DepoGRPOTrainer adds, outside of the estimator's own
+compute.
 
-The quickstart's policy and pool, 16 prompts x 8 rollouts a step (examples/trl_grpo.py), one process, one thread. Measured within one run: drawing rows,
-observing rewards, replacing groups, updating the estimator and logging, each less what the estimator itself took, against TRL's `training_step`, which
-generates, scores and runs forward and backward. Quartiles over the steps.
+The quickstart's policy and pool, 16 prompts x 8 rollouts a step (examples/trl_grpo.py), one
+process, one thread. Measured within one run: drawing rows, observing rewards, replacing groups,
+updating the estimator and logging, each less what the estimator itself took, against TRL's
+`training_step`, which generates, scores and runs forward and backward. Quartiles over the steps.
 
     python benches/trl_overhead.py [--steps 40]
 """
@@ -34,12 +36,16 @@ sys.path.insert(0, str(Path(__file__).parent.parent / "examples"))
 from trl_grpo import make_trainer, policy_and_rows, silent_shares
 
 WARM_UP = 6
-"""Steps that are not counted: the selector's own warm-up, in which nothing is predicted, and first calls."""
+"""Steps that are not counted: the selector's own warm-up, in which nothing is predicted, and first
+calls.
+"""
 
 OWN = ("_depo_draw", "_depo_load", "_depo_scalar", "_depo_learn")
 SELECTORS = {
     "depo without backfill (the default)": SelectorConfig.from_preset("depo", backfill=False),
-    "depo, backfill of at most 4 generations": SelectorConfig.from_preset("depo", backfill_rounds=4),
+    "depo, backfill of at most 4 generations": SelectorConfig.from_preset(
+        "depo", backfill_rounds=4
+    ),
 }
 
 
@@ -70,9 +76,13 @@ class TimedTrainer(adapter.DepoGRPOTrainer):  # type: ignore[misc]
 
 
 def shares(rows: list[Mapping[str, float]]) -> list[str]:
-    """Return median milliseconds of a step and the quartiles of the shares of depo and of its estimator, in percent of the step."""
+    """Return median milliseconds of a step and the quartiles of the shares of depo and of its
+    estimator, in percent of the step.
+    """
     names = ("step", "depo", "time/predict", "time/estimator_update")
-    step, depo, predict, update = np.array([[row.get(name, 0.0) for name in names] for row in rows[WARM_UP:]]).T
+    step, depo, predict, update = np.array(
+        [[row.get(name, 0.0) for name in names] for row in rows[WARM_UP:]]
+    ).T
     whole = step + depo + predict + update
     cells = [f"{np.median(whole) * 1e3:.0f}"]
     for part in (depo, predict + update):
@@ -82,17 +92,35 @@ def shares(rows: list[Mapping[str, float]]) -> list[str]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--steps", type=int, default=40)
     steps = parser.parse_args().steps
     torch.set_num_threads(1)
     policy, rows = policy_and_rows()
-    table = Table("selector", "step, CPU ms", "depo, %", "its estimator, %", title="Share of a step's CPU, medians (quartiles)")
+    table = Table(
+        "selector",
+        "step, CPU ms",
+        "depo, %",
+        "its estimator, %",
+        title="Share of a step's CPU, medians (quartiles)",
+    )
     for name, selector in SELECTORS.items():
         stopwatch = Stopwatch()
-        estimator = BertDifficultyEstimator(EstimatorConfig(), AutoTokenizer.from_pretrained(policy), seed=0)
+        estimator = BertDifficultyEstimator(
+            EstimatorConfig(), AutoTokenizer.from_pretrained(policy), seed=0
+        )
         timed = TimedEstimator(estimator, stopwatch)
-        trainer = make_trainer(TimedTrainer, policy, rows, steps, selector=selector, estimator=timed, stopwatch=stopwatch)
+        trainer = make_trainer(
+            TimedTrainer,
+            policy,
+            rows,
+            steps,
+            selector=selector,
+            estimator=timed,
+            stopwatch=stopwatch,
+        )
         with contextlib.redirect_stdout(io.StringIO()):
             silent_shares(trainer)
         table.add_row(name, *shares(trainer.rows))

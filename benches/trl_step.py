@@ -1,11 +1,15 @@
-"""CPU time of a training step: depo-train against TRL's GRPOTrainer, on the same policy, prompts, batch and hardware.
+"""CPU time of a training step: depo-train against TRL's GRPOTrainer, on the same policy, prompts,
+batch and hardware.
 
-Both sides start from one checkpoint and take their steps in turn, in one process and on one thread. A step is: draw 16 prompts, generate 8 responses to each,
-judge them, one AdamW step on the DAPO loss, log. TRL has no option on that costs time: no KL, no checkpointing of activations, no bfloat16, no
-evaluation, no saving, no completions logged, metrics kept in memory. depo selects nothing (preset uniform) and writes everything that it always writes:
-journal, metrics, TensorBoard. That both compute the same loss and gradient is what tests/test_parity_trl.py says.
+Both sides start from one checkpoint and take their steps in turn, in one process and on one thread.
+A step is: draw 16 prompts, generate 8 responses to each, judge them, one AdamW step on the DAPO
+loss, log. TRL has no option on that costs time: no KL, no checkpointing of activations, no
+bfloat16, no evaluation, no saving, no completions logged, metrics kept in memory. depo selects
+nothing (preset uniform) and writes everything that it always writes: journal, metrics, TensorBoard.
+That both compute the same loss and gradient is what tests/test_parity_trl.py says.
 
-    python benches/trl_step.py [--steps 40]     (about 20 minutes on one core; writes docs/results/trl_step.md)
+    python benches/trl_step.py [--steps 40]     (about 20 minutes on one core; writes
+    docs/results/trl_step.md)
 """
 
 from __future__ import annotations
@@ -44,11 +48,26 @@ TRL_MICROBATCHES = 4
 STILL = ("--optimizer.learning_rate", "1e-9")
 """What says nothing would make the lengths of the two policies drift apart."""
 
-SIGNAL = ("--reward.function", f"{Path(__file__).resolve()}:alternate", "--reward.truncated", "score", *STILL)
+SIGNAL = (
+    "--reward.function",
+    f"{Path(__file__).resolve()}:alternate",
+    "--reward.truncated",
+    "score",
+    *STILL,
+)
 UNTRAINED = ("--warm_start.steps", "1")
 """Almost random tokens: responses nearly fill their budget."""
 
-LARGER = (*UNTRAINED, *SIGNAL, "--warm_start.hidden_size", "256", "--warm_start.layers", "4", "--warm_start.feed_forward", "512")
+LARGER = (
+    *UNTRAINED,
+    *SIGNAL,
+    "--warm_start.hidden_size",
+    "256",
+    "--warm_start.layers",
+    "4",
+    "--warm_start.feed_forward",
+    "512",
+)
 LONGER = (*LARGER, "--rollout.max_new_tokens", "64")
 SMALL_BATCHES = ("--optimizer.tokens_per_microbatch", "1024")
 CASES: Mapping[str, Sequence[str]] = {
@@ -82,7 +101,9 @@ class StepPair:
 
 
 class Alternation(TrainerCallback):
-    """Takes a step of depo after each of TRL's and books the CPU seconds of both, TRL's from the end of depo's step before."""
+    """Takes a step of depo after each of TRL's and books the CPU seconds of both, TRL's from the
+    end of depo's step before.
+    """
 
     def __init__(self, depo: Trainer) -> None:
         self.pairs: list[StepPair] = []
@@ -96,7 +117,10 @@ class Alternation(TrainerCallback):
         def timed(inputs: Any) -> Any:
             start = time.process_time()
             batch = generate(inputs)
-            self._trl_rollout, self._trl_tokens = time.process_time() - start, float(batch["completion_mask"].sum())
+            self._trl_rollout, self._trl_tokens = (
+                time.process_time() - start,
+                float(batch["completion_mask"].sum()),
+            )
             return batch
 
         trainer._generate_and_score_completions = timed
@@ -125,12 +149,16 @@ class Alternation(TrainerCallback):
         self._mark = time.process_time()
 
 
-def trl_trainer(config: TrainConfig, prompts: Sequence[Prompt], policy: Path, directory: Path, steps: int) -> trl.GRPOTrainer:
+def trl_trainer(
+    config: TrainConfig, prompts: Sequence[Prompt], policy: Path, directory: Path, steps: int
+) -> trl.GRPOTrainer:
     """Return TRL's trainer with depo's settings and depo's reward, on these prompts in this order."""
     reward, by_text = load_reward(config.reward), {prompt.text: prompt for prompt in prompts}
     tokenizer = AutoTokenizer.from_pretrained(policy, padding_side="left")
 
-    def judge(prompts: list[str], completions: list[str], completion_ids: list[list[int]], **_: Any) -> list[float]:
+    def judge(
+        prompts: list[str], completions: list[str], completion_ids: list[list[int]], **_: Any
+    ) -> list[float]:
         finished = np.array([ids[-1] == tokenizer.eos_token_id for ids in completion_ids])
         return reward([by_text[text] for text in prompts], completions, finished).tolist()
 
@@ -147,7 +175,13 @@ def trl_trainer(config: TrainConfig, prompts: Sequence[Prompt], policy: Path, di
         logging_steps=1, report_to="none", save_strategy="no", eval_strategy="no", log_completions=False, disable_tqdm=True,
     )  # fmt: skip
     dataset = Dataset.from_list([{"prompt": prompt.text} for prompt in prompts])
-    trainer = trl.GRPOTrainer(model=str(policy), reward_funcs=judge, args=settings, train_dataset=dataset, processing_class=tokenizer)
+    trainer = trl.GRPOTrainer(
+        model=str(policy),
+        reward_funcs=judge,
+        args=settings,
+        train_dataset=dataset,
+        processing_class=tokenizer,
+    )
     trainer.remove_callback(PrinterCallback)
     assert not trainer.model.is_activation_checkpointing
     return trainer
@@ -158,25 +192,50 @@ def measure(overrides: Sequence[str], steps: int, cache: Path) -> list[StepPair]
     total = steps + WARM_UP
     with tempfile.TemporaryDirectory() as name, contextlib.redirect_stdout(io.StringIO()):
         directory = Path(name)
-        common = ("--selection.preset", "uniform", "--run.steps", str(total), "--warm_start.cache", str(cache))
+        common = (
+            "--selection.preset",
+            "uniform",
+            "--run.steps",
+            str(total),
+            "--warm_start.cache",
+            str(cache),
+        )
         config = load_config(Path("configs/quickstart.toml"), [*common, *overrides])
-        policy = warm_start_policy(config.data.train, config.data.eval, config.warm_start, config.run.threads)
+        policy = warm_start_policy(
+            config.data.train, config.data.eval, config.warm_start, config.run.threads
+        )
         depo = Trainer(config, directory / "depo")
-        order = PromptSampler(depo.training.build.sampler.prompts, config.rollout.group_size, config.selection, None, config.run.seed)
+        order = PromptSampler(
+            depo.training.build.sampler.prompts,
+            config.rollout.group_size,
+            config.selection,
+            None,
+            config.run.seed,
+        )
         draws = order.sample(config.run.prompts_per_step * total, policy_version=0)
-        trainer = trl_trainer(config, [draw.prompt for draw in draws], policy, directory / "trl", total)
+        trainer = trl_trainer(
+            config, [draw.prompt for draw in draws], policy, directory / "trl", total
+        )
         alternation = Alternation(depo)
         alternation.watch(trainer)
         with depo.log:
             trainer.train()
-        drawn = [json.loads(row)["prompt_id"] for row in (directory / "depo" / "journal.jsonl").read_text().splitlines()]
-        assert drawn == [draw.prompt.id for draw in draws], "both sides must see the same prompts at every step"
+        drawn = [
+            json.loads(row)["prompt_id"]
+            for row in (directory / "depo" / "journal.jsonl").read_text().splitlines()
+        ]
+        assert drawn == [draw.prompt.id for draw in draws], (
+            "both sides must see the same prompts at every step"
+        )
     return alternation.pairs[WARM_UP:]
 
 
 def row(name: str, pairs: Sequence[StepPair]) -> str:
     """Return one line of the table; milliseconds are medians."""
-    column = {item.name: np.array([getattr(pair, item.name) for pair in pairs]) for item in fields(StepPair)}
+    column = {
+        item.name: np.array([getattr(pair, item.name) for pair in pairs])
+        for item in fields(StepPair)
+    }
     ratios = column["trl"] / column["depo"]
     sides = [
         f"{column[f'{side}_tokens'].mean():,.0f} | {np.median(column[side]) * 1e3:,.0f} | {np.median(column[f'{side}_rollout']) * 1e3:,.0f} + "
@@ -189,7 +248,9 @@ def row(name: str, pairs: Sequence[StepPair]) -> str:
 
 def page(rows: Sequence[str], steps: int) -> str:
     """Return the Markdown page."""
-    versions = f"TRL {trl.__version__}, transformers {transformers.__version__}, torch {torch.__version__}"
+    versions = (
+        f"TRL {trl.__version__}, transformers {transformers.__version__}, torch {torch.__version__}"
+    )
     paragraphs = [
         "# A training step of depo-train and of TRL's GRPOTrainer",
         f"`python benches/trl_step.py --steps {steps}`: {' '.join(str(__doc__).split(chr(10) * 2)[1].split())}",
@@ -223,11 +284,19 @@ NOTES = (
 
 def main() -> None:
     """Measure every case, print the rows, write the page."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--steps", type=int, default=40, help="counted steps per row")
-    parser.add_argument("--cases", default="", help="only those whose name contains this; nothing is written then")
-    parser.add_argument("--cache", type=Path, default=Path("runs/cache"), help="where the policies are kept")
-    parser.add_argument("--output", type=Path, default=Path("docs/results/trl_step.md"), help="where the page goes")
+    parser.add_argument(
+        "--cases", default="", help="only those whose name contains this; nothing is written then"
+    )
+    parser.add_argument(
+        "--cache", type=Path, default=Path("runs/cache"), help="where the policies are kept"
+    )
+    parser.add_argument(
+        "--output", type=Path, default=Path("docs/results/trl_step.md"), help="where the page goes"
+    )
     options = parser.parse_args()
     torch.set_num_threads(1)
     rows = []

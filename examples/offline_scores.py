@@ -1,18 +1,24 @@
-"""Pass rates as columns of a data set, from recorded rollouts, a trained difficulty estimator, or both.
+"""Pass rates as columns of a data set, from recorded rollouts, a trained difficulty estimator, or
+both.
 
     python examples/offline_scores.py PROMPTS OUT.parquet --log LOG ... [--estimator DIRECTORY]
 
-PROMPTS is JSONL, Parquet or a Hub name in any layout that depo reads; LOG anything that `depo replay` reads; DIRECTORY what an estimator's `save_pretrained`
-wrote, such as a checkpoint's `estimator`. OUT, JSONL or Parquet, has the rows of PROMPTS with these columns more:
+PROMPTS is JSONL, Parquet or a Hub name in any layout that depo reads; LOG anything that `depo
+replay` reads; DIRECTORY what an estimator's `save_pretrained` wrote, such as a checkpoint's
+`estimator`. OUT, JSONL or Parquet, has the rows of PROMPTS with these columns more:
 
-    prompt_id                         depo's identity of the prompt
-    pass_rate, n                      share of the n recorded rollouts that succeeded; n = 0: predicted from the text
-                                      (verifiers environments that filter by `difficulty_key`: name pass_rate; also for filters of your own)
-    pass_rate_early, pass_rate_late   the same over the first and the last half of the prompt's recorded groups
-                                      (Trinity's `difficulty_based` selector: the two `feature_keys`)
+    prompt_id                         depo's identity of the prompt pass_rate, n
+    share of the n recorded rollouts that succeeded; n = 0: predicted from the text
+                                      (verifiers environments that filter by `difficulty_key`: name
+                                      pass_rate; also for filters of your own)
+    pass_rate_early, pass_rate_late   the same over the first and the last half of the prompt's
+    recorded groups
+                                      (Trinity's `difficulty_based` selector: the two
+                                      `feature_keys`)
     difficulty                        pass_rate in eighths, "3/8" (POLARIS)
 
-What is neither recorded nor predicted is null. A prompt is found in a log by its id or by its text, white space at the ends aside.
+What is neither recorded nor predicted is null. A prompt is found in a log by its id or by its text,
+white space at the ends aside.
 """
 
 from __future__ import annotations
@@ -44,24 +50,50 @@ def recorded_scores(logs: Sequence[Path]) -> dict[str, Scores]:
         if not records.size:
             continue
         half = (records.size + 1) // 2
-        spans = {"pass_rate": records, "pass_rate_early": records[:half], "pass_rate_late": records[-half:]}
-        rates = {name: float(log.successes[span].sum() / log.rollouts[span].sum()) for name, span in spans.items()}
-        scores[prompt.id] = scores[prompt.text.strip()] = {**rates, "n": int(log.rollouts[records].sum())}
+        spans = {
+            "pass_rate": records,
+            "pass_rate_early": records[:half],
+            "pass_rate_late": records[-half:],
+        }
+        rates = {
+            name: float(log.successes[span].sum() / log.rollouts[span].sum())
+            for name, span in spans.items()
+        }
+        scores[prompt.id] = scores[prompt.text.strip()] = {
+            **rates,
+            "n": int(log.rollouts[records].sum()),
+        }
     return scores
 
 
 def predicted_scores(directory: Path, prompts: Sequence[Prompt]) -> list[Scores]:
     """Return what an estimator says of each prompt."""
-    rates = BertDifficultyEstimator.from_pretrained(directory).predict([prompt.text for prompt in prompts])
-    return [{"pass_rate": float(rate), "pass_rate_early": float(rate), "pass_rate_late": float(rate), "n": 0} for rate in rates]
+    rates = BertDifficultyEstimator.from_pretrained(directory).predict(
+        [prompt.text for prompt in prompts]
+    )
+    return [
+        {
+            "pass_rate": float(rate),
+            "pass_rate_early": float(rate),
+            "pass_rate_late": float(rate),
+            "n": 0,
+        }
+        for rate in rates
+    ]
 
 
-def scored_rows(prompts: Sequence[Prompt], recorded: Mapping[str, Scores], predicted: Sequence[Scores]) -> list[dict[str, Any]]:
+def scored_rows(
+    prompts: Sequence[Prompt], recorded: Mapping[str, Scores], predicted: Sequence[Scores]
+) -> list[dict[str, Any]]:
     """Return the rows of the prompts with the columns above."""
     unknown: Scores = {"pass_rate": None, "pass_rate_early": None, "pass_rate_late": None, "n": 0}
     rows = []
     for position, prompt in enumerate(prompts):
-        scores = recorded.get(prompt.id) or recorded.get(prompt.text.strip()) or (predicted[position] if predicted else unknown)
+        scores = (
+            recorded.get(prompt.id)
+            or recorded.get(prompt.text.strip())
+            or (predicted[position] if predicted else unknown)
+        )
         difficulty = None if scores["pass_rate"] is None else f"{round(8 * scores['pass_rate'])}/8"
         rows.append({**prompt.columns, "prompt_id": prompt.id, **scores, "difficulty": difficulty})
     return rows
@@ -75,7 +107,9 @@ def write_rows(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
 
         pyarrow.parquet.write_table(pyarrow.Table.from_pylist([dict(row) for row in rows]), path)
     else:
-        path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
+        path.write_text(
+            "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8"
+        )
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -88,12 +122,21 @@ def main(arguments: Sequence[str] | None = None) -> None:
     given = parser.parse_args(arguments)
     prompts = prompts_from_rows(read_rows(given.prompts), SourceConfig(path=given.prompts))
     recorded = recorded_scores(given.log) if given.log else {}
-    rows = scored_rows(prompts, recorded, predicted_scores(given.estimator, prompts) if given.estimator else [])
-    counts = [sum(row["n"] > 0 for row in rows), sum(row["n"] == 0 and row["pass_rate"] is not None for row in rows)]
+    rows = scored_rows(
+        prompts, recorded, predicted_scores(given.estimator, prompts) if given.estimator else []
+    )
+    counts = [
+        sum(row["n"] > 0 for row in rows),
+        sum(row["n"] == 0 and row["pass_rate"] is not None for row in rows),
+    ]
     if not any(counts):
-        raise DataError(f"{given.prompts}: got no prompt that is in the log, expected the prompts of that run, or --estimator")
+        raise DataError(
+            f"{given.prompts}: got no prompt that is in the log, expected the prompts of that run, or --estimator"
+        )
     write_rows(rows, given.out)
-    print(f"{given.out}: {len(rows)} prompts, {counts[0]} with recorded and {counts[1]} with predicted pass rates")
+    print(
+        f"{given.out}: {len(rows)} prompts, {counts[0]} with recorded and {counts[1]} with predicted pass rates"
+    )
 
 
 if __name__ == "__main__":

@@ -1,4 +1,6 @@
-"""The command line, driven as users drive it: real runs of a tiny policy, and every mistake they make."""
+"""The command line, driven as users drive it: real runs of a tiny policy, and every mistake they
+make.
+"""
 
 from __future__ import annotations
 
@@ -49,7 +51,11 @@ def directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A working directory with a tiny configuration: turn two letters round."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "tiny.toml").write_text(CONFIG)
-    rows = [{"prompt": f"{left}{right}", "answer": f"{right}{left}"} for left in "abcdefg" for right in "hijkl"]
+    rows = [
+        {"prompt": f"{left}{right}", "answer": f"{right}{left}"}
+        for left in "abcdefg"
+        for right in "hijkl"
+    ]
     (tmp_path / "words.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     return tmp_path
 
@@ -62,10 +68,15 @@ def status_of(entry: Callable[[list[str]], object], *arguments: str) -> int:
 
 
 def steps_of(run_directory: Path) -> list[int]:
-    return [json.loads(line)["step"] for line in (run_directory / "metrics.jsonl").read_text().splitlines()]
+    return [
+        json.loads(line)["step"]
+        for line in (run_directory / "metrics.jsonl").read_text().splitlines()
+    ]
 
 
-def test_a_run_is_made_continued_protected_and_extended(directory: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_run_is_made_continued_protected_and_extended(
+    directory: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert status_of(train_main, "tiny.toml") == 0
     assert "step 2/2" in capsys.readouterr().out
     run_directory = directory / "runs" / "run"
@@ -78,20 +89,36 @@ def test_a_run_is_made_continued_protected_and_extended(directory: Path, capsys:
     before = {path: path.read_bytes() for path in run_directory.rglob("*.jsonl")}
     assert status_of(train_main, "tiny.toml", "--run.steps", "3", "--loss.clip_high=0.3") == 2
     error = capsys.readouterr().err
-    assert re.search(r"runs/run holds a run of another configuration \(run.steps was 2, is 3; loss.clip_high was 0.28, is 0.3\)", error)
+    assert re.search(
+        r"runs/run holds a run of another configuration \(run.steps was 2, is 3; loss.clip_high was 0.28, is 0.3\)",
+        error,
+    )
     assert "--run.name" in error and "--resume runs/run" in error and error.count("\n") == 1
     assert {path: path.read_bytes() for path in run_directory.rglob("*.jsonl")} == before
 
     assert status_of(main, "train", "--resume", "runs/run", "--run.steps", "3") == 0
     assert steps_of(run_directory) == [0, 1, 2, 3]
-    assert load_config(run_directory / "config.toml") == load_config(directory / "tiny.toml", ["--run.steps=3"])
+    assert load_config(run_directory / "config.toml") == load_config(
+        directory / "tiny.toml", ["--run.steps=3"]
+    )
 
 
 def test_ctrl_c_saves_and_says_how_to_go_on(directory: Path) -> None:
-    command = [sys.executable, "-c", "from depo.cli import train_main; train_main()", "tiny.toml", "--run.steps", "100000", "--run.save_every", "0"]
+    command = [
+        sys.executable,
+        "-c",
+        "from depo.cli import train_main; train_main()",
+        "tiny.toml",
+        "--run.steps",
+        "100000",
+        "--run.save_every",
+        "0",
+    ]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     metrics = directory / "runs" / "run" / "metrics.jsonl"
-    while process.poll() is None and not (metrics.exists() and metrics.read_text().count("\n") >= 3):
+    while process.poll() is None and not (
+        metrics.exists() and metrics.read_text().count("\n") >= 3
+    ):
         time.sleep(0.1)
     process.send_signal(signal.SIGINT)
     out, _ = process.communicate(timeout=120)
@@ -107,24 +134,41 @@ def test_ctrl_c_saves_and_says_how_to_go_on(directory: Path) -> None:
     ("arguments", "message"),
     [
         (["absent.toml"], r"absent.toml: No such file or directory"),
-        (["tiny.toml", "--loss.clip_hihg", "1"], r"unknown argument --loss.clip_hihg; did you mean --loss.clip_high\?"),
+        (
+            ["tiny.toml", "--loss.clip_hihg", "1"],
+            r"unknown argument --loss.clip_hihg; did you mean --loss.clip_high\?",
+        ),
         (["tiny.toml", "--run.steps", "0"], r"run.steps: got 0, expected a value \[>= 1\]"),
         (["tiny.toml", "--run.steps", "many"], r"--run.steps: got 'many', expected an integer"),
         (["tiny.toml", "--run.steps"], r"argument --run.steps: expected one argument"),
-        (["tiny.toml", "--reward.truncated", "no"], r"--reward.truncated: got 'no', expected one of zero, score, unknown"),
+        (
+            ["tiny.toml", "--reward.truncated", "no"],
+            r"--reward.truncated: got 'no', expected one of zero, score, unknown",
+        ),
         ([], r"got neither CONFIG nor --resume RUN_DIR"),
         (["--resume", "nowhere"], r"nowhere/config.toml: No such file or directory"),
         (["tiny.toml", "--resume", "."], r"got CONFIG tiny.toml and --resume"),
         (["tiny.toml", "--data.train=[{task = 'no_such_task', count = 1}]"], r"no_such_task"),
         (["tiny.toml", "--data.train=[{path = 'absent.jsonl'}]"], r"absent.jsonl"),
         (["."], r"\.: Is a directory"),
-        (["tiny.toml", "--policy.model", "no/model"], r"policy.model: got 'no/model', expected a directory with a Hugging Face causal LM and its tokenizer"),
-        (["tiny.toml", "--selection.source_floors", "{nowhere = 0.5}"], r"selection.source_floors: got \['nowhere'\], expected sources of the pool"),
-        (["tiny.toml", "--selection.success_threshold", "nan"], r"selection.success_threshold: got nan, expected a finite number"),
+        (
+            ["tiny.toml", "--policy.model", "no/model"],
+            r"policy.model: got 'no/model', expected a directory with a Hugging Face causal LM and its tokenizer",
+        ),
+        (
+            ["tiny.toml", "--selection.source_floors", "{nowhere = 0.5}"],
+            r"selection.source_floors: got \['nowhere'\], expected sources of the pool",
+        ),
+        (
+            ["tiny.toml", "--selection.success_threshold", "nan"],
+            r"selection.success_threshold: got nan, expected a finite number",
+        ),
         (["tiny.toml", "--rollout.max_prompt_tokens", "2"], r"expected 1 to max_prompt_tokens = 2"),
     ],
 )
-def test_a_mistake_is_one_clear_line(directory: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], message: str) -> None:
+def test_a_mistake_is_one_clear_line(
+    directory: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], message: str
+) -> None:
     assert status_of(train_main, *arguments) == 2
     error = capsys.readouterr().err
     assert "Traceback" not in error
@@ -136,9 +180,14 @@ def test_a_mistake_is_one_clear_line(directory: Path, capsys: pytest.CaptureFixt
 @pytest.mark.parametrize("package", ["torch", "pydantic", "safetensors"])
 def test_a_missing_package_is_named_with_its_remedy(directory: Path, package: str) -> None:
     code = f"import sys; sys.modules[{package!r}] = None; from depo.cli import train_main; train_main(['tiny.toml'])"
-    finished = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    finished = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=120
+    )
     assert finished.returncode == 2
-    assert finished.stderr == f"depo-train: error: the package {package} is missing: pip install 'depo[train]'\n"
+    assert (
+        finished.stderr
+        == f"depo-train: error: the package {package} is missing: pip install 'depo[train]'\n"
+    )
 
 
 @pytest.mark.parametrize(
@@ -150,7 +199,9 @@ def test_a_missing_package_is_named_with_its_remedy(directory: Path, package: st
         (["compare", "tiny.toml", "--methods", "PPO"], "--methods: got PPO, expected some of GRPO"),
     ],
 )
-def test_mistakes_of_depo(directory: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], message: str) -> None:
+def test_mistakes_of_depo(
+    directory: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], message: str
+) -> None:
     assert status_of(main, *arguments) == 2
     error = capsys.readouterr().err
     assert message in error and error.startswith("depo") and error.count("\n") == 1
@@ -166,4 +217,7 @@ def test_help_explains_every_key_within_100_columns(capsys: pytest.CaptureFixtur
     for name in SourceConfig.__dataclass_fields__:
         assert re.search(rf"^  {name} ", text, re.MULTILINE)
     assert "--optimizer.learning_rate FLOAT peak learning rate [> 0] (default: 1e-06)" in flat
-    assert "--loss.clip_high FLOAT upper clip of the importance ratio: 1 + clip_high [>= 0] (default: 0.28)" in flat
+    assert (
+        "--loss.clip_high FLOAT upper clip of the importance ratio: 1 + clip_high [>= 0] (default: 0.28)"
+        in flat
+    )

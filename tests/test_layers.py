@@ -37,7 +37,11 @@ def imports(path: Path) -> Iterator[str]:
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{path}: relative import"
-            names = [f"{node.module}.{alias.name}" for alias in node.names] if node.module == "depo" else [str(node.module)]
+            names = (
+                [f"{node.module}.{alias.name}" for alias in node.names]
+                if node.module == "depo"
+                else [str(node.module)]
+            )
         else:
             names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
         yield from (name.split(".")[1] for name in names if name.startswith("depo."))
@@ -47,7 +51,11 @@ def module_of(path: Path) -> str:
     return path.relative_to(PACKAGE).with_suffix("").parts[0]
 
 
-@pytest.mark.parametrize("path", sorted(set(PACKAGE.rglob("*.py")) - {PACKAGE / "__init__.py"}), ids=lambda path: path.relative_to(PACKAGE).as_posix())
+@pytest.mark.parametrize(
+    "path",
+    sorted(set(PACKAGE.rglob("*.py")) - {PACKAGE / "__init__.py"}),
+    ids=lambda path: path.relative_to(PACKAGE).as_posix(),
+)
 def test_imports_point_downwards(path: Path) -> None:
     module = module_of(path)
     assert module in LEVELS, f"{module} has no place in LAYERS"
@@ -55,10 +63,22 @@ def test_imports_point_downwards(path: Path) -> None:
         if imported == "_core":
             assert module in CORE_USERS
         else:
-            assert imported == module or LEVELS[imported] < LEVELS[module], f"{module} may not import {imported}"
+            assert imported == module or LEVELS[imported] < LEVELS[module], (
+                f"{module} may not import {imported}"
+            )
 
 
-@pytest.mark.parametrize("module", ["depo", "depo.config", "depo.types.records", "depo.types.protocols", "depo.cli", "depo.testing"])
+@pytest.mark.parametrize(
+    "module",
+    [
+        "depo",
+        "depo.config",
+        "depo.types.records",
+        "depo.types.protocols",
+        "depo.cli",
+        "depo.testing",
+    ],
+)
 def test_the_light_modules_load_numpy_at_most(module: str) -> None:
     heavy = "{'torch', 'transformers', 'pydantic', 'rich', 'safetensors', 'pyarrow', 'datasets', 'tomli_w', 'reasoning_gym', 'math_verify'}"
     code = f"import sys, {module}; loaded = {heavy} & set(sys.modules); assert not loaded, loaded"

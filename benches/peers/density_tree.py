@@ -11,9 +11,11 @@ SPARE = 1.6
 
 
 class DensityTree:
-    """A 32-ary sum tree over twice the density at 1/2; points of a Poisson process over the distance are thinned to the density there.
+    """A 32-ary sum tree over twice the density at 1/2; points of a Poisson process over the
+    distance are thinned to the density there.
 
-    Approximate: the hazard is taken for the density, which is right up to the mass within the distance, and densities may rise by no more than `SPARE`.
+    Approximate: the hazard is taken for the density, which is right up to the mass within the
+    distance, and densities may rise by no more than `SPARE`.
     """
 
     def __init__(self, alpha_N: np.ndarray, beta_N: np.ndarray) -> None:
@@ -52,7 +54,10 @@ class DensityTree:
             distances = distance + random.standard_exponential(points).cumsum() / self.levels[-1][0]
             items, distance = self.draw(points, random), distances[-1]
             p, q = self.alpha_N[items] - 1, self.beta_N[items] - 1
-            (up, down), sides = (np.log1p(2 * distances), np.log1p(-2 * distances)), random.random((2, points))
+            (up, down), sides = (
+                (np.log1p(2 * distances), np.log1p(-2 * distances)),
+                random.random((2, points)),
+            )
             ratios = (np.exp(p * up + q * down) + np.exp(p * down + q * up)) / (2 * SPARE)
             hits = np.concatenate([found, items[sides[0] < ratios]])
             found = hits[np.sort(np.unique(hits, return_index=True)[1])]

@@ -38,8 +38,15 @@ def main(prompts: int = 100_000_000) -> None:
     print(f"sample and observe: {median_milliseconds(steps.sample_and_observe):.2f} ms")
     del steps
     random = np.random.default_rng(0)
-    sampler, draw = ThompsonSampler(*(random.integers(1, 9, prompts).astype(np.float32) for _ in range(2)), seed=0), iter(range(STEPS))
-    print(f"Thompson sampling of {COUNT}: {median_milliseconds(lambda: sampler.sample(COUNT, next(draw))):.2f} ms")
+    sampler, draw = (
+        ThompsonSampler(
+            *(random.integers(1, 9, prompts).astype(np.float32) for _ in range(2)), seed=0
+        ),
+        iter(range(STEPS)),
+    )
+    print(
+        f"Thompson sampling of {COUNT}: {median_milliseconds(lambda: sampler.sample(COUNT, next(draw))):.2f} ms"
+    )
     print(f"peak memory: {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20:.1f} GiB")
 
 

@@ -1,4 +1,6 @@
-"""The sampler itself by pool size: built, a step, saved, loaded; beside the epoch orders of TRL and torchdata, safetensors, tensordict and pickle."""
+"""The sampler itself by pool size: built, a step, saved, loaded; beside the epoch orders of TRL and
+torchdata, safetensors, tensordict and pickle.
+"""
 
 from __future__ import annotations
 
@@ -28,7 +30,9 @@ Cases = Mapping[str, Callable[[], object]]
 BATCH = 128
 GROUP_SIZE = 8
 WARM_STEPS = 200
-FIBONACCI = np.uint64(11_400_714_819_323_198_485)  # odd: spreads numbers over 64 bits, all different
+FIBONACCI = np.uint64(
+    11_400_714_819_323_198_485
+)  # odd: spreads numbers over 64 bits, all different
 MEMCPY = "memcpy of the same bytes"
 TORCHDATA_LIMIT = 1_000_000  # it is stepped to the middle of an epoch batch by batch
 
@@ -37,7 +41,14 @@ def build(size: int) -> _core.Sampler:
     config = SelectorConfig.from_preset("depo")
     settings: dict[str, Any] = {name: getattr(config, name) for name in CORE_SETTINGS}
     ids = np.arange(size, dtype=np.uint64) * FIBONACCI
-    return _core.Sampler(ids, np.zeros(size, np.uint32), group_size=GROUP_SIZE, seed=0, source_floors=np.zeros(1, np.float32), **settings)
+    return _core.Sampler(
+        ids,
+        np.zeros(size, np.uint32),
+        group_size=GROUP_SIZE,
+        seed=0,
+        source_floors=np.zeros(1, np.float32),
+        **settings,
+    )
 
 
 class Steps:
@@ -49,7 +60,9 @@ class Steps:
     def sample(self) -> np.ndarray:
         self.version += 1
         while (candidates := self.sampler.propose(BATCH, self.version)).size:
-            self.sampler.offer(candidates, np.full(candidates.size, np.nan, np.float32), self.version)
+            self.sampler.offer(
+                candidates, np.full(candidates.size, np.nan, np.float32), self.version
+            )
         return self.sampler.take(BATCH, self.version)["draw_ids"]
 
     def sample_and_release(self) -> None:
@@ -58,7 +71,9 @@ class Steps:
     def sample_and_observe(self) -> None:
         draw_ids = self.sample()
         rewards_BG = self.random.integers(0, 2, (draw_ids.size, GROUP_SIZE)).astype(np.float32)
-        self.sampler.observe(draw_ids, rewards_BG, np.full(draw_ids.size, np.nan, np.float32), self.version)
+        self.sampler.observe(
+            draw_ids, rewards_BG, np.full(draw_ids.size, np.nan, np.float32), self.version
+        )
 
 
 def endless(make: Callable[[], Any]) -> Callable[[], object]:
@@ -100,11 +115,16 @@ def loader_state(size: int) -> dict[str, Any]:
 
 
 def resident_bytes() -> int:
-    return int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1]) * resource.getpagesize()
+    return (
+        int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
+        * resource.getpagesize()
+    )
 
 
 def bytes_per_prompt(size: int) -> float:
-    """Memory of a sampler that has loaded a state, which touches all that is kept of each prompt but the order of labels."""
+    """Memory of a sampler that has loaded a state, which touches all that is kept of each prompt
+    but the order of labels.
+    """
     state = build(size).state_dict()
     before = resident_bytes()
     sampler = build(size)
@@ -112,10 +132,16 @@ def bytes_per_prompt(size: int) -> float:
     return (resident_bytes() - before) / size
 
 
-def pause_cases(slots: _core.SnapshotSlots, sampler: _core.Sampler, arrays: Mapping[str, np.ndarray]) -> Cases:
+def pause_cases(
+    slots: _core.SnapshotSlots, sampler: _core.Sampler, arrays: Mapping[str, np.ndarray]
+) -> Cases:
     source = np.concatenate([array.view(np.uint8) for array in arrays.values()])
     target = source.copy()
-    return {OURS: lambda: slots.capture(sampler), MEMCPY: lambda: np.copyto(target, source), "state_dict": sampler.state_dict}
+    return {
+        OURS: lambda: slots.capture(sampler),
+        MEMCPY: lambda: np.copyto(target, source),
+        "state_dict": sampler.state_dict,
+    }
 
 
 def synced(file: Path, write: Callable[[Path], object]) -> None:
@@ -124,9 +150,16 @@ def synced(file: Path, write: Callable[[Path], object]) -> None:
         os.fsync(written.fileno())
 
 
-def written_cases(slots: _core.SnapshotSlots, arrays: Mapping[str, np.ndarray], directory: Path) -> Cases:
-    signed = {name.replace(".", "_"): array.view(array.dtype.name.removeprefix("u")) for name, array in arrays.items()}  # torch has few unsigned types
-    tensors = TensorDict({name: torch.from_numpy(array) for name, array in signed.items() if array.dtype != np.int8})
+def written_cases(
+    slots: _core.SnapshotSlots, arrays: Mapping[str, np.ndarray], directory: Path
+) -> Cases:
+    signed = {
+        name.replace(".", "_"): array.view(array.dtype.name.removeprefix("u"))
+        for name, array in arrays.items()
+    }  # torch has few unsigned types
+    tensors = TensorDict(
+        {name: torch.from_numpy(array) for name, array in signed.items() if array.dtype != np.int8}
+    )
 
     def save(file: Path) -> None:
         safetensors.numpy.save_file(arrays, file)
@@ -166,7 +199,9 @@ def loaded_cases(slots: _core.SnapshotSlots, sampler: _core.Sampler, directory: 
 
 
 def measure_snapshots(size: str, sampler: _core.Sampler, rounds: int) -> None:
-    arrays = {name: entry for name, entry in sampler.state_dict().items() if isinstance(entry, np.ndarray)}
+    arrays = {
+        name: entry for name, entry in sampler.state_dict().items() if isinstance(entry, np.ndarray)
+    }
     with tempfile.TemporaryDirectory() as name:
         directory = Path(name)
         slots = _core.SnapshotSlots(directory / "snapshots")
@@ -176,7 +211,9 @@ def measure_snapshots(size: str, sampler: _core.Sampler, rounds: int) -> None:
 
 
 OPERATIONS = {
-    "built": Operation("Construct a pool from ids", "`depo._core.Sampler`; ids are checked to be distinct."),
+    "built": Operation(
+        "Construct a pool from ids", "`depo._core.Sampler`; ids are checked to be distinct."
+    ),
     "step": Operation(
         f"One step: sample {BATCH}, observe {BATCH} x {GROUP_SIZE}",
         "Default selector: belief, fit and budget; no peer does this. The second row samples and releases.",
@@ -218,11 +255,16 @@ def measure_size(size: str, count: int, rounds: int) -> None:
     steps = Steps(sampler)
     for _ in range(WARM_STEPS):
         steps.sample_and_observe()
-    OPERATIONS["step"].time(size, {OURS: steps.sample_and_observe, "of which sample": steps.sample_and_release}, rounds)
+    OPERATIONS["step"].time(
+        size, {OURS: steps.sample_and_observe, "of which sample": steps.sample_and_release}, rounds
+    )
     drawing = {OURS: steps.sample_and_release, "TRL RepeatSampler": trl_batches(count)}
     measure_snapshots(size, sampler, rounds)
     state = sampler.state_dict()
-    resuming = {OURS: lambda: sampler.load_state_dict(state), "TRL RepeatSampler": lambda: resumed_by_trl(count)}
+    resuming = {
+        OURS: lambda: sampler.load_state_dict(state),
+        "TRL RepeatSampler": lambda: resumed_by_trl(count),
+    }
     if count <= TORCHDATA_LIMIT:
         loader = loader_state(count)
         drawing["torchdata StatefulDataLoader"] = endless(lambda: data_loader(count))

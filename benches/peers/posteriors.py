@@ -1,4 +1,6 @@
-"""Beta posteriors of N pass rates: 1024 of them change, and the 1024 whose draw is nearest to 1/2 are found: depo, NumPy, torch, numba."""
+"""Beta posteriors of N pass rates: 1024 of them change, and the 1024 whose draw is nearest to 1/2
+are found: depo, NumPy, torch, numba.
+"""
 
 from __future__ import annotations
 
@@ -33,13 +35,20 @@ class Groups:
     def __init__(self, size: int, count: int = COUNT) -> None:
         random = np.random.default_rng(1)
         self.positions = [random.integers(0, size, count) for _ in range(CHANGES)]
-        self.successes = [random.integers(0, GROUP_SIZE + 1, count).astype(np.float32) for _ in range(CHANGES)]
+        self.successes = [
+            random.integers(0, GROUP_SIZE + 1, count).astype(np.float32) for _ in range(CHANGES)
+        ]
         self.rollouts = np.full(count, GROUP_SIZE, np.float32)
         self.step = 0
 
     def __call__(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, int]:
         self.step += 1
-        return self.positions[self.step % CHANGES], self.successes[self.step % CHANGES], self.rollouts, self.step
+        return (
+            self.positions[self.step % CHANGES],
+            self.successes[self.step % CHANGES],
+            self.rollouts,
+            self.step,
+        )
 
     def shapes(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         positions, successes, rollouts, _ = self()
@@ -49,7 +58,11 @@ class Groups:
 def thompson_cases(size: int, changing: int) -> Mapping[str, Callable[[], object]]:
     """Cases that sample from all posteriors, after so many of them have changed."""
     alpha_N, beta_N = posteriors(size)
-    sampler, tree, random = ThompsonSampler(alpha_N, beta_N, seed=0), DensityTree(alpha_N, beta_N), np.random.default_rng(0)
+    sampler, tree, random = (
+        ThompsonSampler(alpha_N, beta_N, seed=0),
+        DensityTree(alpha_N, beta_N),
+        np.random.default_rng(0),
+    )
     ours, trees, gammas, betas, tensors = (Groups(size, changing) for _ in range(5))
     alphas, others = torch.from_numpy(alpha_N.copy()), torch.from_numpy(beta_N.copy())
 
@@ -69,7 +82,10 @@ def thompson_cases(size: int, changing: int) -> Mapping[str, Callable[[], object
     def by_gammas() -> np.ndarray:
         positions, alpha, beta = gammas.shapes()
         alpha_N[positions], beta_N[positions] = alpha, beta
-        up_N, down_N = random.standard_gamma(alpha_N, dtype=np.float32), random.standard_gamma(beta_N, dtype=np.float32)
+        up_N, down_N = (
+            random.standard_gamma(alpha_N, dtype=np.float32),
+            random.standard_gamma(beta_N, dtype=np.float32),
+        )
         return nearest(up_N / (up_N + down_N))
 
     def by_betas() -> np.ndarray:
@@ -118,7 +134,11 @@ def count_cases(size: int) -> Mapping[str, Callable[[], object]]:
     ours, decay = DiscountedCounts(size, decay=DECAY), np.float32(DECAY)
     ours.update(np.arange(size), np.ones(size), np.ones(size), 0)
     columns = [np.ones(size, np.float32), np.ones(size, np.float32), np.zeros(size, np.int32)]
-    compiled_columns, compiled_rows_N4, rows_N4 = [column.copy() for column in columns], np.ones((size, 4), np.float32), np.ones((size, 4), np.float32)
+    compiled_columns, compiled_rows_N4, rows_N4 = (
+        [column.copy() for column in columns],
+        np.ones((size, 4), np.float32),
+        np.ones((size, 4), np.float32),
+    )
     groups = [Groups(size) for _ in range(5)]
 
     def by_columns() -> None:
@@ -152,9 +172,15 @@ def measure(rounds: int) -> list[Operation]:
         "Thompson sampling over all N: the 1024 whose draw is nearest to .5, in order",
         "`depo.sampler.candidates.ThompsonSampler`. Exact, as the draws for each are; the density tree in NumPy, the same idea, leaves out what the mass within the "
         "distance changes.",
-        {"numpy standard_gamma float32 + argpartition": "1000x from 10M", "numpy density tree (approximate)": "7x from 1M"},
+        {
+            "numpy standard_gamma float32 + argpartition": "1000x from 10M",
+            "numpy density tree (approximate)": "7x from 1M",
+        },
     )
-    changing = Operation("The same after 1024 posteriors have changed", "The bars are those of sampling alone, above.")
+    changing = Operation(
+        "The same after 1024 posteriors have changed",
+        "The bars are those of sampling alone, above.",
+    )
     counts = Operation(
         "Discounted counts of 1024 prompts",
         "`depo.sampler.candidates.DiscountedCounts.update`, checked. NumPy loses groups of a prompt that is named twice.",

@@ -33,7 +33,9 @@ class Operation:
     ratios: dict[str, dict[str, float]] = field(default_factory=dict)
 
     def time(self, size: str, cases: Mapping[str, Callable[[], object]], rounds: int) -> None:
-        """Time each case, first depo's own, at one size; every round calls all of them in another order."""
+        """Time each case, first depo's own, at one size; every round calls all of them in another
+        order.
+        """
         calls = {name: _warm_calls(case) for name, case in cases.items()}
         seconds: dict[str, list[float]] = {name: [] for name in cases}
         order = np.random.default_rng(0)
@@ -44,7 +46,9 @@ class Operation:
         for name, taken in seconds.items():
             self.seconds.setdefault(name, {})[size] = float(np.median(taken))
             pairs = zip(taken, seconds[OURS], strict=False)  # slow cases leave the last rounds out
-            self.ratios.setdefault(name, {})[size] = float(np.median([theirs / ours for theirs, ours in pairs]))
+            self.ratios.setdefault(name, {})[size] = float(
+                np.median([theirs / ours for theirs, ours in pairs])
+            )
 
 
 @dataclass(frozen=True)

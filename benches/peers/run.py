@@ -1,6 +1,7 @@
 """Time depo against what else does the same, and write docs/performance.md. `make bench-peers`.
 
-.venv-peers/bin/python benches/peers/run.py [--rounds 7] [--only advantages choices posteriors windows pools tables]
+.venv-peers/bin/python benches/peers/run.py [--rounds 7] [--only advantages choices posteriors
+windows pools tables]
 """
 
 from __future__ import annotations
@@ -28,7 +29,20 @@ PARTS = {
     "pools": pools.measure,
     "tables": tables.measure,
 }
-PACKAGES = ("numpy", "numba", "torch", "tianshou", "cpprb", "torchdata", "safetensors", "tensordict", "pyarrow", "datasets", "trl", "verl")
+PACKAGES = (
+    "numpy",
+    "numba",
+    "torch",
+    "tianshou",
+    "cpprb",
+    "torchdata",
+    "safetensors",
+    "tensordict",
+    "pyarrow",
+    "datasets",
+    "trl",
+    "verl",
+)
 OUTPUT = Path(__file__).parents[2] / "docs" / "performance.md"
 UNITS = (("s", 1.0), ("ms", 1e-3), ("us", 1e-6), ("ns", 1e-9))
 
@@ -64,44 +78,86 @@ def bar_value(bar: str) -> float:
 
 
 def verdict(operation: Operation, name: str) -> str:
-    """The bar, and whether a size misses it; smaller ones are exempt where the bar holds from a size on."""
+    """The bar, and whether a size misses it; smaller ones are exempt where the bar holds from a
+    size on.
+    """
     if name not in operation.bars:
         return ""
     bar = operation.bars[name]
     values = (operation.seconds if name == OURS else operation.ratios)[name]
     sizes, first = list(operation.seconds[OURS]), bar.partition(" from ")[2]
-    judged = {size: values[size] for size in sizes[sizes.index(first) if first else 0 :] if size in values}
-    missed = [size for size, value in judged.items() if (value > bar_value(bar) if name == OURS else value < bar_value(bar.split()[0]))]
+    judged = {
+        size: values[size] for size in sizes[sizes.index(first) if first else 0 :] if size in values
+    }
+    missed = [
+        size
+        for size, value in judged.items()
+        if (value > bar_value(bar) if name == OURS else value < bar_value(bar.split()[0]))
+    ]
     return f"{bar}, MISSED at {', '.join(missed)}" if missed else bar
 
 
 def table(operation: Operation) -> str:
     sizes = list(operation.seconds[OURS])
-    lines = [f"## {operation.title}", "", operation.note, "", f"| | {' | '.join(sizes)} | bar |", f"| --- |{' ---: |' * len(sizes)} --- |"]
+    lines = [
+        f"## {operation.title}",
+        "",
+        operation.note,
+        "",
+        f"| | {' | '.join(sizes)} | bar |",
+        f"| --- |{' ---: |' * len(sizes)} --- |",
+    ]
     for name, seconds in operation.seconds.items():
         ratios = operation.ratios[name]
-        cells = [f"{quantity(seconds[size])}{'' if name == OURS else f' ({ratios[size]:.3g}x)'}" if size in seconds else "-" for size in sizes]
+        cells = [
+            f"{quantity(seconds[size])}{'' if name == OURS else f' ({ratios[size]:.3g}x)'}"
+            if size in seconds
+            else "-"
+            for size in sizes
+        ]
         lines.append(f"| {name} | {' | '.join(cells)} | {verdict(operation, name)} |")
     return "\n".join(lines) + "\n"
 
 
 def processor() -> str:
-    lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines() if Path("/proc/cpuinfo").exists() else []
-    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.processor())
+    lines = (
+        Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+        if Path("/proc/cpuinfo").exists()
+        else []
+    )
+    return next(
+        (line.partition(":")[2].strip() for line in lines if line.startswith("model name")),
+        platform.processor(),
+    )
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--only", nargs="+", choices=list(PARTS), default=list(PARTS), help="print these parts instead of writing the document")
+    parser.add_argument(
+        "--only",
+        nargs="+",
+        choices=list(PARTS),
+        default=list(PARTS),
+        help="print these parts instead of writing the document",
+    )
     options = parser.parse_args(arguments)
     torch.set_num_threads(1)
-    sections = [table(operation) for part in options.only for operation in PARTS[part](options.rounds)]
+    sections = [
+        table(operation) for part in options.only for operation in PARTS[part](options.rounds)
+    ]
     if options.only != list(PARTS):
         print("\n".join(sections))
         return
     packages = ", ".join(f"{package} {version(package)}" for package in PACKAGES)
-    introduction = INTRODUCTION.format(rounds=options.rounds, machine=processor(), python=platform.python_version(), packages=packages)
+    introduction = INTRODUCTION.format(
+        rounds=options.rounds,
+        machine=processor(),
+        python=platform.python_version(),
+        packages=packages,
+    )
     size = choices.SIZES["10M"]
     memory = (
         f"## Memory\n\n{pools.bytes_per_prompt(size):.0f} bytes per prompt beyond its text, measured at 10M, and 12 more once it has a label (bar: 64). "

@@ -1,4 +1,6 @@
-"""A pool's texts and ids taken over from columns, and texts gathered from it; beside NumPy, pyarrow, Hugging Face datasets and objects of Python."""
+"""A pool's texts and ids taken over from columns, and texts gathered from it; beside NumPy,
+pyarrow, Hugging Face datasets and objects of Python.
+"""
 
 from __future__ import annotations
 
@@ -18,8 +20,13 @@ from rounds import OURS, Operation
 from depo import Prompt, PromptSampler, PromptTable
 
 BATCH = 1024
-OBJECTS_LIMIT = 1_000_000  # a dict of ten million strings beside the texts does not fit into a small machine
-PATTERN = b"What is 00000000 times 17? Explain your reasoning step by step, and put the final answer in a box. " * 3
+OBJECTS_LIMIT = (
+    1_000_000  # a dict of ten million strings beside the texts does not fit into a small machine
+)
+PATTERN = (
+    b"What is 00000000 times 17? Explain your reasoning step by step, and put the final answer in a box. "
+    * 3
+)
 DIGITS = slice(8, 16)  # of PATTERN
 ID_BYTES = 8
 
@@ -54,19 +61,28 @@ def table_of(rows: pa.Table) -> PromptTable:
 
 
 def objects_of(rows: pa.Table) -> tuple[Prompt, ...]:
-    return tuple(Prompt(text=text, id=name) for text, name in zip(rows["prompt"].to_pylist(), rows["id"].to_pylist(), strict=True))
+    return tuple(
+        Prompt(text=text, id=name)
+        for text, name in zip(rows["prompt"].to_pylist(), rows["id"].to_pylist(), strict=True)
+    )
 
 
 def copy_and_dict(rows: pa.Table, names: list[str]) -> Callable[[], object]:
-    """What an expert does with NumPy: one copy of the bytes, and a dict that finds rows by ids, which are strings already."""
+    """What an expert does with NumPy: one copy of the bytes, and a dict that finds rows by ids,
+    which are strings already.
+    """
     _, utf8 = buffers(rows)
     return lambda: (utf8.copy(), dict(zip(names, range(len(names)), strict=True)))
 
 
 def bytes_per_prompt(objects: bool) -> float:
-    """Memory that a pool and its sampler take beside the Arrow table, in a process of its own; big arrays leave no free memory behind them there."""
+    """Memory that a pool and its sampler take beside the Arrow table, in a process of its own; big
+    arrays leave no free memory behind them there.
+    """
     command = [sys.executable, __file__, *(["--objects"] if objects else [])]
-    return float(subprocess.check_output(command, env={**os.environ, "MALLOC_MMAP_THRESHOLD_": "65536"}))
+    return float(
+        subprocess.check_output(command, env={**os.environ, "MALLOC_MMAP_THRESHOLD_": "65536"})
+    )
 
 
 def print_bytes_per_prompt(objects: bool) -> None:
@@ -118,7 +134,10 @@ def gathering(rows: pa.Table) -> dict[str, Callable[[], object]]:
     bounds, utf8 = buffers(rows)
     return {
         OURS: lambda: table.texts(places()),
-        "numpy slices, decoded": lambda: [utf8[bounds[place] : bounds[place + 1]].tobytes().decode() for place in places().tolist()],
+        "numpy slices, decoded": lambda: [
+            utf8[bounds[place] : bounds[place + 1]].tobytes().decode()
+            for place in places().tolist()
+        ],
         "pyarrow take": lambda: rows["prompt"].take(places()).to_pylist(),
         "datasets": lambda: dataset[places()]["prompt"],
     }

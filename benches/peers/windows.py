@@ -1,4 +1,6 @@
-"""K positions whose score lies in a window, and a tenth of K from outside of it: depo, NumPy, torch, numba."""
+"""K positions whose score lies in a window, and a tenth of K from outside of it: depo, NumPy,
+torch, numba.
+"""
 
 from __future__ import annotations
 
@@ -67,16 +69,27 @@ def rejected(scores_N, low, high, inside, others, is_drawn_N):  # type: ignore[n
 
 
 def cases(scores_N: np.ndarray, count: int) -> Mapping[str, Callable[[], object]]:
-    random, draws, tensor_N = np.random.default_rng(0), itertools.count(), torch.from_numpy(scores_N)
+    random, draws, tensor_N = (
+        np.random.default_rng(0),
+        itertools.count(),
+        torch.from_numpy(scores_N),
+    )
     others = round(EXPLORE_SHARE * count)
     wanted = (count - others, others)
-    members_N, others_N, is_drawn_N = (np.empty(len(scores_N), kind) for kind in (np.int64, np.int64, np.bool_))
+    members_N, others_N, is_drawn_N = (
+        np.empty(len(scores_N), kind) for kind in (np.int64, np.int64, np.bool_)
+    )
     is_drawn_N[:] = False
 
     def by_mask() -> np.ndarray:
         is_inside_N = (scores_N >= LOW) & (scores_N <= HIGH)
         sides = np.flatnonzero(is_inside_N), np.flatnonzero(~is_inside_N)
-        return np.concatenate([random.choice(side, number, replace=False, shuffle=False) for side, number in zip(sides, wanted, strict=True)])
+        return np.concatenate(
+            [
+                random.choice(side, number, replace=False, shuffle=False)
+                for side, number in zip(sides, wanted, strict=True)
+            ]
+        )
 
     def by_rejection() -> np.ndarray:
         kept = [np.empty(0, np.int64), np.empty(0, np.int64)]
@@ -84,17 +97,27 @@ def cases(scores_N: np.ndarray, count: int) -> Mapping[str, Callable[[], object]
             positions = random.integers(0, len(scores_N), 3 * count)
             scores = scores_N[positions]
             is_inside = (scores >= LOW) & (scores <= HIGH)
-            hits = (np.concatenate([kept[0], positions[is_inside]]), np.concatenate([kept[1], positions[~is_inside]]))
+            hits = (
+                np.concatenate([kept[0], positions[is_inside]]),
+                np.concatenate([kept[1], positions[~is_inside]]),
+            )
             kept = [side[np.sort(np.unique(side, return_index=True)[1])] for side in hits]
         return np.concatenate([side[:number] for side, number in zip(kept, wanted, strict=True)])
 
     def by_torch() -> torch.Tensor:
         is_inside_N = (tensor_N >= LOW) & (tensor_N <= HIGH)
         sides = is_inside_N.nonzero()[:, 0], (~is_inside_N).nonzero()[:, 0]
-        return torch.cat([side[torch.randperm(len(side))[:number]] for side, number in zip(sides, wanted, strict=True)])
+        return torch.cat(
+            [
+                side[torch.randperm(len(side))[:number]]
+                for side, number in zip(sides, wanted, strict=True)
+            ]
+        )
 
     return {
-        OURS: lambda: in_window(scores_N, LOW, HIGH, count, next(draws), seed=0, explore_share=EXPLORE_SHARE),
+        OURS: lambda: in_window(
+            scores_N, LOW, HIGH, count, next(draws), seed=0, explore_share=EXPLORE_SHARE
+        ),
         "numpy mask + flatnonzero + choice": by_mask,
         "numpy rejection": by_rejection,
         "numba, one pass": lambda: listed(scores_N, LOW, HIGH, *wanted, members_N, others_N),
@@ -109,7 +132,13 @@ def measure(rounds: int) -> list[Operation]:
         "bit per position that stays between calls; depo does so too while it pays, and lists the members where it does not."
     )
     window = Operation(
-        "Draws from a window of scores, with exploration", note, {"numpy mask + flatnonzero + choice": "4x", "numpy rejection": "4x", "numba, one pass": "2x"}
+        "Draws from a window of scores, with exploration",
+        note,
+        {
+            "numpy mask + flatnonzero + choice": "4x",
+            "numpy rejection": "4x",
+            "numba, one pass": "2x",
+        },
     )
     for size, (count, items) in SIZES.items():
         window.time(size, cases(np.random.default_rng(0).random(items, np.float32), count), rounds)

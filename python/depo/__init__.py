@@ -1,4 +1,5 @@
-"""depo: a prompt sampler that knows, before a rollout, how likely each prompt is to teach the policy anything.
+"""depo: a prompt sampler that knows, before a rollout, how likely each prompt is to teach the
+policy anything.
 
     from depo import PromptSampler
 
@@ -6,7 +7,8 @@
     draws = sampler.sample(128, policy_version=step)
     verdicts = sampler.observe(draws, rewards_BG, policy_version=step)
 
-Needs numpy alone; the estimator, the trainer and everything else that loads torch live in modules of their own.
+Needs numpy alone; the estimator, the trainer and everything else that loads torch live in modules
+of their own.
 """
 
 from depo.config import SelectorConfig

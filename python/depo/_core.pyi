@@ -1,6 +1,7 @@
 """Typed face of the Rust core (crates/depo_sampler).
 
-Prompt indices are int64 positions in the pool; every array is C-contiguous and one-dimensional unless said otherwise.
+Prompt indices are int64 positions in the pool; every array is C-contiguous and one-dimensional
+unless said otherwise.
 """
 
 from collections.abc import Mapping, Sequence
@@ -36,16 +37,21 @@ def content_ids(texts: Sequence[str]) -> NDArray[np.uint64]:
 
 @final
 class TextColumn:
-    """Texts as Arrow or NumPy holds them, checked once and read where they lie; nobody may write to the buffers from then on.
+    """Texts as Arrow or NumPy holds them, checked once and read where they lie; nobody may write to
+    the buffers from then on.
 
     Args:
-        chunks: Of each chunk utf8, uint8, and offsets, int32 or int64 [n + 1]: text i is `utf8[offsets[i] : offsets[i + 1]]`. Neither is copied.
+        chunks: Of each chunk utf8, uint8, and offsets, int32 or int64 [n + 1]: text i is
+            `utf8[offsets[i] : offsets[i + 1]]`. Neither is copied.
 
     Raises:
-        ValueError: An array is of another type or not contiguous, offsets fall or leave utf8, or a text is no UTF-8; the message names the row.
+        ValueError: An array is of another type or not contiguous, offsets fall or leave utf8, or a
+            text is no UTF-8; the message names the row.
     """
 
-    def __new__(cls, chunks: Sequence[tuple[NDArray[np.uint8], NDArray[np.int32] | NDArray[np.int64]]]) -> Self: ...
+    def __new__(
+        cls, chunks: Sequence[tuple[NDArray[np.uint8], NDArray[np.int32] | NDArray[np.int64]]]
+    ) -> Self: ...
     def __len__(self) -> int: ...
     def texts(self, rows: ArrayLike) -> list[str]:
         """Texts at int64 positions.
@@ -55,14 +61,24 @@ class TextColumn:
         """
 
     def content_ids(self) -> NDArray[np.uint64]:
-        """XXH3-64 of each text, as `content_ids` of the strings. These are ids: an empty one is a ValueError."""
+        """XXH3-64 of each text, as `content_ids` of the strings.
 
-    def prompt_ids(self, answers: Self | None, answers_are_json: bool, sources: NDArray[np.uint32], source_names: Sequence[str]) -> NDArray[np.uint64]:
+        These are ids: an empty one is a ValueError.
+        """
+
+    def prompt_ids(
+        self,
+        answers: Self | None,
+        answers_are_json: bool,
+        sources: NDArray[np.uint32],
+        source_names: Sequence[str],
+    ) -> NDArray[np.uint64]:
         """`content_ids` of the ids that `depo.types.records.Prompt` makes of these texts.
 
         Args:
             answers: Ground truth of each; None: no prompt has one.
-            answers_are_json: Whether they are JSON as `json.dumps(..., sort_keys=True, ensure_ascii=False)` writes it, instead of strings.
+            answers_are_json: Whether they are JSON as `json.dumps(..., sort_keys=True,
+                ensure_ascii=False)` writes it, instead of strings.
             sources: Position of each prompt's source in `source_names`.
             source_names: Names of the sources.
         """
@@ -71,10 +87,17 @@ def derive_key(seed: int, purpose: str, parts: Sequence[int]) -> int:
     """Random key (unsigned 64 bit): a pure function of its arguments, the same on every platform."""
 
 def uniforms(keys: ArrayLike, first: int, count: int) -> NDArray[np.float64]:
-    """Uniform numbers in [0, 1), float64 [len(keys), count]: draw numbers first .. first + count - 1 of each key."""
+    """Uniform numbers in [0, 1), float64 [len(keys), count]: draw numbers first .. first + count -
+    1 of each key.
+    """
 
 def group_advantages(
-    rewards: ArrayLike, *, scale_by_std: bool = True, ddof: int = 1, epsilon: float = 1e-6, tolerance: float = 1e-6
+    rewards: ArrayLike,
+    *,
+    scale_by_std: bool = True,
+    ddof: int = 1,
+    epsilon: float = 1e-6,
+    tolerance: float = 1e-6,
 ) -> tuple[NDArray[np.float32], NDArray[np.bool_], NDArray[np.float32]]:
     """Advantages of reward groups (GRPO, arXiv 2402.03300).
 
@@ -83,14 +106,17 @@ def group_advantages(
         scale_by_std: (r - mean) / (std + epsilon); else r - mean (Dr. GRPO).
         ddof: 0 or 1, degrees of freedom taken off in the standard deviation.
         epsilon: Added to the standard deviation.
-        tolerance: max - min of the known rewards at or below it: uninformative, advantages exactly 0.
+        tolerance: max - min of the known rewards at or below it: uninformative, advantages exactly
+            0.
 
     Returns:
-        advantages float32 [B, G]; informative bool [B]; mean of the known rewards float32 [B] (NaN where none is known).
+        advantages float32 [B, G]; informative bool [B]; mean of the known rewards float32 [B] (NaN
+        where none is known).
     """
 
 def top(scores: ArrayLike, count: int) -> NDArray[np.int64]:
-    """Positions of the `count` greatest scores, best first; of equal scores the earlier position is better.
+    """Positions of the `count` greatest scores, best first; of equal scores the earlier position is
+    better.
 
     One pass over the scores, which are not copied if they are a contiguous float32 array.
 
@@ -100,20 +126,34 @@ def top(scores: ArrayLike, count: int) -> NDArray[np.int64]:
     """
 
 def nearest(scores: ArrayLike, target: float, count: int) -> NDArray[np.int64]:
-    """Positions of the `count` scores nearest to a finite target, nearest first; otherwise as `top`."""
+    """Positions of the `count` scores nearest to a finite target, nearest first; otherwise as
+    `top`.
+    """
 
-def in_window(scores: ArrayLike, low: float, high: float, count: int, draw: int, *, seed: int, explore_share: float = 0.1) -> NDArray[np.int64]:
-    """Distinct positions drawn uniformly among the scores within low..high, and a few among the others (DEPO's window, arXiv 2602.06375).
+def in_window(
+    scores: ArrayLike,
+    low: float,
+    high: float,
+    count: int,
+    draw: int,
+    *,
+    seed: int,
+    explore_share: float = 0.1,
+) -> NDArray[np.int64]:
+    """Distinct positions drawn uniformly among the scores within low..high, and a few among the
+    others (DEPO's window, arXiv 2602.06375).
 
-    First come those inside, then round(explore_share * count) of the others, each in random order; where one side has too few, the other fills up.
-    Takes O(count / share of the scores that are inside) time, and one pass if few are.
+    First come those inside, then round(explore_share * count) of the others, each in random order;
+    where one side has too few, the other fills up. Takes O(count / share of the scores that are
+    inside) time, and one pass if few are.
 
     Args:
         scores: float32 [N] in any unit; NaN: never drawn.
         low: Least score inside.
         high: Greatest score inside, >= low.
         count: Positions wanted [>= 0]; fewer come back if fewer scores are numbers.
-        draw: Number of the draw (a step, for example): the positions are a function of seed, this number, the scores and the other arguments.
+        draw: Number of the draw (a step, for example): the positions are a function of seed, this
+            number, the scores and the other arguments.
         seed: 0 <= seed < 2**64.
         explore_share: Share of the count that is drawn outside, within 0..1.
 
@@ -123,9 +163,11 @@ def in_window(scores: ArrayLike, low: float, high: float, count: int, draw: int,
 
 @final
 class WeightedSampler:
-    """Draws by weight over pools of millions, without replacement within a draw; weights change a few at a time.
+    """Draws by weight over pools of millions, without replacement within a draw; weights change a
+    few at a time.
 
-    A sum tree of cache lines: a draw of n costs O(n log N) time, an update likewise, and the tree 4.3 bytes per position.
+    A sum tree of cache lines: a draw of n costs O(n log N) time, an update likewise, and the tree
+    4.3 bytes per position.
 
     Args:
         weights: float32 [N] within 0..1e28, in any unit; 0: never drawn.
@@ -136,17 +178,22 @@ class WeightedSampler:
     """
 
     def __new__(cls, weights: ArrayLike, *, seed: int) -> Self: ...
-    def sample(self, count: int, draw: int, *, exclude: ArrayLike | None = None) -> NDArray[np.int64]:
-        """Draw distinct positions, each with the probability of its weight among those that are left; in the order drawn.
+    def sample(
+        self, count: int, draw: int, *, exclude: ArrayLike | None = None
+    ) -> NDArray[np.int64]:
+        """Draw distinct positions, each with the probability of its weight among those that are
+        left; in the order drawn.
 
         Args:
             count: Positions wanted [>= 0]; fewer come back only if fewer have weight.
-            draw: Number of the draw (a step, for example): the positions are a function of seed, this number and the present weights.
+            draw: Number of the draw (a step, for example): the positions are a function of seed,
+                this number and the present weights.
             exclude: int64 positions that are not to be drawn, those in flight for example.
         """
 
     def update(self, positions: ArrayLike, weights: ArrayLike) -> None:
-        """Change the weights at int64 positions [B] to float32 [B]; where a position is named twice, the last counts.
+        """Change the weights at int64 positions [B] to float32 [B]; where a position is named
+        twice, the last counts.
 
         Raises:
             ValueError: A weight is out of its range; nothing has changed then.
@@ -155,12 +202,16 @@ class WeightedSampler:
 
 @final
 class ThompsonSampler:
-    """Thompson sampling over pools of millions: the prompts whose draw from Beta(alpha, beta) is nearest to a target pass rate (MoPPS, arXiv 2507.04632).
+    """Thompson sampling over pools of millions: the prompts whose draw from Beta(alpha, beta) is
+    nearest to a target pass rate (MoPPS, arXiv 2507.04632).
 
-    Exactly that distribution, up to the resolution of float32, without a draw for each prompt: the distance of a prompt's draw is the first point of a Poisson
-    process with its hazard, and the points of all prompts are drawn in order of distance from a sum tree of bounds, by thinning. A sample of n costs
-    O(n log N) time, an update likewise, and a prompt takes 16.3 bytes. Where that would need more points than N / 4, or distances beyond
-    sqrt(target (1 - target)) / 32 (small pools, or few prompts that can be near), the rest is found by a draw for each prompt, given what is known
+    Exactly that distribution, up to the resolution of float32, without a draw for each prompt: the
+    distance of a prompt's draw is the first point of a Poisson process with its hazard, and the
+    points of all prompts are drawn in order of distance from a sum tree of bounds, by thinning. A
+    sample of n costs O(n log N) time, an update likewise, and a prompt takes 16.3 bytes. Where that
+    would need more points than N / 4, or distances beyond sqrt(target (1 - target)) / 32 (small
+    pools, or few prompts that can be near), the rest is found by a draw for each prompt, given what
+    is known
     already: exact as well, in O(N).
 
     Args:
@@ -173,13 +224,18 @@ class ThompsonSampler:
         ValueError: An argument is out of its range.
     """
 
-    def __new__(cls, alpha: ArrayLike, beta: ArrayLike, *, target: float = 0.5, seed: int) -> Self: ...
-    def sample(self, count: int, draw: int, *, exclude: ArrayLike | None = None) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    def __new__(
+        cls, alpha: ArrayLike, beta: ArrayLike, *, target: float = 0.5, seed: int
+    ) -> Self: ...
+    def sample(
+        self, count: int, draw: int, *, exclude: ArrayLike | None = None
+    ) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
         """Draw a pass rate for every prompt and return the nearest to the target, nearest first.
 
         Args:
             count: Positions wanted [>= 0]; fewer come back only if there are fewer.
-            draw: Number of the draw (a step, for example): the result is a function of seed, this number and the present alpha and beta.
+            draw: Number of the draw (a step, for example): the result is a function of seed, this
+                number and the present alpha and beta.
             exclude: int64 positions that are left out, those in flight for example.
 
         Returns:
@@ -187,7 +243,8 @@ class ThompsonSampler:
         """
 
     def update(self, positions: ArrayLike, alpha: ArrayLike, beta: ArrayLike) -> None:
-        """Change alpha and beta at int64 positions [B] to float32 [B] each; where a position is named twice, the last counts.
+        """Change alpha and beta at int64 positions [B] to float32 [B] each; where a position is
+        named twice, the last counts.
 
         Raises:
             ValueError: A number is out of its range; nothing has changed then.
@@ -196,9 +253,11 @@ class ThompsonSampler:
 
 @final
 class DiscountedCounts:
-    """Successes and failures of millions of prompts that fade as the policy changes: a Beta posterior of each pass rate, in 16 bytes per prompt.
+    """Successes and failures of millions of prompts that fade as the policy changes: a Beta
+    posterior of each pass rate, in 16 bytes per prompt.
 
-    What was counted at policy version v has the weight decay ** (w - v) at version w. A prompt's counts are worked on when it is updated or asked for.
+    What was counted at policy version v has the weight decay ** (w - v) at version w. A prompt's
+    counts are worked on when it is updated or asked for.
 
     Args:
         size: Number of prompts, below 2**32.
@@ -211,8 +270,12 @@ class DiscountedCounts:
     """
 
     def __new__(cls, size: int, *, decay: float, alpha: float = 1.0, beta: float = 1.0) -> Self: ...
-    def update(self, positions: ArrayLike, successes: ArrayLike, rollouts: ArrayLike, policy_version: int) -> None:
-        """Add groups of one policy version; those of a position named twice add up. Late groups fade as if they had come in time.
+    def update(
+        self, positions: ArrayLike, successes: ArrayLike, rollouts: ArrayLike, policy_version: int
+    ) -> None:
+        """Add groups of one policy version; those of a position named twice add up.
+
+        Late groups fade as if they had come in time.
 
         Args:
             positions: int64 [B].
@@ -225,8 +288,11 @@ class DiscountedCounts:
             IndexError: So is a position; likewise.
         """
 
-    def shapes(self, policy_version: int, positions: ArrayLike | None = None) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """Alpha and beta, float32 [B] each, at a policy version (that of a prompt's newest group if it is newer), of all prompts or int64 positions [B].
+    def shapes(
+        self, policy_version: int, positions: ArrayLike | None = None
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Alpha and beta, float32 [B] each, at a policy version (that of a prompt's newest group if
+        it is newer), of all prompts or int64 positions [B].
 
         Raises:
             IndexError: A position is out of its range.
@@ -244,7 +310,10 @@ class DiscountedCounts:
 
 @final
 class Sampler:
-    """Prompt pool, beliefs, selection policy, buffer and target replay as one state machine. One clock: policy_version."""
+    """Prompt pool, beliefs, selection policy, buffer and target replay as one state machine.
+
+    One clock: policy_version.
+    """
 
     def __new__(
         cls,
@@ -278,57 +347,82 @@ class Sampler:
     ) -> Self:
         """ids: uint64 [N], distinct; sources: uint32 [N], index into source_floors (float32 [S]).
 
-        explore_by: "uniform", or "ucb": explored places go to the clusters (source x fifth of the believed pass rate) with the greatest upper confidence
-        bound on their share of informative explored groups, uniformly within each. Admissions are then exact given what these arms know; rejected
-        candidates of clusters without a place could not be drawn, so weights of 1 / admission stand for the explored clusters alone.
+        explore_by: "uniform", or "ucb": explored places go to the clusters (source x fifth of the
+        believed pass rate) with the greatest upper confidence bound on their share of informative
+        explored groups, uniformly within each. Admissions are then exact given what these arms
+        know; rejected candidates of clusters without a place could not be drawn, so weights of 1 /
+        admission stand for the explored clusters alone.
 
-        candidates_from: "epoch", or "pool": `propose` nominates from the whole pool. Policy budget (with belief "logit_normal", use_history and
-        candidates_per_draw of at least 2) takes those with the highest scores under stored predictions, up to 2e-3, and one candidate per prompt wanted in
-        epoch order; a prompt with a label is nominated min_age versions after it (default 10) or later. Policy "prime_pools" draws by weight. The first
-        search lays out an index: 4 bytes per prompt, and about 10 more for each of which something is known.
+        candidates_from: "epoch", or "pool": `propose` nominates from the whole pool. Policy budget
+        (with belief "logit_normal", use_history and candidates_per_draw of at least 2) takes those
+        with the highest scores under stored predictions, up to 2e-3, and one candidate per prompt
+        wanted in epoch order; a prompt with a label is nominated min_age versions after it (default
+        10) or later. Policy "prime_pools" draws by weight. The first search lays out an index: 4
+        bytes per prompt, and about 10 more for each of which something is known.
         """
 
-    def propose(self, n: int, policy_version: int, among: ArrayLike | None = None) -> NDArray[np.int64]:
-        """Candidates to be scored next for a batch of n; empty when enough are admitted or the scan cap or the pool is exhausted.
+    def propose(
+        self, n: int, policy_version: int, among: ArrayLike | None = None
+    ) -> NDArray[np.int64]:
+        """Candidates to be scored next for a batch of n; empty when enough are admitted or the scan
+        cap or the pool is exhausted.
 
-        First come those admitted for the last batch beyond what was taken, to be judged anew, and those due for a re-probe. Candidates that were
-        proposed but not offered before a `take` or a `load_state_dict` are proposed again.
+        First come those admitted for the last batch beyond what was taken, to be judged anew, and
+        those due for a re-probe. Candidates that were proposed but not offered before a `take` or a
+        `load_state_dict` are proposed again.
 
-        With `among`, int64 [A], the candidates are its free prompts, all of them at once and in random order; later calls for the same batch give
-        nothing more. Nobody waits for the next batch then: those left from the last one are dropped, and so is a surplus.
+        With `among`, int64 [A], the candidates are its free prompts, all of them at once and in
+        random order; later calls for the same batch give nothing more. Nobody waits for the next
+        batch then: those left from the last one are dropped, and so is a surplus.
 
         Raises:
-            ValueError: The candidates of the last call have not been offered; a prompt is twice in `among`; or a batch without it has begun.
+            ValueError: The candidates of the last call have not been offered; a prompt is twice in
+                `among`; or a batch without it has begun.
             IndexError: An index in `among` is out of range.
         """
 
     def candidates_per_draw(self, policy_version: int) -> int:
         """Candidates that a batch without `among` may look at for each prompt wanted."""
 
-    def offer(self, candidates: ArrayLike, predicted_rewards: ArrayLike, policy_version: int) -> None:
-        """Judge the candidates of the last `propose`. predicted_rewards: float32 [C] in 0..1, NaN = no estimator.
+    def offer(
+        self, candidates: ArrayLike, predicted_rewards: ArrayLike, policy_version: int
+    ) -> None:
+        """Judge the candidates of the last `propose`. predicted_rewards: float32 [C] in 0..1, NaN =
+        no estimator.
 
         Raises:
-            ValueError: Other candidates than proposed, or a prediction outside of 0..1; nothing has changed then.
+            ValueError: Other candidates than proposed, or a prediction outside of 0..1; nothing has
+                changed then.
         """
 
     def take(self, n: int, policy_version: int) -> dict[str, NDArray[Any]]:
-        """Hand out draws worth up to n groups and mark them in flight; a re-probe costs probe_rollouts / group_size of a group.
+        """Hand out draws worth up to n groups and mark them in flight; a re-probe costs
+        probe_rollouts / group_size of a group.
 
-        Fewer than that only if the pool has no more free prompts, or if `propose` was not asked until it had no more candidates.
+        Fewer than that only if the pool has no more free prompts, or if `propose` was not asked
+        until it had no more candidates.
 
         Returns:
-            draw_ids int64, prompts int64, predicted_rewards float32, p_informative float32, admissions float32, kinds uint8
-            (0 selected, 1 warmup, 2 explore, 3 reprobe, 4 fill), n_rollouts int64.
+            draw_ids int64, prompts int64, predicted_rewards float32, p_informative float32,
+            admissions float32, kinds uint8 (0 selected, 1 warmup, 2 explore, 3 reprobe, 4 fill),
+            n_rollouts int64.
         """
 
-    def observe(self, draw_ids: ArrayLike, rewards: ArrayLike, logprob_targets: ArrayLike, policy_version: int) -> dict[str, NDArray[Any]]:
-        """Record rewards float32 [B, G] (NaN = unknown) and exp(mean token log-prob) float32 [B] (NaN = unknown) of draws int64 [B].
+    def observe(
+        self,
+        draw_ids: ArrayLike,
+        rewards: ArrayLike,
+        logprob_targets: ArrayLike,
+        policy_version: int,
+    ) -> dict[str, NDArray[Any]]:
+        """Record rewards float32 [B, G] (NaN = unknown) and exp(mean token log-prob) float32 [B]
+        (NaN = unknown) of draws int64 [B].
 
         Returns:
-            statuses uint8 (0 labelled, 1 unknown, 2 closed, 3 never issued), informative bool, mean_rewards float32, pass_rates float32,
-            prompts int64 (-1 unless status is 0 or 1), predicted_rewards, p_informative, admissions float32 (as drawn; NaN likewise),
-            kinds uint8 (as drawn; 0 likewise).
+            statuses uint8 (0 labelled, 1 unknown, 2 closed, 3 never issued), informative bool,
+            mean_rewards float32, pass_rates float32, prompts int64 (-1 unless status is 0 or 1),
+            predicted_rewards, p_informative, admissions float32 (as drawn; NaN likewise), kinds
+            uint8 (as drawn; 0 likewise).
         """
 
     def release(self, draw_ids: ArrayLike) -> int:
@@ -337,18 +431,27 @@ class Sampler:
     def in_flight(self) -> dict[str, NDArray[Any]]:
         """Open draws, with the keys of `take` and policy_versions int64."""
 
-    def beliefs(self, prompts: ArrayLike, predicted_rewards: ArrayLike, policy_version: int) -> dict[str, NDArray[np.float32]]:
-        """What is believed now, without changing anything: pass_rates [C], p_informative [C]. predicted_rewards NaN: the stored one."""
+    def beliefs(
+        self, prompts: ArrayLike, predicted_rewards: ArrayLike, policy_version: int
+    ) -> dict[str, NDArray[np.float32]]:
+        """What is believed now, without changing anything: pass_rates [C], p_informative [C].
+        predicted_rewards NaN: the stored one.
+        """
 
-    def wanted(self, prompts: ArrayLike, predicted_rewards: ArrayLike, policy_version: int) -> NDArray[np.bool_]:
-        """Whether the policy alone (no exploration, no warm-up) would admit each prompt now; changes nothing.
+    def wanted(
+        self, prompts: ArrayLike, predicted_rewards: ArrayLike, policy_version: int
+    ) -> NDArray[np.bool_]:
+        """Whether the policy alone (no exploration, no warm-up) would admit each prompt now;
+        changes nothing.
 
-        Policies that admit and reject: what they say; policies that compare candidates: a score at or above the running admission threshold. A policy
-        that draws lots draws once per version.
+        Policies that admit and reject: what they say; policies that compare candidates: a score at
+        or above the running admission threshold. A policy that draws lots draws once per version.
         """
 
     def fresh_targets(self) -> dict[str, NDArray[Any]]:
-        """Targets recorded since the last call (at most replay_capacity): prompts int64, reward_targets, logprob_targets, counts, weights float32."""
+        """Targets recorded since the last call (at most replay_capacity): prompts int64,
+        reward_targets, logprob_targets, counts, weights float32.
+        """
 
     def replay_targets(self, m: int) -> dict[str, NDArray[Any]]:
         """min(m, remembered) targets drawn without replacement from the replay; same keys."""
@@ -356,8 +459,9 @@ class Sampler:
     def counters(self) -> dict[str, int]:
         """Totals since construction.
 
-        scanned, rejected, drawn_selected, drawn_warmup, drawn_explore, drawn_reprobe, drawn_fill, starved_calls,
-        short_calls, labelled, unknown, closed, never_issued, released, late (older than the newest label of the prompt), informative, epochs.
+        scanned, rejected, drawn_selected, drawn_warmup, drawn_explore, drawn_reprobe, drawn_fill,
+        starved_calls, short_calls, labelled, unknown, closed, never_issued, released, late (older
+        than the newest label of the prompt), informative, epochs.
         """
 
     def belief_parameters(self) -> dict[str, float]:
@@ -366,22 +470,28 @@ class Sampler:
     def state_dict(self) -> dict[str, int | float | str | NDArray[Any]]:
         """Everything that `load_state_dict` needs."""
 
-    def load_state_dict(self, state: Mapping[str, Any] | SavedState, *, strict: bool = True) -> dict[str, int]:
-        """Restore what `state_dict` returned, or a snapshot (once), or raise StateError (a ValueError) and change nothing.
+    def load_state_dict(
+        self, state: Mapping[str, Any] | SavedState, *, strict: bool = True
+    ) -> dict[str, int]:
+        """Restore what `state_dict` returned, or a snapshot (once), or raise StateError (a
+        ValueError) and change nothing.
 
         No other thread may write to the state's arrays meanwhile.
 
-        strict: same ids in the same order, else StateError. Not strict: what is known of each prompt is carried over by id; open draws of missing
-        prompts are dropped, what is known of clusters is forgotten. group_size and seed must be those of the state; other settings may differ;
-        another policy starts without a memory.
+        strict: same ids in the same order, else StateError. Not strict: what is known of each
+        prompt is carried over by id; open draws of missing prompts are dropped, what is known of
+        clusters is forgotten. group_size and seed must be those of the state; other settings may
+        differ; another policy starts without a memory.
 
         Returns:
-            matched, missing (in the state, not in this pool), added (in this pool, not in the state).
+            matched, missing (in the state, not in this pool), added (in this pool, not in the
+            state).
         """
 
 @final
 class SnapshotSlots:
-    """Two files of a directory that are overwritten in turn with what a sampler knows; see `depo.sampler.snapshots`.
+    """Two files of a directory that are overwritten in turn with what a sampler knows; see
+    `depo.sampler.snapshots`.
 
     Raises:
         OSError: The directory cannot be made.
@@ -391,18 +501,26 @@ class SnapshotSlots:
     def capture(self, sampler: Sampler) -> None:
         """Copy the state of a sampler into memory that is kept, in place of what was copied before."""
 
-    def attach(self, texts: Mapping[str, str], arrays: Mapping[str, tuple[str, Sequence[int], NDArray[np.uint8]]]) -> None:
-        """Add named texts and arrays (element type as safetensors names it, shape, bytes) to the copy."""
+    def attach(
+        self,
+        texts: Mapping[str, str],
+        arrays: Mapping[str, tuple[str, Sequence[int], NDArray[np.uint8]]],
+    ) -> None:
+        """Add named texts and arrays (element type as safetensors names it, shape, bytes) to the
+        copy.
+        """
 
     def write(self) -> int:
-        """Write the copy over the older snapshot and return its number, from 1 on, once it is on the disk.
+        """Write the copy over the older snapshot and return its number, from 1 on, once it is on
+        the disk.
 
         Raises:
             OSError: It could not be written; the newer snapshot is as it was.
         """
 
     def read(self, sampler: Sampler) -> SavedState | None:
-        """Read the newest whole snapshot, to be loaded by this sampler; None if none was ever finished.
+        """Read the newest whole snapshot, to be loaded by this sampler; None if none was ever
+        finished.
 
         Raises:
             StateError: There are files, but none is whole.

@@ -1,4 +1,7 @@
-"""Command line: `depo-train CONFIG`, and `depo train | report | compare | replay`. What users get wrong ends in one clear line and exit status 2."""
+"""Command line: `depo-train CONFIG`, and `depo train | report | compare | replay`.
+
+What users get wrong ends in one clear line and exit status 2.
+"""
 
 from __future__ import annotations
 
@@ -38,8 +41,16 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
         "compare": (_compare_parser, _compare),
         "replay": (_replay_parser, _replay),
     }
-    parser = _Parser(prog="depo", description="Find the prompts that teach, and train on them. `depo COMMAND --help` explains each command.")
-    parser.add_argument("command", choices=commands, metavar="COMMAND", help="train (the same as depo-train), report, compare or replay")
+    parser = _Parser(
+        prog="depo",
+        description="Find the prompts that teach, and train on them. `depo COMMAND --help` explains each command.",
+    )
+    parser.add_argument(
+        "command",
+        choices=commands,
+        metavar="COMMAND",
+        help="train (the same as depo-train), report, compare or replay",
+    )
     make_parser, action = commands[parser.parse_args(arguments[:1]).command]
     _run(make_parser(f"depo {arguments[0]}"), action, arguments[1:])
 
@@ -53,9 +64,13 @@ class _Parser(argparse.ArgumentParser):
     def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
         parsed, unknown = self.parse_known_args(args, namespace)
         if unknown:
-            option = next((text for text in unknown if text.startswith("-")), unknown[0]).partition("=")[0]
+            option = next((text for text in unknown if text.startswith("-")), unknown[0]).partition(
+                "="
+            )[0]
             near = difflib.get_close_matches(option, self._option_string_actions, n=1)
-            self.error(f"unknown argument {option}" + (f"; did you mean {near[0]}?" if near else ""))
+            self.error(
+                f"unknown argument {option}" + (f"; did you mean {near[0]}?" if near else "")
+            )
         return parsed
 
     def error(self, message: str) -> NoReturn:
@@ -72,9 +87,22 @@ def _formatter(prog: str) -> argparse.HelpFormatter:
 
 def _train_parser(prog: str) -> _Parser:
     usage = f"{prog} CONFIG [--dry-run] [--section.key VALUE ...]\n       {prog} --resume RUN_DIR [--dry-run] [--section.key VALUE ...]"
-    parser = _Parser(prog, "Train a policy with GRPO on the prompts that will teach it something.", usage)
-    parser.add_argument("config", nargs="?", metavar="CONFIG", type=Path, help="TOML file; a run of it that has checkpoints is continued")
-    parser.add_argument("--resume", metavar="RUN_DIR", type=Path, help="continue the run in this directory, with the configuration stored there")
+    parser = _Parser(
+        prog, "Train a policy with GRPO on the prompts that will teach it something.", usage
+    )
+    parser.add_argument(
+        "config",
+        nargs="?",
+        metavar="CONFIG",
+        type=Path,
+        help="TOML file; a run of it that has checkpoints is continued",
+    )
+    parser.add_argument(
+        "--resume",
+        metavar="RUN_DIR",
+        type=Path,
+        help="continue the run in this directory, with the configuration stored there",
+    )
     text = "start nothing and write nothing: check files, data, packages and machine, and say what the run needs; exit status 1 if something is wrong"
     parser.add_argument("--dry-run", action="store_true", help=text)
     _add_config_keys(parser)
@@ -83,38 +111,95 @@ def _train_parser(prog: str) -> _Parser:
 
 def _report_parser(prog: str) -> _Parser:
     parser = _Parser(prog, "Write the report of a run: one HTML page with its plots.")
-    parser.add_argument("run_directory", metavar="RUN_DIR", type=Path, help="directory of a depo-train run")
+    parser.add_argument(
+        "run_directory", metavar="RUN_DIR", type=Path, help="directory of a depo-train run"
+    )
     return parser
 
 
 def _compare_parser(prog: str) -> _Parser:
     usage = f"{prog} CONFIG [--methods NAME ...] [--seeds INT ...] [--jobs INT] [--output DIR] [--section.key VALUE ...]"
-    parser = _Parser(prog, "Train the same start, data and seeds under several selection methods, and put the results side by side.", usage)
+    parser = _Parser(
+        prog,
+        "Train the same start, data and seeds under several selection methods, and put the results side by side.",
+        usage,
+    )
     parser.add_argument("config", metavar="CONFIG", type=Path, help="TOML file")
-    parser.add_argument("--methods", nargs="+", metavar="NAME", help="some of GRPO, DAPO, DEPO, depo (default: all)")
-    parser.add_argument("--seeds", nargs="+", metavar="INT", type=int, default=[0], help="one run of each method per seed (default: 0)")
-    parser.add_argument("--jobs", metavar="INT", type=int, default=1, help="runs at a time (default: 1)")
+    parser.add_argument(
+        "--methods", nargs="+", metavar="NAME", help="some of GRPO, DAPO, DEPO, depo (default: all)"
+    )
+    parser.add_argument(
+        "--seeds",
+        nargs="+",
+        metavar="INT",
+        type=int,
+        default=[0],
+        help="one run of each method per seed (default: 0)",
+    )
+    parser.add_argument(
+        "--jobs", metavar="INT", type=int, default=1, help="runs at a time (default: 1)"
+    )
     text = "where runs, comparison.json and the report go (default: runs/compare)"
-    parser.add_argument("--output", metavar="DIR", type=Path, default=Path("runs/compare"), help=text)
+    parser.add_argument(
+        "--output", metavar="DIR", type=Path, default=Path("runs/compare"), help=text
+    )
     _add_config_keys(parser)
     return parser
 
 
 def _replay_parser(prog: str) -> _Parser:
     usage = f"{prog} LOG ... [--selectors NAME,...] [--budget SHARE ...] [--seeds INT] [--json FILE] [--plots DIR] [--state DIR] [--selection.key VALUE ...]"
-    parser = _Parser(prog, "Replay a rollout log: what each selector would have picked, shown only the outcomes of what it picked.", usage)
+    parser = _Parser(
+        prog,
+        "Replay a rollout log: what each selector would have picked, shown only the outcomes of what it picked.",
+        usage,
+    )
     text = "run directory, or files or directories of one layout: pass rates by visit, verl's rollout_data_dir, prime-rl's rollouts"
     parser.add_argument("logs", nargs="+", metavar="LOG", type=Path, help=text)
-    parser.add_argument("--selectors", metavar="NAME,...", default="", help="presets, and the references oracle and hindsight (default: all)")
+    parser.add_argument(
+        "--selectors",
+        metavar="NAME,...",
+        default="",
+        help="presets, and the references oracle and hindsight (default: all)",
+    )
     text = "shares of the available prompts that are picked (default: 0.3 0.5)"
-    parser.add_argument("--budget", nargs="+", metavar="SHARE", type=float, default=[0.3, 0.5], help=text)
-    parser.add_argument("--seeds", metavar="INT", type=int, default=3, help="number of seeds, counted from 0 (default: 3)")
-    parser.add_argument("--ticks", metavar="INT", type=int, help="first epochs or steps of the log that are replayed (default: all)")
-    parser.add_argument("--warm", metavar="INT", type=int, help="first ticks that are not scored (default: 4; none of a log with fewer than 12)")
-    parser.add_argument("--batch", metavar="INT", type=int, default=64, help="prompts drawn before their outcomes are shown (default: 64)")
+    parser.add_argument(
+        "--budget", nargs="+", metavar="SHARE", type=float, default=[0.3, 0.5], help=text
+    )
+    parser.add_argument(
+        "--seeds",
+        metavar="INT",
+        type=int,
+        default=3,
+        help="number of seeds, counted from 0 (default: 3)",
+    )
+    parser.add_argument(
+        "--ticks",
+        metavar="INT",
+        type=int,
+        help="first epochs or steps of the log that are replayed (default: all)",
+    )
+    parser.add_argument(
+        "--warm",
+        metavar="INT",
+        type=int,
+        help="first ticks that are not scored (default: 4; none of a log with fewer than 12)",
+    )
+    parser.add_argument(
+        "--batch",
+        metavar="INT",
+        type=int,
+        default=64,
+        help="prompts drawn before their outcomes are shown (default: 64)",
+    )
     parser.add_argument("--json", metavar="FILE", type=Path, help="write all results")
     parser.add_argument("--plots", metavar="DIR", type=Path, help="draw the results")
-    parser.add_argument("--state", metavar="DIR", type=Path, help="keep progress; the same command goes on where it was interrupted")
+    parser.add_argument(
+        "--state",
+        metavar="DIR",
+        type=Path,
+        help="keep progress; the same command goes on where it was interrupted",
+    )
     text = "who reads the texts: directory of a Hugging Face encoder, which stays frozen, or own: the run's, trained anew (default: history alone)"
     parser.add_argument("--encoder", metavar="DIR", help=text)
     _add_section(parser, "selection", SelectorConfig())
@@ -125,15 +210,28 @@ def _add_config_keys(parser: _Parser) -> None:
     default = TrainConfig()
     for section in fields(default):
         _add_section(parser, section.name, getattr(default, section.name))
-    lines = [fill(f"{name} {metavar}: {text}", _WIDTH, initial_indent="  ", subsequent_indent="      ") for name, metavar, text in _keys(SourceConfig())]
-    parser.epilog = "\n".join([fill(f"[[data.train]] and [[data.eval]]: {_first_line(SourceConfig())}", _WIDTH), *lines])
+    lines = [
+        fill(f"{name} {metavar}: {text}", _WIDTH, initial_indent="  ", subsequent_indent="      ")
+        for name, metavar, text in _keys(SourceConfig())
+    ]
+    parser.epilog = "\n".join(
+        [fill(f"[[data.train]] and [[data.eval]]: {_first_line(SourceConfig())}", _WIDTH), *lines]
+    )
 
 
 def _add_section(parser: _Parser, section: str, settings: Any) -> None:
-    """Add one option per key. Values stay texts: the loader reads and checks them together with the file."""
+    """Add one option per key.
+
+    Values stay texts: the loader reads and checks them together with the file.
+    """
     group = parser.add_argument_group(f"[{section}]", fill(_first_line(settings), _WIDTH - 4))
     for name, metavar, text in _keys(settings):
-        group.add_argument(f"--{section}.{name}", metavar=metavar, default=argparse.SUPPRESS, help=text.replace("%", "%%"))
+        group.add_argument(
+            f"--{section}.{name}",
+            metavar=metavar,
+            default=argparse.SUPPRESS,
+            help=text.replace("%", "%%"),
+        )
 
 
 def _keys(settings: Any) -> Iterator[tuple[str, str, str]]:
@@ -141,7 +239,11 @@ def _keys(settings: Any) -> Iterator[tuple[str, str, str]]:
     hints = get_type_hints(type(settings))
     for item in fields(settings):
         default = getattr(settings, item.name)
-        shown = "" if default in ("", (), {}) else f" (default: {str(default).lower() if isinstance(default, bool) else default})"
+        shown = (
+            ""
+            if default in ("", (), {})
+            else f" (default: {str(default).lower() if isinstance(default, bool) else default})"
+        )
         yield item.name, _metavar(hints[item.name]), item.metadata["help"] + shown
 
 
@@ -149,7 +251,11 @@ def _metavar(hint: Any) -> str:
     if get_origin(hint) is Literal:
         return "{" + ",".join(get_args(hint)) + "}"
     if get_origin(hint) is tuple:
-        return "TABLES" if SourceConfig in get_args(hint) else "[" + ",".join(_METAVARS[each] for each in get_args(hint)) + "]"
+        return (
+            "TABLES"
+            if SourceConfig in get_args(hint)
+            else "[" + ",".join(_METAVARS[each] for each in get_args(hint)) + "]"
+        )
     return _METAVARS.get(hint, "TABLE")
 
 
@@ -157,7 +263,9 @@ def _first_line(settings: Any) -> str:
     return str(type(settings).__doc__).partition("\n")[0]
 
 
-def _run(parser: _Parser, action: Callable[[argparse.Namespace], int], arguments: Sequence[str] | None) -> NoReturn:
+def _run(
+    parser: _Parser, action: Callable[[argparse.Namespace], int], arguments: Sequence[str] | None
+) -> NoReturn:
     """Parse, act, and exit; errors that the user can mend become one line."""
     options = parser.parse_args(arguments)
     logging.basicConfig(format="%(message)s")
@@ -173,7 +281,11 @@ def _run(parser: _Parser, action: Callable[[argparse.Namespace], int], arguments
             raise
         parser.fail(f"the package {error.name} is missing: pip install 'depo[train]'")
     except (OSError, ImportError) as error:
-        parser.fail(f"{error.filename}: {error.strerror}" if isinstance(error, OSError) and error.filename else str(error))
+        parser.fail(
+            f"{error.filename}: {error.strerror}"
+            if isinstance(error, OSError) and error.filename
+            else str(error)
+        )
     except KeyboardInterrupt:
         parser.exit(EXIT_STATUS["stopped"], f"{parser.prog}: interrupted\n")
 
@@ -195,13 +307,17 @@ def _train(options: argparse.Namespace) -> int:
     _hide_bars()
     try:
         trainer = Trainer(config, run_directory)
-    except ValueError as error:  # what a part refuses at construction is the configuration's or the data's doing
+    except (
+        ValueError
+    ) as error:  # what a part refuses at construction is the configuration's or the data's doing
         raise ConfigError(str(error)) from error
     store_config(config, run_directory)
     try:
         result = trainer.run()
     except WorkerError as error:
-        raise WorkerError(f"{error}\ncontinue from the newest checkpoint with: depo-train --resume {run_directory}") from error
+        raise WorkerError(
+            f"{error}\ncontinue from the newest checkpoint with: depo-train --resume {run_directory}"
+        ) from error
     print(result.message)
     print(f"report: {write_report(run_directory)}")
     return EXIT_STATUS[result.status]
@@ -215,7 +331,9 @@ def _hide_bars() -> None:
 
 
 def _started(options: argparse.Namespace) -> tuple[TrainConfig, Path]:
-    """Return configuration and directory of a run that is new, or continues under an unchanged configuration."""
+    """Return configuration and directory of a run that is new, or continues under an unchanged
+    configuration.
+    """
     from depo.config import load_config
     from depo.runs.directory import require_same_run
 
@@ -238,10 +356,16 @@ def _resumed(options: argparse.Namespace) -> tuple[TrainConfig, Path]:
     from depo.state.checkpoints import latest_checkpoint
 
     if options.config is not None:
-        raise ConfigError(f"got CONFIG {options.config} and --resume, expected one of them: --resume reads {options.resume / CONFIG_FILE}")
+        raise ConfigError(
+            f"got CONFIG {options.config} and --resume, expected one of them: --resume reads {options.resume / CONFIG_FILE}"
+        )
     config = load_config(options.resume / CONFIG_FILE, _overrides(options))
     newest = latest_checkpoint(options.resume / "checkpoints")
-    print(f"continuing {options.resume} from {newest.name}" if newest else f"{options.resume} has no checkpoint yet: starting at step 0")
+    print(
+        f"continuing {options.resume} from {newest.name}"
+        if newest
+        else f"{options.resume} has no checkpoint yet: starting at step 0"
+    )
     return config, options.resume
 
 
@@ -258,14 +382,24 @@ def _compare(options: argparse.Namespace) -> int:
 
     chosen = options.methods or list(METHODS)
     if unknown := [method for method in chosen if method not in METHODS]:
-        raise ConfigError(f"--methods: got {', '.join(unknown)}, expected some of {', '.join(METHODS)}")
+        raise ConfigError(
+            f"--methods: got {', '.join(unknown)}, expected some of {', '.join(METHODS)}"
+        )
     methods = {method: METHODS[method] for method in chosen}
-    comparison = Comparison(config=options.config, overrides=_overrides(options), methods=methods, seeds=options.seeds, directory=options.output)
+    comparison = Comparison(
+        config=options.config,
+        overrides=_overrides(options),
+        methods=methods,
+        seeds=options.seeds,
+        directory=options.output,
+    )
     _hide_bars()
     comparison.train(options.jobs)
     records = comparison.records()
     results = summarize(records, options.seeds)
-    (options.output / "comparison.json").write_text(json.dumps(results, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+    (options.output / "comparison.json").write_text(
+        json.dumps(results, indent=1, allow_nan=False) + "\n", encoding="utf-8"
+    )
     print(comparison_table(results))
     print(write_comparison(records, results, options.output))
     return 0

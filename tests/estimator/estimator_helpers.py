@@ -15,15 +15,23 @@ from depo.estimator import BertDifficultyEstimator
 from depo.types.records import TargetBatch
 
 WORDS = ["<pad>", "<eos>", "<unk>", *(f"w{index}" for index in range(20))]
-SMALL = EstimatorConfig(hidden_size=16, layers=1, heads=2, feed_forward=16, trunk_sizes=(16, 8), max_length=16)
+SMALL = EstimatorConfig(
+    hidden_size=16, layers=1, heads=2, feed_forward=16, trunk_sizes=(16, 8), max_length=16
+)
 
 
 def word_tokenizer(**special: str) -> PreTrainedTokenizerFast:
     words = [*WORDS, *special.values()]
-    tokenizer = Tokenizer(models.WordLevel({word: index for index, word in enumerate(words)}, unk_token="<unk>"))
+    tokenizer = Tokenizer(
+        models.WordLevel({word: index for index, word in enumerate(words)}, unk_token="<unk>")
+    )
     tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     return PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]
-        tokenizer_object=tokenizer, pad_token="<pad>", eos_token="<eos>", unk_token="<unk>", **special
+        tokenizer_object=tokenizer,
+        pad_token="<pad>",
+        eos_token="<eos>",
+        unk_token="<unk>",
+        **special,
     )
 
 
@@ -33,10 +41,15 @@ def build(config: EstimatorConfig = SMALL, seed: int = 0) -> BertDifficultyEstim
 
 def texts(count: int, seed: int = 0) -> list[str]:
     rng = np.random.default_rng(seed)
-    return [" ".join(f"w{index}" for index in rng.integers(20, size=rng.integers(1, 12))) for _ in range(count)]
+    return [
+        " ".join(f"w{index}" for index in rng.integers(20, size=rng.integers(1, 12)))
+        for _ in range(count)
+    ]
 
 
-def targets(prompts: Sequence[str], rewards: ArrayLike, logprobs: float = 0.5, weights: ArrayLike = 1.0) -> TargetBatch:
+def targets(
+    prompts: Sequence[str], rewards: ArrayLike, logprobs: float = 0.5, weights: ArrayLike = 1.0
+) -> TargetBatch:
     ones = np.ones(len(prompts), np.float32)
     return TargetBatch(
         texts=prompts, reward_targets=np.asarray(rewards, np.float32), logprob_targets=ones * np.float32(logprobs), counts=ones * 8,
@@ -46,7 +59,12 @@ def targets(prompts: Sequence[str], rewards: ArrayLike, logprobs: float = 0.5, w
 
 def random_batches(count: int, seed: int) -> list[TargetBatch]:
     rng = np.random.default_rng(seed)
-    return [targets(texts(6, seed * 100 + index), rng.integers(9, size=6) / 8, weights=rng.uniform(1, 5, 6)) for index in range(count)]
+    return [
+        targets(
+            texts(6, seed * 100 + index), rng.integers(9, size=6) / 8, weights=rng.uniform(1, 5, 6)
+        )
+        for index in range(count)
+    ]
 
 
 def assert_same_state(one: BertDifficultyEstimator, other: BertDifficultyEstimator) -> None:

@@ -17,7 +17,14 @@ from depo.config import EstimatorConfig
 from depo.estimator import BertDifficultyEstimator
 from depo.state.checkpoints import load_checkpoint, save_checkpoint
 from depo.types.errors import ConfigError, StateError
-from tests.estimator.estimator_helpers import SMALL, assert_same_state, build, random_batches, texts, word_tokenizer
+from tests.estimator.estimator_helpers import (
+    SMALL,
+    assert_same_state,
+    build,
+    random_batches,
+    texts,
+    word_tokenizer,
+)
 
 
 def global_numpy_state() -> list[int]:
@@ -39,14 +46,20 @@ def test_seed_decides_the_weights_and_no_global_generator_moves() -> None:
     assert torch.equal(torch.get_rng_state(), moved)
     assert (global_numpy_state(), random.getstate()) == before
     different = build(seed=2).state_dict()["model"]
-    assert not torch.equal(different["trunk.0.weight"], build(seed=1).state_dict()["model"]["trunk.0.weight"])
+    assert not torch.equal(
+        different["trunk.0.weight"], build(seed=1).state_dict()["model"]["trunk.0.weight"]
+    )
 
 
 def test_dropout_masks_differ_between_updates() -> None:
-    config = EstimatorConfig(**{**asdict(SMALL), "learning_rate": 1e-12, "trunk_dropout": 0.5, "weight_decay": 0.0})
+    config = EstimatorConfig(
+        **{**asdict(SMALL), "learning_rate": 1e-12, "trunk_dropout": 0.5, "weight_decay": 0.0}
+    )
     estimator = build(config)
     with torch.no_grad():
-        estimator._model.score_head.weight.normal_(std=1.0, generator=torch.Generator().manual_seed(0))
+        estimator._model.score_head.weight.normal_(
+            std=1.0, generator=torch.Generator().manual_seed(0)
+        )
     losses = [estimator.update(random_batches(1, 0))["estimator/loss"] for _ in range(3)]
     assert len(set(losses)) == 3
 
@@ -109,11 +122,26 @@ def test_an_encoder_from_files(kind: str, tmp_path: Path) -> None:
     tokenizer = word_tokenizer(cls_token="[CLS]", sep_token="[SEP]")
     tokenizer.save_pretrained(tmp_path)
     torch.manual_seed(0)
-    bert = BertModel(BertConfig(vocab_size=25, hidden_size=32, num_hidden_layers=1, num_attention_heads=2, intermediate_size=32, max_position_embeddings=32))
-    distilbert = DistilBertModel(DistilBertConfig(vocab_size=25, dim=32, n_layers=1, n_heads=2, hidden_dim=32, max_position_embeddings=32))
+    bert = BertModel(
+        BertConfig(
+            vocab_size=25,
+            hidden_size=32,
+            num_hidden_layers=1,
+            num_attention_heads=2,
+            intermediate_size=32,
+            max_position_embeddings=32,
+        )
+    )
+    distilbert = DistilBertModel(
+        DistilBertConfig(
+            vocab_size=25, dim=32, n_layers=1, n_heads=2, hidden_dim=32, max_position_embeddings=32
+        )
+    )
     encoder = {"bert": bert, "distilbert": distilbert}[kind]
     encoder.save_pretrained(tmp_path)
-    config = EstimatorConfig.from_preset("depo_paper", model=str(tmp_path), trunk_sizes=(16, 8), max_length=32)
+    config = EstimatorConfig.from_preset(
+        "depo_paper", model=str(tmp_path), trunk_sizes=(16, 8), max_length=32
+    )
     estimator = build(config)
     loaded = estimator.state_dict()["model"]
     for name, tensor in encoder.state_dict().items():
@@ -138,4 +166,8 @@ def test_an_exported_estimator_predicts_the_same(tmp_path: Path) -> None:
     estimator.save_pretrained(tmp_path)
     loaded = BertDifficultyEstimator.from_pretrained(tmp_path)
     np.testing.assert_array_equal(loaded.predict(texts(10)), estimator.predict(texts(10)))
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["encoder", "estimator.json", "heads.safetensors"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "encoder",
+        "estimator.json",
+        "heads.safetensors",
+    ]

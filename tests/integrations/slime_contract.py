@@ -1,8 +1,10 @@
 """The part of slime that a data source meets, for tests: slime is on no package registry.
 
-Written from its documented signatures (slime/rollout/data_source.py, slime/utils/types.py and the default rollout function, state of August 2026): a data
-set read by slime's flags, groups of samples, and rounds that ask for groups until enough are finished, abort the others, return those to the data source
-with --partial-rollout, and call the all-samples hook with the bound method `get_samples`. No generation, no servers, no other code of slime.
+Written from its documented signatures (slime/rollout/data_source.py, slime/utils/types.py and the
+default rollout function, state of August 2026): a data set read by slime's flags, groups of
+samples, and rounds that ask for groups until enough are finished, abort the others, return those to
+the data source with --partial-rollout, and call the all-samples hook with the bound method
+`get_samples`. No generation, no servers, no other code of slime.
 """
 
 from __future__ import annotations
@@ -55,7 +57,13 @@ class RolloutDataSource:
 
     def __init__(self, args: SimpleNamespace) -> None:
         rows = [json.loads(line) for line in Path(args.prompt_data).read_text().splitlines()]
-        self.dataset = [Sample(prompt=self._prompt(args, row), label=row[args.label_key] if args.label_key else None) for row in rows]
+        self.dataset = [
+            Sample(
+                prompt=self._prompt(args, row),
+                label=row[args.label_key] if args.label_key else None,
+            )
+            for row in rows
+        ]
         if args.rollout_shuffle:
             random.Random(args.rollout_seed).shuffle(self.dataset)
 
@@ -93,7 +101,12 @@ def load_function(path: str) -> Any:
     return getattr(importlib.import_module(module), name)
 
 
-def rollout(args: SimpleNamespace, data_source: Any, finish: Callable[[Group], bool], keep: Callable[[Group], bool] = lambda group: True) -> list[Group]:
+def rollout(
+    args: SimpleNamespace,
+    data_source: Any,
+    finish: Callable[[Group], bool],
+    keep: Callable[[Group], bool] = lambda group: True,
+) -> list[Group]:
     """One round of slime's default rollout function; returns all groups that it was given.
 
     Args:
@@ -119,11 +132,16 @@ def rollout(args: SimpleNamespace, data_source: Any, finish: Callable[[Group], b
 
 
 class SlimeHarness:
-    """Rounds of the contract under the conformance suite. A late group is one that slime aborts and goes on with in later rounds."""
+    """Rounds of the contract under the conformance suite.
+
+    A late group is one that slime aborts and goes on with in later rounds.
+    """
 
     partial_rollout = False
 
-    def __init__(self, directory: Path, texts: Sequence[str], *, group_size: int, batch_size: int, seed: int) -> None:
+    def __init__(
+        self, directory: Path, texts: Sequence[str], *, group_size: int, batch_size: int, seed: int
+    ) -> None:
         prompt_data = directory / "prompts.jsonl"
         prompt_data.write_text("".join(json.dumps({"input": text}) + "\n" for text in texts))
         self.args = arguments(
@@ -140,7 +158,9 @@ class SlimeHarness:
     @property
     def supports(self) -> frozenset[str]:
         # Without --partial-rollout slime drops what it aborts, with it nothing is ever dropped.
-        return frozenset({"partial", "late", "resumed"} if self.partial_rollout else {"partial", "aborted"})
+        return frozenset(
+            {"partial", "late", "resumed"} if self.partial_rollout else {"partial", "aborted"}
+        )
 
     def step(self, fate_of: FateOf) -> list[str]:
         begun = {draw.draw_id: draw for draw in self.sampler.in_flight()}
@@ -152,10 +172,14 @@ class SlimeHarness:
                 first_rollouts.append(group[0].prompt)
             fate = fate_of(group[0].prompt)
             draw: Draw | None = begun.get(group[0].group_index)
-            if not fate.delays or fate.delays[0] > (self.source.policy_version - draw.policy_version if draw else 0):
+            if not fate.delays or fate.delays[0] > (
+                self.source.policy_version - draw.policy_version if draw else 0
+            ):
                 return False
             for sample, reward in zip(group, fate.rewards, strict=True):
-                sample.status, sample.reward = (Status.FAILED, 0.0) if np.isnan(reward) else (Status.COMPLETED, reward)
+                sample.status, sample.reward = (
+                    (Status.FAILED, 0.0) if np.isnan(reward) else (Status.COMPLETED, reward)
+                )
             return True
 
         rollout(self.args, self.source, finish)

@@ -1,4 +1,6 @@
-"""What people have for verl works in depo-train as it is: a Parquet file of verl's preprocessing, and verl's own reward function."""
+"""What people have for verl works in depo-train as it is: a Parquet file of verl's preprocessing,
+and verl's own reward function.
+"""
 
 from __future__ import annotations
 
@@ -26,21 +28,35 @@ def parquet(tmp_path: Path) -> Path:
         question = f"What is {example['a']} + {example['b']}?"
         return {
             "data_source": "openai/gsm8k",
-            "prompt": [{"role": "user", "content": f'{question} Let\'s think step by step and output the final answer after "####".'}],
+            "prompt": [
+                {
+                    "role": "user",
+                    "content": f'{question} Let\'s think step by step and output the final answer after "####".',
+                }
+            ],
             "ability": "math",
             "reward_model": {"style": "rule", "ground_truth": str(example["a"] + example["b"])},
-            "extra_info": {"split": "train", "index": index, "answer": f"#### {example['a'] + example['b']}", "question": question},
+            "extra_info": {
+                "split": "train",
+                "index": index,
+                "answer": f"#### {example['a'] + example['b']}",
+                "question": question,
+            },
         }
 
     examples = [{"a": a, "b": b} for a in range(2, 8) for b in range(2, 8)]
     file = tmp_path / "train.parquet"
-    Dataset.from_list(examples).map(row, with_indices=True, remove_columns=["a", "b"]).to_parquet(str(file))
+    Dataset.from_list(examples).map(row, with_indices=True, remove_columns=["a", "b"]).to_parquet(
+        str(file)
+    )
     return file
 
 
 def test_verls_reward_function_judges_verls_rows(parquet: Path) -> None:
     prompts = load_prompts([SourceConfig(path=str(parquet))])
-    assert {(prompt.source, prompt.columns["extra_info"]["split"]) for prompt in prompts} == {("openai/gsm8k", "train")}
+    assert {(prompt.source, prompt.columns["extra_info"]["split"]) for prompt in prompts} == {
+        ("openai/gsm8k", "train")
+    }
     scorer = load_user_scorer(REWARD)
     right = [f"Adding up: #### {prompt.answer}" for prompt in prompts]
     assert scorer.score(prompts, right).tolist() == [1.0] * len(prompts)
@@ -50,5 +66,10 @@ def test_verls_reward_function_judges_verls_rows(parquet: Path) -> None:
 
 def test_depo_train_runs_on_both(parquet: Path, tmp_path: Path) -> None:
     """The demonstrations have the form that verl's verifier reads."""
-    demonstrations = [{"prompt": prompt.text, "answer": f"#### {prompt.answer}"} for prompt in load_prompts([SourceConfig(path=str(parquet))])]
-    assert_run_judges_both_ways(parquet, demonstrations, tmp_path, "--reward.function", REWARD, warm_start_steps=60)
+    demonstrations = [
+        {"prompt": prompt.text, "answer": f"#### {prompt.answer}"}
+        for prompt in load_prompts([SourceConfig(path=str(parquet))])
+    ]
+    assert_run_judges_both_ways(
+        parquet, demonstrations, tmp_path, "--reward.function", REWARD, warm_start_steps=60
+    )

@@ -21,7 +21,14 @@ G = 4
 
 
 def rows(count: int) -> list[dict[str, Any]]:
-    return [{"prompt": f"w{index % 20} w{index % 7} number {index}", "solution": str(index), "level": index % 3} for index in range(count)]
+    return [
+        {
+            "prompt": f"w{index % 20} w{index % 7} number {index}",
+            "solution": str(index),
+            "level": index % 3,
+        }
+        for index in range(count)
+    ]
 
 
 def make(count: int = 30, **options: Any) -> RowSampler:
@@ -30,7 +37,11 @@ def make(count: int = 30, **options: Any) -> RowSampler:
 
 def step(sampler: RowSampler, version: int, n: int = 4) -> list[int]:
     draws, drawn = sampler.sample(n, policy_version=version)
-    sampler.observe(draws, [[float(row % 3 > place % 2) for place in range(G)] for row in drawn], policy_version=version)
+    sampler.observe(
+        draws,
+        [[float(row % 3 > place % 2) for place in range(G)] for row in drawn],
+        policy_version=version,
+    )
     sampler.sampler.update_estimator()
     return drawn
 
@@ -50,11 +61,16 @@ def test_of_equal_rows_the_first_stands_for_all(caplog: pytest.LogCaptureFixture
     assert sorted(sampler.sample(6, policy_version=0)[1]) == [0, 1, 2, 3, 4, 8]
 
 
-def test_too_few_free_prompts_are_an_error_that_leaves_nothing_in_flight(caplog: pytest.LogCaptureFixture) -> None:
+def test_too_few_free_prompts_are_an_error_that_leaves_nothing_in_flight(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     caplog.set_level(logging.ERROR)
     sampler = make(count=10)
     held, _ = sampler.sample(7, policy_version=0)
-    with pytest.raises(DataError, match="got 10 distinct prompts, 7 of them in flight, expected at least 4 free ones"):
+    with pytest.raises(
+        DataError,
+        match="got 10 distinct prompts, 7 of them in flight, expected at least 4 free ones",
+    ):
         sampler.sample(4, policy_version=0)
     assert [draw.draw_id for draw in sampler.sampler.in_flight()] == [draw.draw_id for draw in held]
     assert len(sampler.sample(3, policy_version=0)[0]) == 3
@@ -83,8 +99,12 @@ def test_metrics_are_depos() -> None:
 
 
 @pytest.mark.parametrize("with_estimator", [False, True])
-def test_saved_and_loaded_the_rows_are_those_of_the_uninterrupted_run(with_estimator: bool, tmp_path: Path) -> None:
-    whole, first, second = (make(estimator=build(SMALL, seed=3) if with_estimator else None) for _ in range(3))
+def test_saved_and_loaded_the_rows_are_those_of_the_uninterrupted_run(
+    with_estimator: bool, tmp_path: Path
+) -> None:
+    whole, first, second = (
+        make(estimator=build(SMALL, seed=3) if with_estimator else None) for _ in range(3)
+    )
     expected = [step(whole, version) for version in range(10)]
     for version in range(6):
         step(first, version)
@@ -118,13 +138,17 @@ def test_a_state_that_does_not_fit_changes_nothing(other: dict[str, Any], messag
     open_draws, _ = sampler.sample(2, policy_version=0)
     with pytest.raises(StateError, match=message):
         sampler.load_state_dict(saved.state_dict())
-    assert [draw.draw_id for draw in sampler.sampler.in_flight()] == [draw.draw_id for draw in open_draws]
+    assert [draw.draw_id for draw in sampler.sampler.in_flight()] == [
+        draw.draw_id for draw in open_draws
+    ]
     assert sampler.metrics()["depo/sampler/labelled"] == 0
 
 
 def test_a_state_without_its_parts_and_no_state_at_all(tmp_path: Path) -> None:
     sampler = make()
-    with pytest.raises(StateError, match=r"got entries \['sampler'\], expected also \['estimator'\]"):
+    with pytest.raises(
+        StateError, match=r"got entries \['sampler'\], expected also \['estimator'\]"
+    ):
         sampler.load_state_dict({"sampler": sampler.sampler.state_dict()})
     with pytest.raises(StateError, match=r"got no state\.json"):
         sampler.load(tmp_path)
@@ -132,4 +156,6 @@ def test_a_state_without_its_parts_and_no_state_at_all(tmp_path: Path) -> None:
 
 def test_prompts_do_not_hold_the_rows() -> None:
     assert all(prompt.columns == {} for prompt in make().sampler.prompts)
-    assert np.unique([prompt.source for prompt in make().sampler.prompts]).tolist() == ["train_dataset"]
+    assert np.unique([prompt.source for prompt in make().sampler.prompts]).tolist() == [
+        "train_dataset"
+    ]

@@ -21,12 +21,17 @@ def test_depo_drops_the_share_of_silent_groups(quickstart_policies: Path) -> Non
 
     from depo.integrations.trl import DepoGRPOTrainer
 
-    spec = importlib.util.spec_from_file_location("trl_grpo", Path(__file__).parents[2] / "examples" / "trl_grpo.py")
+    spec = importlib.util.spec_from_file_location(
+        "trl_grpo", Path(__file__).parents[2] / "examples" / "trl_grpo.py"
+    )
     assert spec and spec.loader
     example = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(example)
     torch.set_num_threads(1)
     policy, rows = example.policy_and_rows(str(quickstart_policies))
-    shares = {each: np.mean(example.silent_shares(example.make_trainer(each, policy, rows, STEPS))[WARM:]) for each in (GRPOTrainer, DepoGRPOTrainer)}
+    shares = {
+        each: np.mean(example.silent_shares(example.make_trainer(each, policy, rows, STEPS))[WARM:])
+        for each in (GRPOTrainer, DepoGRPOTrainer)
+    }
     assert shares[GRPOTrainer] >= 0.65
     assert shares[DepoGRPOTrainer] <= 0.35

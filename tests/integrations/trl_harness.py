@@ -1,4 +1,6 @@
-"""The TRL adapter as the conformance suite drives it: the real GRPOTrainer's training loop, stopped at the end of each step."""
+"""The TRL adapter as the conformance suite drives it: the real GRPOTrainer's training loop, stopped
+at the end of each step.
+"""
 
 from __future__ import annotations
 
@@ -38,7 +40,15 @@ class TrlHarness:
 
     supports = frozenset({"partial"})
 
-    def __init__(self, texts: Sequence[str], *, group_size: int, batch_size: int, seed: int, selector: SelectorConfig | str | None = None) -> None:
+    def __init__(
+        self,
+        texts: Sequence[str],
+        *,
+        group_size: int,
+        batch_size: int,
+        seed: int,
+        selector: SelectorConfig | str | None = None,
+    ) -> None:
         self._output = tempfile.TemporaryDirectory()
         self._group_size = group_size
         self._fate_of: FateOf
@@ -79,7 +89,11 @@ class TrlHarness:
 
     def save(self, directory: Path) -> None:
         self.trainer._save_checkpoint(self.trainer.model, None)
-        shutil.copytree(Path(self._output.name) / f"checkpoint-{self.trainer.state.global_step}", directory, dirs_exist_ok=True)
+        shutil.copytree(
+            Path(self._output.name) / f"checkpoint-{self.trainer.state.global_step}",
+            directory,
+            dirs_exist_ok=True,
+        )
 
     def restore(self, directory: Path) -> None:
         self._resume_from = shutil.copytree(directory, Path(self._output.name) / "restored")

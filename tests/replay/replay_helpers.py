@@ -29,7 +29,11 @@ def epochs_log(successes_NK: Any, group_size: int = G) -> RolloutLog:
     """Return a log in which every prompt has an outcome at every tick."""
     n, ticks = np.shape(successes_NK)
     prompts = [Prompt(text=f"prompt {position}", id=f"p{position}") for position in range(n)]
-    records = [Record(tick, position, int(successes_NK[position][tick]), group_size) for position in range(n) for tick in range(ticks)]
+    records = [
+        Record(tick, position, int(successes_NK[position][tick]), group_size)
+        for position in range(n)
+        for tick in range(ticks)
+    ]
     return RolloutLog.of("made_up", "epochs", prompts, group_size, records)
 
 
@@ -42,18 +46,36 @@ def random_log(n: int = 30, ticks: int = 6, seed: int = 0) -> RolloutLog:
 
 @st.composite
 def step_logs(draw: st.DrawFn) -> RolloutLog:
-    """Draw a log of some prompts at each of some steps, with weights and groups that are partly unknown."""
+    """Draw a log of some prompts at each of some steps, with weights and groups that are partly
+    unknown.
+    """
     n = draw(st.integers(1, 6))
     prompts = [Prompt(text="", id=f"p{position}") for position in range(n)]
     records = []
     for clock in draw(st.lists(st.integers(0, 9), min_size=1, max_size=5, unique=True)):
         for position in draw(st.sets(st.integers(0, n - 1), min_size=1)):
             rollouts = draw(st.integers(2, G))
-            records.append(Record(clock, position, draw(st.integers(0, rollouts)), rollouts, draw(st.sampled_from([1.0, 2.0, 8.0]))))
+            records.append(
+                Record(
+                    clock,
+                    position,
+                    draw(st.integers(0, rollouts)),
+                    rollouts,
+                    draw(st.sampled_from([1.0, 2.0, 8.0])),
+                )
+            )
     return RolloutLog.of("made_up", "steps", prompts, G, records)
 
 
-def play(log: RolloutLog, selector: str, budget: float = 0.3, *, seed: int = 0, batch: int = 4, depo: SelectorConfig = DEPO) -> Replay:
+def play(
+    log: RolloutLog,
+    selector: str,
+    budget: float = 0.3,
+    *,
+    seed: int = 0,
+    batch: int = 4,
+    depo: SelectorConfig = DEPO,
+) -> Replay:
     """Return a finished replay."""
     replay = begin(log, selector, budget, seed=seed, batch=batch, depo=depo)
     while not replay.done:
@@ -61,9 +83,21 @@ def play(log: RolloutLog, selector: str, budget: float = 0.3, *, seed: int = 0, 
     return replay
 
 
-def begin(log: RolloutLog, selector: str, budget: float = 0.3, *, seed: int = 0, batch: int = 4, depo: SelectorConfig = DEPO) -> Replay:
+def begin(
+    log: RolloutLog,
+    selector: str,
+    budget: float = 0.3,
+    *,
+    seed: int = 0,
+    batch: int = 4,
+    depo: SelectorConfig = DEPO,
+) -> Replay:
     """Return a replay before its first tick."""
-    return Replay(log, build_selector(selector, log, replay_config(selector, depo), seed=seed, batch=batch), budget)
+    return Replay(
+        log,
+        build_selector(selector, log, replay_config(selector, depo), seed=seed, batch=batch),
+        budget,
+    )
 
 
 def write_rows(path: Path, rows: Sequence[Mapping[str, Any]]) -> Path:
@@ -82,6 +116,8 @@ def groups(log: RolloutLog) -> list[Group]:
     counts = [
         (tick.clock, log.prompts[prompt].id, int(successes), int(rollouts))
         for tick in ticks
-        for prompt, successes, rollouts in zip(tick.prompts, tick.successes, tick.rollouts, strict=True)
+        for prompt, successes, rollouts in zip(
+            tick.prompts, tick.successes, tick.rollouts, strict=True
+        )
     ]
     return [(*count, float(weight)) for count, weight in zip(counts, log.weights, strict=True)]

@@ -34,16 +34,27 @@ SIZES = {
     "vocab_size": VOCAB_SIZE, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2, "intermediate_size": 48,
     "max_position_embeddings": 64, **IDS,
 }  # fmt: skip
-GPT_SIZES = {"vocab_size": VOCAB_SIZE, "n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 64, **IDS}
+GPT_SIZES = {
+    "vocab_size": VOCAB_SIZE,
+    "n_embd": 32,
+    "n_layer": 2,
+    "n_head": 4,
+    "n_positions": 64,
+    **IDS,
+}
 
 MODELS: dict[str, Callable[[], PreTrainedModel]] = {
     "qwen2_tied": lambda: Qwen2ForCausalLM(Qwen2Config(**SIZES, tie_word_embeddings=True)),
-    "qwen2_untied_eager": lambda: Qwen2ForCausalLM(Qwen2Config(**SIZES, tie_word_embeddings=False, attn_implementation="eager")),
+    "qwen2_untied_eager": lambda: Qwen2ForCausalLM(
+        Qwen2Config(**SIZES, tie_word_embeddings=False, attn_implementation="eager")
+    ),
     "llama": lambda: LlamaForCausalLM(LlamaConfig(**SIZES)),
     "gpt2": lambda: GPT2LMHeadModel(GPT2Config(**GPT_SIZES)),
     "gptj_mask_by_model": lambda: GPTJForCausalLM(GPTJConfig(**GPT_SIZES, rotary_dim=8)),
     "mistral_sliding_window": lambda: MistralForCausalLM(MistralConfig(**SIZES, sliding_window=5)),
-    "lfm2_recurrent": lambda: Lfm2ForCausalLM(Lfm2Config(**SIZES, layer_types=["conv", "full_attention"])),
+    "lfm2_recurrent": lambda: Lfm2ForCausalLM(
+        Lfm2Config(**SIZES, layer_types=["conv", "full_attention"])
+    ),
 }
 PROMPT_LENGTHS = (9, 2, 6, 2, 12, 5)
 
@@ -61,16 +72,27 @@ def word_tokenizer() -> PreTrainedTokenizerFast:
     words = {"<pad>": PAD, "<eos>": EOS, **{f"w{i}": i for i in range(2, VOCAB_SIZE)}}
     words_only = Tokenizer(models.WordLevel(words, unk_token="<pad>"))
     words_only.pre_tokenizer = pre_tokenizers.Whitespace()
-    return PreTrainedTokenizerFast(tokenizer_object=words_only, pad_token="<pad>", eos_token="<eos>")
+    return PreTrainedTokenizerFast(
+        tokenizer_object=words_only, pad_token="<pad>", eos_token="<eos>"
+    )
 
 
 def word_prompts() -> list[Prompt]:
     draws = np.random.default_rng(0)
-    return [Prompt(text=" ".join(f"w{i}" for i in draws.integers(2, VOCAB_SIZE, size=n))) for n in PROMPT_LENGTHS]
+    return [
+        Prompt(text=" ".join(f"w{i}" for i in draws.integers(2, VOCAB_SIZE, size=n)))
+        for n in PROMPT_LENGTHS
+    ]
 
 
-def build_engine(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, **options: object) -> LocalEngine:
-    return LocalEngine(model, tokenizer, **{"max_new_tokens": 12, "sequences_per_batch": 64, "max_prompt_tokens": 40, **options})
+def build_engine(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, **options: object
+) -> LocalEngine:
+    return LocalEngine(
+        model,
+        tokenizer,
+        **{"max_new_tokens": 12, "sequences_per_batch": 64, "max_prompt_tokens": 40, **options},
+    )
 
 
 def flat_responses(groups: Sequence[RolloutGroup]) -> list[list[int]]:

@@ -14,7 +14,15 @@ from depo.rollout.prompts import encode_prompts
 from depo.training.build import _build_engine
 from depo.types.errors import ConfigError
 from depo.types.records import Prompt
-from tests.rollout.rollout_helpers import EOS, SIZES, build_engine, build_model, flat_responses, word_prompts, word_tokenizer
+from tests.rollout.rollout_helpers import (
+    EOS,
+    SIZES,
+    build_engine,
+    build_model,
+    flat_responses,
+    word_prompts,
+    word_tokenizer,
+)
 
 
 @pytest.fixture(scope="module")
@@ -35,7 +43,9 @@ def test_weights_of_the_engines_own_module_are_used_as_they_are(tokenizer, promp
     engine.load_weights(model, 3)
     assert engine.policy_version == 3
     assert [parameter.data_ptr() for parameter in model.parameters()] == before
-    assert {group.policy_version for group in engine.generate(prompts, 1, range(6), temperature=1.0)} == {3}
+    assert {
+        group.policy_version for group in engine.generate(prompts, 1, range(6), temperature=1.0)
+    } == {3}
 
 
 @pytest.mark.parametrize("name", ["qwen2_tied", "qwen2_untied_eager", "gpt2"])
@@ -47,13 +57,22 @@ def test_weights_of_another_module_are_copied(name, tokenizer, prompts):
             parameter.add_(torch.randn_like(parameter), alpha=0.1)
     engine = build_engine(engines_own, tokenizer)
     expected = build_engine(policy, tokenizer).generate(prompts, 3, range(6), temperature=1.0)
-    assert flat_responses(engine.generate(prompts, 3, range(6), temperature=1.0)) != flat_responses(expected)
+    assert flat_responses(engine.generate(prompts, 3, range(6), temperature=1.0)) != flat_responses(
+        expected
+    )
     engine.load_weights(policy, 1)
-    assert flat_responses(engine.generate(prompts, 3, range(6), temperature=1.0)) == flat_responses(expected)
-    shares = engines_own.get_input_embeddings().weight.data_ptr() == engines_own.get_output_embeddings().weight.data_ptr()
+    assert flat_responses(engine.generate(prompts, 3, range(6), temperature=1.0)) == flat_responses(
+        expected
+    )
+    shares = (
+        engines_own.get_input_embeddings().weight.data_ptr()
+        == engines_own.get_output_embeddings().weight.data_ptr()
+    )
     assert shares == policy.config.tie_word_embeddings
     policy.get_input_embeddings().weight.data.zero_()
-    assert flat_responses(engine.generate(prompts, 3, range(6), temperature=1.0)) == flat_responses(expected), "a copy, not an alias"
+    assert flat_responses(engine.generate(prompts, 3, range(6), temperature=1.0)) == flat_responses(
+        expected
+    ), "a copy, not an alias"
 
 
 def test_weights_that_do_not_fit_are_refused(tokenizer):
@@ -61,7 +80,12 @@ def test_weights_that_do_not_fit_are_refused(tokenizer):
     with pytest.raises(ValueError, match="tie_word_embeddings=False, expected True"):
         engine.load_weights(build_model("qwen2_untied_eager"), 1)
     with pytest.raises(ValueError, match="do not fit"):
-        engine.load_weights(Qwen2ForCausalLM(Qwen2Config(**{**SIZES, "intermediate_size": 50}, tie_word_embeddings=True)), 1)
+        engine.load_weights(
+            Qwen2ForCausalLM(
+                Qwen2Config(**{**SIZES, "intermediate_size": 50}, tie_word_embeddings=True)
+            ),
+            1,
+        )
     assert engine.policy_version == 0
 
 
@@ -80,9 +104,16 @@ def test_messages_go_through_the_chat_template(tokenizer):
 
 def test_prompts_of_the_wrong_length_are_named(tokenizer):
     engine = build_engine(build_model(), tokenizer, max_prompt_tokens=3)
-    assert engine.generate([Prompt(text="w2 w3 w4")], 1, [0], temperature=1.0)[0].prompt_ids.size == 3
-    with pytest.raises(ValueError, match=r"prompt chosen .*got 4 tokens, expected 1 to max_prompt_tokens = 3.*'w2 w3 w4 w5'"):
-        engine.generate([Prompt(text="w2"), Prompt(id="chosen", text="w2 w3 w4 w5")], 1, [0, 1], temperature=1.0)
+    assert (
+        engine.generate([Prompt(text="w2 w3 w4")], 1, [0], temperature=1.0)[0].prompt_ids.size == 3
+    )
+    with pytest.raises(
+        ValueError,
+        match=r"prompt chosen .*got 4 tokens, expected 1 to max_prompt_tokens = 3.*'w2 w3 w4 w5'",
+    ):
+        engine.generate(
+            [Prompt(text="w2"), Prompt(id="chosen", text="w2 w3 w4 w5")], 1, [0, 1], temperature=1.0
+        )
     with pytest.raises(ValueError, match="got 0 tokens"):
         engine.generate([Prompt(text="")], 1, [0], temperature=1.0)
 
@@ -91,7 +122,9 @@ def test_prompt_and_budget_fit_the_models_positions(tokenizer):
     engine = build_engine(build_model("gpt2"), tokenizer, max_prompt_tokens=1000, max_new_tokens=60)
     assert engine.max_prompt_tokens == 4
     assert len(engine.generate([Prompt(text="w2 w3 w4 w5")], 4, [0], temperature=1.0)) == 1
-    with pytest.raises(ValueError, match=r"max_new_tokens: got 64, expected less than the model's 64 positions"):
+    with pytest.raises(
+        ValueError, match=r"max_new_tokens: got 64, expected less than the model's 64 positions"
+    ):
         build_engine(build_model("gpt2"), tokenizer, max_new_tokens=64)
 
 
@@ -122,10 +155,22 @@ def test_a_diverged_policy_is_reported(tokenizer, prompts):
 
 
 def test_the_stop_text_ends_responses_like_an_end_token(tokenizer, prompts):
-    engine = _build_engine(TrainConfig(rollout=RolloutConfig(stop="w9", max_new_tokens=12, max_prompt_tokens=40)), build_model(), tokenizer)
+    engine = _build_engine(
+        TrainConfig(rollout=RolloutConfig(stop="w9", max_new_tokens=12, max_prompt_tokens=40)),
+        build_model(),
+        tokenizer,
+    )
     groups = engine.generate(prompts, 16, range(6), temperature=1.0)
-    last = {int(ids[-1]) for group in groups for ids, finished in zip(group.response_ids, group.finished, strict=True) if finished}
+    last = {
+        int(ids[-1])
+        for group in groups
+        for ids, finished in zip(group.response_ids, group.finished, strict=True)
+        if finished
+    }
     assert last == {EOS, 9}
     assert not any("w9" in response.split() for group in groups for response in group.responses)
-    with pytest.raises(ConfigError, match=r"^rollout.stop: got 'w9 w2', which is 2 tokens \[9, 2\] of the policy's tokenizer, expected the text of one"):
+    with pytest.raises(
+        ConfigError,
+        match=r"^rollout.stop: got 'w9 w2', which is 2 tokens \[9, 2\] of the policy's tokenizer, expected the text of one",
+    ):
         _build_engine(TrainConfig(rollout=RolloutConfig(stop="w9 w2")), build_model(), tokenizer)

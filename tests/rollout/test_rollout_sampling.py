@@ -34,11 +34,17 @@ def test_tokens_follow_the_softmax(tokenizer):
 
 
 @given(
-    logits=st.lists(st.one_of(st.floats(-120, 120, width=32), st.just(-np.inf)), min_size=1, max_size=30).filter(lambda row: max(row) > -np.inf),
-    uniform=st.one_of(st.floats(0, 1, exclude_max=True), st.sampled_from([0.0, 1 - 2**-53, 2**-60])),
+    logits=st.lists(
+        st.one_of(st.floats(-120, 120, width=32), st.just(-np.inf)), min_size=1, max_size=30
+    ).filter(lambda row: max(row) > -np.inf),
+    uniform=st.one_of(
+        st.floats(0, 1, exclude_max=True), st.sampled_from([0.0, 1 - 2**-53, 2**-60])
+    ),
 )
 def test_a_sampled_token_spans_its_uniform_number(logits, uniform):
-    tokens, logprobs = sample_tokens(torch.tensor([logits]), torch.tensor([uniform], dtype=torch.float64), 1.0)
+    tokens, logprobs = sample_tokens(
+        torch.tensor([logits]), torch.tensor([uniform], dtype=torch.float64), 1.0
+    )
     probabilities = np.exp(np.array(logits) - max(logits))
     below = probabilities[: tokens[0]].sum() / probabilities.sum()
     share = probabilities[tokens[0]] / probabilities.sum()
@@ -49,11 +55,15 @@ def test_a_sampled_token_spans_its_uniform_number(logits, uniform):
 
 def test_the_tail_of_a_large_vocabulary_is_reached():
     tail = 200_000
-    logits = torch.full((1, tail + 1), -24.0)  # each tail token has probability 4e-11, all of them together 8e-6
+    logits = torch.full(
+        (1, tail + 1), -24.0
+    )  # each tail token has probability 4e-11, all of them together 8e-6
     logits[0, 0] = 0.0
     tail_mass = tail * np.exp(-24.0) / (1 + tail * np.exp(-24.0))
     positions = np.linspace(0.01, 0.99, 16)
-    tokens, _ = sample_tokens(logits.expand(16, -1), torch.from_numpy(1 - tail_mass * (1 - positions)), 1.0)
+    tokens, _ = sample_tokens(
+        logits.expand(16, -1), torch.from_numpy(1 - tail_mass * (1 - positions)), 1.0
+    )
     np.testing.assert_allclose(tokens.numpy() / tail, positions, atol=1e-3)
 
 

@@ -1,4 +1,6 @@
-"""Slow, obvious restatements of what the Rust core computes: written from the formulas, sharing no code with it."""
+"""Slow, obvious restatements of what the Rust core computes: written from the formulas, sharing no
+code with it.
+"""
 
 from __future__ import annotations
 
@@ -36,7 +38,9 @@ def uniform(key: int, counter: int) -> float:
     return (mix((key + (counter + 1) * GOLDEN) & MASK) >> 11) / 2**53
 
 
-def group_advantages(rewards: Sequence[float], scale_by_std: bool, ddof: int, epsilon: float, tolerance: float) -> tuple[list[float], bool, float]:
+def group_advantages(
+    rewards: Sequence[float], scale_by_std: bool, ddof: int, epsilon: float, tolerance: float
+) -> tuple[list[float], bool, float]:
     """Return advantages, informative and mean of one group of rewards (NaN: unknown)."""
     known = [reward for reward in rewards if not math.isnan(reward)]
     if not known:
@@ -46,14 +50,23 @@ def group_advantages(rewards: Sequence[float], scale_by_std: bool, ddof: int, ep
         return [0.0] * len(rewards), False, mean
     deviation = math.sqrt(math.fsum((reward - mean) ** 2 for reward in known) / (len(known) - ddof))
     scale = deviation + epsilon if scale_by_std else 1.0
-    return [0.0 if math.isnan(reward) else (reward - mean) / scale for reward in rewards], True, mean
+    return (
+        [0.0 if math.isnan(reward) else (reward - mean) / scale for reward in rewards],
+        True,
+        mean,
+    )
 
 
-def p_outcomes(alpha: float, beta: float, n_rollouts: int, wanted: Callable[[tuple[bool, ...]], bool]) -> float:
+def p_outcomes(
+    alpha: float, beta: float, n_rollouts: int, wanted: Callable[[tuple[bool, ...]], bool]
+) -> float:
     """Return the beta-binomial probability of the wanted ones among all orders of outcomes."""
     total = 0.0
     for outcomes in filter(wanted, itertools.product((False, True), repeat=n_rollouts)):
-        total += math.exp(log_beta(alpha + sum(outcomes), beta + n_rollouts - sum(outcomes)) - log_beta(alpha, beta))
+        total += math.exp(
+            log_beta(alpha + sum(outcomes), beta + n_rollouts - sum(outcomes))
+            - log_beta(alpha, beta)
+        )
     return total
 
 
@@ -65,9 +78,16 @@ def p_informative(alpha: float, beta: float, group_size: int) -> float:
 
 @cache
 def p_two_informative(alpha: float, beta: float, group_size: int) -> float:
-    """Return the probability that two groups at the same pass rate do: the mean square of P(informative | pass rate)."""
+    """Return the probability that two groups at the same pass rate do: the mean square of
+    P(informative | pass rate).
+    """
     halves = (slice(group_size), slice(group_size, None))
-    return p_outcomes(alpha, beta, 2 * group_size, lambda outcomes: all(0 < sum(outcomes[half]) < group_size for half in halves))
+    return p_outcomes(
+        alpha,
+        beta,
+        2 * group_size,
+        lambda outcomes: all(0 < sum(outcomes[half]) < group_size for half in halves),
+    )
 
 
 def log_beta(alpha: float, beta: float) -> float:
@@ -77,7 +97,9 @@ def log_beta(alpha: float, beta: float) -> float:
 
 @dataclass
 class Label:
-    """k of n rollouts of a prompt succeeded at a policy version; `prediction` is what was predicted of it before (NaN: nothing)."""
+    """k of n rollouts of a prompt succeeded at a policy version; `prediction` is what was predicted
+    of it before (NaN: nothing).
+    """
 
     prompt: int
     successes: int
@@ -88,11 +110,20 @@ class Label:
 
 
 def base_rate(labels: Sequence[Label]) -> float:
-    """Return the weighted share of successes among labels in order of arrival, newer ones counting more, starting from one success in two."""
-    kept = [0.999**age * label.weight for age, label in zip(reversed(range(len(labels))), labels, strict=True)]
+    """Return the weighted share of successes among labels in order of arrival, newer ones counting
+    more, starting from one success in two.
+    """
+    kept = [
+        0.999**age * label.weight
+        for age, label in zip(reversed(range(len(labels))), labels, strict=True)
+    ]
     start = 0.999 ** len(labels)
-    successes = start + sum(weight * label.successes for weight, label in zip(kept, labels, strict=True))
-    rollouts = 2 * start + sum(weight * label.rollouts for weight, label in zip(kept, labels, strict=True))
+    successes = start + sum(
+        weight * label.successes for weight, label in zip(kept, labels, strict=True)
+    )
+    rollouts = 2 * start + sum(
+        weight * label.rollouts for weight, label in zip(kept, labels, strict=True)
+    )
     return clamped(successes / rollouts)
 
 
@@ -102,7 +133,8 @@ def clamped(rate: float) -> float:
 
 
 class Fit:
-    """Posterior mean of some parameters over a grid of settings, whose log-likelihoods fade; before 32 labels the configured ones.
+    """Posterior mean of some parameters over a grid of settings, whose log-likelihoods fade; before
+    32 labels the configured ones.
 
     Args:
         configured: The first setting of the grid.
@@ -110,15 +142,21 @@ class Fit:
         fit: Whether to fit at all.
     """
 
-    def __init__(self, configured: Sequence[float], grid: Iterable[Sequence[float]], fit: bool) -> None:
+    def __init__(
+        self, configured: Sequence[float], grid: Iterable[Sequence[float]], fit: bool
+    ) -> None:
         self.settings = [tuple(configured), *map(tuple, grid)]
         self.log_likelihoods, self.n_labels, self.fit = np.zeros(len(self.settings)), 0, fit
 
     def observe(self, log_likelihood: Callable[..., float]) -> None:
-        """Take in one label, whose log-likelihood under a setting is given as a function of its parameters."""
+        """Take in one label, whose log-likelihood under a setting is given as a function of its
+        parameters.
+        """
         self.n_labels += 1
         if self.fit:
-            self.log_likelihoods = 0.999 * self.log_likelihoods + [log_likelihood(*setting) for setting in self.settings]
+            self.log_likelihoods = 0.999 * self.log_likelihoods + [
+                log_likelihood(*setting) for setting in self.settings
+            ]
 
     def value(self) -> list[float]:
         """Return what is used now."""
@@ -129,7 +167,8 @@ class Fit:
 
 
 class BetaBelief:
-    """Beta(b r + c m + S, b (1 - r) + c (1 - m) + F): base rate r, prediction m, successes and failures faded by g per version.
+    """Beta(b r + c m + S, b (1 - r) + c (1 - m) + F): base rate r, prediction m, successes and
+    failures faded by g per version.
 
     Args:
         base: b.
@@ -143,7 +182,15 @@ class BetaBelief:
     TEXTS = (0.0, 0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0)
     DISCOUNTS = (0.5, 0.7, 0.8, 0.9, 0.95, 0.97, 0.99, 1.0)
 
-    def __init__(self, base: float = 1.0, text: float = 4.0, discount: float = 0.97, *, fit: bool = False, use_history: bool = True) -> None:
+    def __init__(
+        self,
+        base: float = 1.0,
+        text: float = 4.0,
+        discount: float = 0.97,
+        *,
+        fit: bool = False,
+        use_history: bool = True,
+    ) -> None:
         self.prior = Fit((base, text), itertools.product(self.BASES, self.TEXTS), fit)
         self.memory = Fit((discount,), ((discount,) for discount in self.DISCOUNTS), fit)
         self.use_history = use_history
@@ -163,26 +210,48 @@ class BetaBelief:
         now = max(latest, label.version)
         successes, failures = self.history(label.prompt, now, discount)
         faded = discount ** (now - label.version)
-        self.histories[label.prompt] = (successes + faded * label.successes, failures + faded * (label.rollouts - label.successes), now)
+        self.histories[label.prompt] = (
+            successes + faded * label.successes,
+            failures + faded * (label.rollouts - label.successes),
+            now,
+        )
         self.labels.append(label)
         self.rate = base_rate(self.labels)
 
     def history(self, prompt: int, version: int, discount: float) -> tuple[float, float]:
-        """Return discounted successes and failures of a prompt at `version`, or at its newest label if that is newer."""
+        """Return discounted successes and failures of a prompt at `version`, or at its newest label
+        if that is newer.
+        """
         successes, failures, latest = self.histories.get(prompt, (0.0, 0.0, 0))
         faded = discount ** max(version - latest, 0)
         return faded * successes, faded * failures
 
     def log_likelihood(self, label: Label, base: float, text: float, discount: float) -> float:
         """Return the logarithm of the probability of a label, in its order of outcomes."""
-        alpha, beta = self.counts(label.prompt, label.prediction, label.version, base, text, discount)
-        return log_beta(alpha + label.successes, beta + label.rollouts - label.successes) - log_beta(alpha, beta)
+        alpha, beta = self.counts(
+            label.prompt, label.prediction, label.version, base, text, discount
+        )
+        return log_beta(
+            alpha + label.successes, beta + label.rollouts - label.successes
+        ) - log_beta(alpha, beta)
 
-    def counts(self, prompt: int, prediction: float, version: int, base: float, text: float, discount: float) -> tuple[float, float]:
+    def counts(
+        self,
+        prompt: int,
+        prediction: float,
+        version: int,
+        base: float,
+        text: float,
+        discount: float,
+    ) -> tuple[float, float]:
         """Return alpha and beta under some parameters."""
-        successes, failures = self.history(prompt, version, discount) if self.use_history else (0.0, 0.0)
+        successes, failures = (
+            self.history(prompt, version, discount) if self.use_history else (0.0, 0.0)
+        )
         text, mean = (0.0, 0.5) if math.isnan(prediction) else (text, clamped(prediction))
-        return base * self.rate + text * mean + successes, base * (1 - self.rate) + text * (1 - mean) + failures
+        return base * self.rate + text * mean + successes, base * (1 - self.rate) + text * (
+            1 - mean
+        ) + failures
 
     def posterior(self, prompt: int, prediction: float, version: int) -> tuple[float, float]:
         """Return alpha and beta as believed at `version`."""
@@ -216,7 +285,8 @@ class LogitNormalBelief:
     Args:
         walk: Parameters.
         rate: Base rate when the prompt's first label arrives.
-        matched: Whether each label leaves a normal distribution of the same mean and variance, as the core approximates, instead of the posterior.
+        matched: Whether each label leaves a normal distribution of the same mean and variance, as
+            the core approximates, instead of the posterior.
     """
 
     LOGITS = np.linspace(-30, 30, 3001)
@@ -229,8 +299,12 @@ class LogitNormalBelief:
         """Let versions pass; a prompt without labels stays what all labels say."""
         if elapsed and self.labelled:
             growth = math.exp(min(max(self.walk.spread * elapsed, -1), 1))
-            grown = np.interp((self.LOGITS - self.walk.drift * elapsed) / growth, self.LOGITS, self.density)
-            self.density = np.convolve(grown / grown.sum(), normal(self.LOGITS, 0, self.walk.noise * elapsed), mode="same")
+            grown = np.interp(
+                (self.LOGITS - self.walk.drift * elapsed) / growth, self.LOGITS, self.density
+            )
+            self.density = np.convolve(
+                grown / grown.sum(), normal(self.LOGITS, 0, self.walk.noise * elapsed), mode="same"
+            )
 
     def opinion(self, prediction: float) -> tuple[float, float]:
         """Return mean and precision of what the text says of the logit; precision 0: nothing."""
@@ -246,19 +320,27 @@ class LogitNormalBelief:
         return np.asarray(fused / fused.sum())
 
     def without_text(self, density: NDArray[np.float64], prediction: float) -> NDArray[np.float64]:
-        """Return the normal distribution that what the text says turns into one with the moments of `density`."""
+        """Return the normal distribution that what the text says turns into one with the moments of
+        `density`.
+        """
         text_mean, text_precision = self.opinion(prediction)
         mean = float(density @ self.LOGITS)
         variance = float(density @ (self.LOGITS - mean) ** 2)
         precision = 1 / variance - text_precision
-        return normal(self.LOGITS, (mean / variance - text_precision * text_mean) / precision, 1 / precision)
+        return normal(
+            self.LOGITS, (mean / variance - text_precision * text_mean) / precision, 1 / precision
+        )
 
     def observe(self, successes: int, rollouts: int, prediction: float) -> None:
         """Take in a label."""
         rates = 1 / (1 + np.exp(-self.LOGITS))
         likelihood = rates**successes * (1 - rates) ** (rollouts - successes)
         seen = self.with_text(prediction) * likelihood
-        self.density = self.without_text(seen / seen.sum(), prediction) if self.matched else self.density * likelihood
+        self.density = (
+            self.without_text(seen / seen.sum(), prediction)
+            if self.matched
+            else self.density * likelihood
+        )
         self.density, self.labelled = self.density / self.density.sum(), True
 
     def forecast(self, prediction: float, group_size: int) -> tuple[float, float]:
@@ -275,11 +357,15 @@ def normal(values: NDArray[np.float64], mean: float, variance: float) -> NDArray
 
 
 def around(rate: float, variance: float) -> float:
-    """Return the mean logit at which a normal distribution has about this mean pass rate (MacKay's probit approximation)."""
+    """Return the mean logit at which a normal distribution has about this mean pass rate (MacKay's
+    probit approximation).
+    """
     return math.log(rate / (1 - rate)) * math.sqrt(1 + math.pi * variance / 8)
 
 
-def nearest_to_window(predictions: NDArray[np.float32], low: float, high: float) -> NDArray[np.float64]:
+def nearest_to_window(
+    predictions: NDArray[np.float32], low: float, high: float
+) -> NDArray[np.float64]:
     """Return how far each prediction lies outside of the window."""
     outside = [max(np.float32(low) - value, value - np.float32(high), 0.0) for value in predictions]
     return np.array(outside, dtype=np.float64)

@@ -1,4 +1,6 @@
-"""Slow, obvious restatements of the selection policies, one prompt at a time, with the lots that the core draws (tests/reference.py)."""
+"""Slow, obvious restatements of the selection policies, one prompt at a time, with the lots that
+the core draws (tests/reference.py).
+"""
 
 from __future__ import annotations
 
@@ -9,7 +11,14 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from tests.sampler.reference import BetaBelief, Label, derive_key, p_informative, p_two_informative, uniform
+from tests.sampler.reference import (
+    BetaBelief,
+    Label,
+    derive_key,
+    p_informative,
+    p_two_informative,
+    uniform,
+)
 
 REJECTED = -math.inf
 
@@ -26,14 +35,18 @@ class Lots:
         return 1.0 - uniform(self.key, self.counter - 1)
 
     def normal(self) -> float:
-        """Return a standard normal number: Marsaglia's polar method, of whose two results one is used."""
+        """Return a standard normal number: Marsaglia's polar method, of whose two results one is
+        used.
+        """
         while True:
             x, y = 2 * self.unit() - 1, 2 * self.unit() - 1
             if 0 < x * x + y * y < 1:
                 return x * math.sqrt(-2 * math.log(x * x + y * y) / (x * x + y * y))
 
     def log_gamma(self, shape: float) -> float:
-        """Return the logarithm of a gamma variate: Marsaglia and Tsang at shape + 1, times U^(1 / shape)."""
+        """Return the logarithm of a gamma variate: Marsaglia and Tsang at shape + 1, times U^(1 /
+        shape).
+        """
         d = shape + 1 - 1 / 3
         while True:
             x = self.normal()
@@ -49,7 +62,8 @@ class Lots:
 
 @dataclass
 class Policy:
-    """What every reference keeps: all labels in order of arrival, each with the version at which it arrived.
+    """What every reference keeps: all labels in order of arrival, each with the version at which it
+    arrived.
 
     Attributes:
         seed: Seed of the lots.
@@ -82,23 +96,31 @@ class Policy:
         return self.belief.posterior(prompt, math.nan, version)
 
     def score(self, prompt: int, version: int) -> float:
-        """Return what the policy thinks of a prompt at a version: higher is better, REJECTED is rejected."""
+        """Return what the policy thinks of a prompt at a version: higher is better, REJECTED is
+        rejected.
+        """
         raise NotImplementedError
 
 
 class Budget(Policy):
-    """P(informative) and some of its standard deviations: optimism, or for prompts without a label curiosity, up to one label per prompt of the pool."""
+    """P(informative) and some of its standard deviations: optimism, or for prompts without a label
+    curiosity, up to one label per prompt of the pool.
+    """
 
     def score(self, prompt: int, version: int) -> float:
         posterior = self.posterior(prompt, version)
         mean = p_informative(*posterior, self.group_size)
         curiosity = self.options["curiosity"] * min(len(self.labels) / self.n_prompts, 1)
         deviations = self.options["optimism"] if self.of(prompt) else curiosity
-        return mean + deviations * math.sqrt(max(p_two_informative(*posterior, self.group_size) - mean**2, 0))
+        return mean + deviations * math.sqrt(
+            max(p_two_informative(*posterior, self.group_size) - mean**2, 0)
+        )
 
 
 class Thompson(Policy):
-    """A pass rate drawn from depo's discounted Beta without text; the probability that a group at it is informative."""
+    """A pass rate drawn from depo's discounted Beta without text; the probability that a group at
+    it is informative.
+    """
 
     def score(self, prompt: int, version: int) -> float:
         p = Lots(self.seed, version, prompt).beta(*self.posterior(prompt, version))
@@ -113,7 +135,10 @@ class Mopps(Policy):
         for label in self.of(prompt):
             alpha = decay * alpha + (1 - decay) * 1 + label.successes
             beta = decay * beta + (1 - decay) * 1 + label.rollouts - label.successes
-        return -((Lots(self.seed, version, prompt).beta(alpha, beta) - self.options.get("target", 0.5)) ** 2)
+        return -(
+            (Lots(self.seed, version, prompt).beta(alpha, beta) - self.options.get("target", 0.5))
+            ** 2
+        )
 
 
 class Greso(Policy):
@@ -127,18 +152,35 @@ class Greso(Policy):
             run += 1
         easy, hard = self.probabilities(version)
         keep = max((easy if silent == 1.0 else hard) ** run, 0.01)
-        return 0.0 if uniform(derive_key(self.seed, "judge", [version, prompt]), 0) < keep else REJECTED
+        return (
+            0.0
+            if uniform(derive_key(self.seed, "judge", [version, prompt]), 0) < keep
+            else REJECTED
+        )
 
     def probabilities(self, version: int) -> tuple[float, float]:
         """Return p for easy and for hard prompts after all earlier versions."""
         easy = hard = self.options.get("keep", 0.5)
-        target, step = self.options.get("target_zero_variance", 0.25), self.options.get("adaptation", 0.01)
+        target, step = (
+            self.options.get("target_zero_variance", 0.25),
+            self.options.get("adaptation", 0.01),
+        )
         for past in range(version):
             prompts = [label.prompt for label in self.labels if label.version <= past]
-            rates = [label.successes / label.rollouts for label in self.labels if label.version == past]
+            rates = [
+                label.successes / label.rollouts for label in self.labels if label.version == past
+            ]
             if rates and len(set(prompts)) < len(prompts):
-                easy = max(easy - step, 0.05) if rates.count(1.0) / len(rates) >= target / 3 else min(easy + step, 0.95)
-                hard = max(hard - step, 0.05) if rates.count(0.0) / len(rates) >= 2 * target / 3 else min(hard + step, 0.95)
+                easy = (
+                    max(easy - step, 0.05)
+                    if rates.count(1.0) / len(rates) >= target / 3
+                    else min(easy + step, 0.95)
+                )
+                hard = (
+                    max(hard - step, 0.05)
+                    if rates.count(0.0) / len(rates) >= 2 * target / 3
+                    else min(hard + step, 0.95)
+                )
         return easy, hard
 
 
@@ -148,7 +190,11 @@ class Polaris(Policy):
     def score(self, prompt: int, version: int) -> float:
         steps = int(self.options.get("stage_steps", 20))
         for stage in range(version // steps):
-            rates = [label.successes / label.rollouts for label in self.of(prompt) if label.version // steps == stage]
+            rates = [
+                label.successes / label.rollouts
+                for label in self.of(prompt)
+                if label.version // steps == stage
+            ]
             if rates and np.mean(rates) > self.options.get("drop_above", 0.9):
                 return REJECTED
         return 0.0
@@ -160,7 +206,13 @@ class PrimePools(Policy):
     def score(self, prompt: int, version: int) -> float:
         latest = (self.rates(prompt) or [math.nan])[-1]
         hard, normal = self.options.get("hard_up_to", 0.25), self.options.get("normal_up_to", 0.75)
-        weight = self.options.get("hard_weight", 0.2) if latest <= hard else self.options.get("easy_weight", 0.2) if latest > normal else 1.0
+        weight = (
+            self.options.get("hard_weight", 0.2)
+            if latest <= hard
+            else self.options.get("easy_weight", 0.2)
+            if latest > normal
+            else 1.0
+        )
         return -(-math.log(Lots(self.seed, version, prompt).unit()) / weight)
 
 

@@ -38,23 +38,40 @@ class LengthEstimator:
 
 
 def pool(size: int) -> list[Prompt]:
-    return [Prompt(text="x" * (1 + index % 12) + str(index), source="ab"[index % 2]) for index in range(size)]
+    return [
+        Prompt(text="x" * (1 + index % 12) + str(index), source="ab"[index % 2])
+        for index in range(size)
+    ]
 
 
-def make(size: int = 60, preset: str = "depo", estimator: bool = True, seed: int = 3, **overrides: object) -> PromptSampler:
+def make(
+    size: int = 60, preset: str = "depo", estimator: bool = True, seed: int = 3, **overrides: object
+) -> PromptSampler:
     config = SelectorConfig.from_preset(preset, **{"warmup_steps": 1, **overrides})
     return PromptSampler(pool(size), G, config, LengthEstimator() if estimator else None, seed)
 
 
 def answer(draws: Sequence[Draw]) -> list[list[float]]:
-    """Rewards that are a function of the prompt: short ones succeed always, long ones never, some in between; NaN beyond what a probe asked for."""
-    return [[float(len(draw.prompt.text) < 4 + 2 * g) if g < draw.n_rollouts else math.nan for g in range(G)] for draw in draws]
+    """Rewards that are a function of the prompt: short ones succeed always, long ones never, some
+    in between; NaN beyond what a probe asked for.
+    """
+    return [
+        [
+            float(len(draw.prompt.text) < 4 + 2 * g) if g < draw.n_rollouts else math.nan
+            for g in range(G)
+        ]
+        for draw in draws
+    ]
 
 
-def utf8_buffers(texts: Sequence[str], width: type[np.int32] | type[np.int64] = np.int64) -> tuple[NDArray[np.uint8], NDArray[Any]]:
+def utf8_buffers(
+    texts: Sequence[str], width: type[np.int32] | type[np.int64] = np.int64
+) -> tuple[NDArray[np.uint8], NDArray[Any]]:
     """Texts one behind the other, and where each begins and the last ends."""
     encoded = [text.encode() for text in texts]
-    return np.frombuffer(b"".join(encoded), np.uint8), np.cumsum([0, *map(len, encoded)]).astype(width)
+    return np.frombuffer(b"".join(encoded), np.uint8), np.cumsum([0, *map(len, encoded)]).astype(
+        width
+    )
 
 
 def chat(*contents: str | None) -> list[dict[str, str | None]]:

@@ -13,10 +13,22 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from depo.sampler.calibration import CalibrationWindow, auroc, brier, expected_calibration_error, false_reject_rate, lost_share, reliability_curve
+from depo.sampler.calibration import (
+    CalibrationWindow,
+    auroc,
+    brier,
+    expected_calibration_error,
+    false_reject_rate,
+    lost_share,
+    reliability_curve,
+)
 from depo.types.errors import StateError
 
-OBSERVATIONS = st.lists(st.tuples(st.integers(0, 6).map(lambda k: k / 6), st.booleans(), st.floats(0.1, 10)), min_size=1, max_size=30)
+OBSERVATIONS = st.lists(
+    st.tuples(st.integers(0, 6).map(lambda k: k / 6), st.booleans(), st.floats(0.1, 10)),
+    min_size=1,
+    max_size=30,
+)
 """(probability, outcome, weight) with many ties."""
 
 Observations = list[tuple[float, bool, float]]
@@ -33,7 +45,11 @@ def slow_auroc(observations: Observations) -> float:
         for other, other_label, other_weight in observations:
             if label and not other_label:
                 total += weight * other_weight
-                won += weight * other_weight * (1.0 if value > other else 0.5 if value == other else 0.0)
+                won += (
+                    weight
+                    * other_weight
+                    * (1.0 if value > other else 0.5 if value == other else 0.0)
+                )
     return won / total if total else float("nan")
 
 
@@ -50,17 +66,25 @@ def test_a_weight_is_a_number_of_copies(observations: Observations, copies: list
     counts = np.array(copies[: len(values)])
     repeated = np.repeat(values, counts), np.repeat(outcomes, counts)
     for metric in (auroc, brier, expected_calibration_error):
-        assert metric(values, outcomes, counts) == pytest.approx(metric(*repeated), nan_ok=True), metric.__name__
-    assert false_reject_rate(outcomes, values > 0.5, counts).value == pytest.approx(false_reject_rate(repeated[1], repeated[0] > 0.5).value, nan_ok=True)
+        assert metric(values, outcomes, counts) == pytest.approx(metric(*repeated), nan_ok=True), (
+            metric.__name__
+        )
+    assert false_reject_rate(outcomes, values > 0.5, counts).value == pytest.approx(
+        false_reject_rate(repeated[1], repeated[0] > 0.5).value, nan_ok=True
+    )
 
 
 @settings(deadline=None, max_examples=40)
 @given(OBSERVATIONS, st.randoms(use_true_random=False))
-def test_metrics_do_not_depend_on_the_order(observations: Observations, shuffler: random.Random) -> None:
+def test_metrics_do_not_depend_on_the_order(
+    observations: Observations, shuffler: random.Random
+) -> None:
     shuffled = list(observations)
     shuffler.shuffle(shuffled)
     for metric in (auroc, brier, expected_calibration_error):
-        assert metric(*columns(shuffled)) == pytest.approx(metric(*columns(observations)), nan_ok=True), metric.__name__
+        assert metric(*columns(shuffled)) == pytest.approx(
+            metric(*columns(observations)), nan_ok=True
+        ), metric.__name__
 
 
 @settings(deadline=None, max_examples=40)
@@ -70,8 +94,12 @@ def test_reliability_curve_keeps_the_totals(observations: Observations, bins: in
     curve = reliability_curve(values, outcomes, weights, bins=bins)
     assert 1 <= len(curve.mass) <= bins
     assert curve.mass.sum() == pytest.approx(1)
-    assert (curve.mass * curve.predicted).sum() == pytest.approx(np.average(values, weights=weights))
-    assert (curve.mass * curve.observed).sum() == pytest.approx(np.average(outcomes, weights=weights))
+    assert (curve.mass * curve.predicted).sum() == pytest.approx(
+        np.average(values, weights=weights)
+    )
+    assert (curve.mass * curve.observed).sum() == pytest.approx(
+        np.average(outcomes, weights=weights)
+    )
     assert (np.diff(curve.predicted) > 0).all()
 
 
@@ -86,13 +114,18 @@ def test_reliability_bins_have_equal_mass_without_ties() -> None:
 @given(OBSERVATIONS)
 def test_brier_and_ece_by_loop(observations: Observations) -> None:
     total = sum(weight for _, _, weight in observations)
-    assert brier(*columns(observations)) == pytest.approx(sum(weight * (value - outcome) ** 2 for value, outcome, weight in observations) / total)
+    assert brier(*columns(observations)) == pytest.approx(
+        sum(weight * (value - outcome) ** 2 for value, outcome, weight in observations) / total
+    )
     gaps: dict[float, float] = {}
     for value, outcome, weight in observations:
         gaps[value] = gaps.get(value, 0.0) + weight * (value - outcome)
     per_value = sum(map(abs, gaps.values())) / total
-    # With far more bins than the seven distinct values and a tenth of the least mass, every value has its own bin.
-    assert expected_calibration_error(*columns(observations), bins=10**6) == pytest.approx(per_value, abs=1e-9)
+    # With far more bins than the seven distinct values and a tenth of the least mass, every value
+    # has its own bin.
+    assert expected_calibration_error(*columns(observations), bins=10**6) == pytest.approx(
+        per_value, abs=1e-9
+    )
 
 
 @settings(deadline=None, max_examples=40)
@@ -101,8 +134,13 @@ def test_shares_by_loop(observations: Observations) -> None:
     values, informative, weights = columns(observations)
     rejected = values > 0.5
     both = sum(w for i, r, w in zip(informative, rejected, weights, strict=True) if i and r)
-    for share, of in ((false_reject_rate, weights[rejected].sum()), (lost_share, weights[informative].sum())):
-        assert share(informative, rejected, weights).value == pytest.approx(both / of if of else float("nan"), nan_ok=True)
+    for share, of in (
+        (false_reject_rate, weights[rejected].sum()),
+        (lost_share, weights[informative].sum()),
+    ):
+        assert share(informative, rejected, weights).value == pytest.approx(
+            both / of if of else float("nan"), nan_ok=True
+        )
 
 
 def test_standard_error_is_the_spread_over_repetitions() -> None:
@@ -110,7 +148,9 @@ def test_standard_error_is_the_spread_over_repetitions() -> None:
     shares = []
     for _ in range(400):
         admission = rng.choice([0.2, 1.0], size=300)
-        shares.append(false_reject_rate(rng.uniform(size=300) < 0.3, np.ones(300, bool), 1 / admission))
+        shares.append(
+            false_reject_rate(rng.uniform(size=300) < 0.3, np.ones(300, bool), 1 / admission)
+        )
     spread = np.std([share.value for share in shares])
     assert np.mean([share.standard_error for share in shares]) == pytest.approx(spread, rel=0.15)
 
@@ -124,7 +164,11 @@ def test_weights_undo_a_biased_draw() -> None:
     drawn = rng.uniform(size=p.size) < admission
     weights = 1 / admission[drawn]
     measured = {
-        "auroc": (auroc(p, informative), auroc(p[drawn], informative[drawn], weights), auroc(p[drawn], informative[drawn])),
+        "auroc": (
+            auroc(p, informative),
+            auroc(p[drawn], informative[drawn], weights),
+            auroc(p[drawn], informative[drawn]),
+        ),
         "lost_share": tuple(
             entry.value
             for entry in (
@@ -136,7 +180,9 @@ def test_weights_undo_a_biased_draw() -> None:
     }
     for name, (truth, weighted, naive) in measured.items():
         assert weighted == pytest.approx(truth, abs=0.012), name
-        assert abs(naive - truth) > 0.03, f"{name}: the draw is biased enough for the test to mean something"
+        assert abs(naive - truth) > 0.03, (
+            f"{name}: the draw is biased enough for the test to mean something"
+        )
 
 
 def test_undefined_is_nan() -> None:
@@ -177,10 +223,16 @@ def test_window_is_the_newest_rows(capacity: int, sizes: list[int]) -> None:
         "calibration/brier": brier(p, informative, 1 / admission),
         "calibration/ece": expected_calibration_error(p, informative, 1 / admission),
         "calibration/auroc": auroc(p, informative, 1 / admission),
-        "calibration/mae": np.average(np.abs(predicted - pass_rate), weights=1 / admission) if len(newest) else float("nan"),
-        "calibration/false_reject_rate": false_reject_rate(informative, rejected, 1 / admission).value,
+        "calibration/mae": np.average(np.abs(predicted - pass_rate), weights=1 / admission)
+        if len(newest)
+        else float("nan"),
+        "calibration/false_reject_rate": false_reject_rate(
+            informative, rejected, 1 / admission
+        ).value,
         "calibration/lost_share": lost_share(informative, rejected, 1 / admission).value,
-        "calibration/unfiltered_informative_share": np.average(informative, weights=1 / admission) if len(newest) else float("nan"),
+        "calibration/unfiltered_informative_share": np.average(informative, weights=1 / admission)
+        if len(newest)
+        else float("nan"),
     }
     assert window.metrics() == pytest.approx(expected, nan_ok=True)
 
@@ -188,9 +240,13 @@ def test_window_is_the_newest_rows(capacity: int, sizes: list[int]) -> None:
 def test_unknown_predictions_are_left_out() -> None:
     known, mixed = CalibrationWindow(), CalibrationWindow()
     known.add([0.2, 0.7], [0.3, 0.6], [1, 0.5], [0, 1], [0.0, 0.5], [1, 0])
-    mixed.add([0.2, np.nan, 0.7], [0.3, np.nan, 0.6], [1, 1, 0.5], [0, 0, 1], [0.0, 0.0, 0.5], [1, 0, 0])
+    mixed.add(
+        [0.2, np.nan, 0.7], [0.3, np.nan, 0.6], [1, 1, 0.5], [0, 0, 1], [0.0, 0.0, 0.5], [1, 0, 0]
+    )
     for name in ("brier", "ece", "auroc", "mae"):
-        assert mixed.metrics()[f"calibration/{name}"] == pytest.approx(known.metrics()[f"calibration/{name}"]), name
+        assert mixed.metrics()[f"calibration/{name}"] == pytest.approx(
+            known.metrics()[f"calibration/{name}"]
+        ), name
 
 
 @settings(deadline=None, max_examples=40)

@@ -1,4 +1,6 @@
-"""The Rust core through its bindings: against slow references (tests/reference.py), round trips of its state, and its errors."""
+"""The Rust core through its bindings: against slow references (tests/reference.py), round trips of
+its state, and its errors.
+"""
 
 from __future__ import annotations
 
@@ -33,7 +35,9 @@ REWARDS = st.one_of(st.just(math.nan), st.sampled_from([0.0, 1.0]), st.floats(-4
 
 
 def build(n_prompts: int = 30, **changes: Any) -> _core.Sampler:
-    return _core.Sampler(np.arange(n_prompts) + 100, np.arange(n_prompts) % 2, **{**SETTINGS, **changes})
+    return _core.Sampler(
+        np.arange(n_prompts) + 100, np.arange(n_prompts) % 2, **{**SETTINGS, **changes}
+    )
 
 
 def sample(sampler: _core.Sampler, n: int, version: int, seed: int) -> Columns:
@@ -44,11 +48,20 @@ def sample(sampler: _core.Sampler, n: int, version: int, seed: int) -> Columns:
 
 
 def observe(sampler: _core.Sampler, draw_ids: Any, version: int, seed: int) -> Columns:
-    """Observe draws in flight; of a probe only the rollouts that it asked for are known, of others most."""
+    """Observe draws in flight; of a probe only the rollouts that it asked for are known, of others
+    most.
+    """
     rng, opened = np.random.default_rng(seed), sampler.in_flight()
     n_rollouts = dict(zip(opened["draw_ids"].tolist(), opened["n_rollouts"].tolist(), strict=True))
-    rewards_BG = rng.choice([0.0, 1.0, np.nan], size=(len(draw_ids), GROUP_SIZE), p=[0.45, 0.45, 0.1])
-    rewards_BG[np.arange(GROUP_SIZE) >= np.array([n_rollouts.get(int(draw_id), GROUP_SIZE) for draw_id in draw_ids], int)[:, None]] = np.nan
+    rewards_BG = rng.choice(
+        [0.0, 1.0, np.nan], size=(len(draw_ids), GROUP_SIZE), p=[0.45, 0.45, 0.1]
+    )
+    rewards_BG[
+        np.arange(GROUP_SIZE)
+        >= np.array([n_rollouts.get(int(draw_id), GROUP_SIZE) for draw_id in draw_ids], int)[
+            :, None
+        ]
+    ] = np.nan
     return sampler.observe(draw_ids, rewards_BG, rng.random(len(draw_ids)), version)
 
 
@@ -72,28 +85,46 @@ def test_keys_equal_the_reference(seed: int, purpose: str, parts: list[int]) -> 
 
 
 @given(st.lists(KEYS, max_size=5), st.integers(0, 1000), st.integers(0, 20), st.integers(0, 20))
-def test_uniforms_equal_the_reference_however_the_range_is_split(keys: list[int], first: int, count: int, split: int) -> None:
+def test_uniforms_equal_the_reference_however_the_range_is_split(
+    keys: list[int], first: int, count: int, split: int
+) -> None:
     split = min(split, count)
     numbers = _core.uniforms(keys, first, count)
     assert numbers.shape == (len(keys), count)
-    assert numbers.tolist() == [[reference.uniform(key, first + offset) for offset in range(count)] for key in keys]
+    assert numbers.tolist() == [
+        [reference.uniform(key, first + offset) for offset in range(count)] for key in keys
+    ]
     parts = [_core.uniforms(keys, first, split), _core.uniforms(keys, first + split, count - split)]
     np.testing.assert_array_equal(numbers, np.concatenate(parts, axis=1))
 
 
 @given(
-    rewards=st.integers(1, 6).flatmap(lambda size: st.lists(st.lists(REWARDS, min_size=size, max_size=size), min_size=1, max_size=5)),
+    rewards=st.integers(1, 6).flatmap(
+        lambda size: st.lists(
+            st.lists(REWARDS, min_size=size, max_size=size), min_size=1, max_size=5
+        )
+    ),
     scale_by_std=st.booleans(),
     ddof=st.sampled_from([0, 1]),
     epsilon=st.sampled_from([0.0, 1e-6, 0.1]),
     dtype=st.sampled_from([np.float32, np.float64]),
 )
-def test_advantages_equal_the_reference(rewards: list[list[float]], scale_by_std: bool, ddof: int, epsilon: float, dtype: Any) -> None:
+def test_advantages_equal_the_reference(
+    rewards: list[list[float]], scale_by_std: bool, ddof: int, epsilon: float, dtype: Any
+) -> None:
     rewards_BG = np.array(rewards, dtype=dtype)
-    advantages_BG, informative, means = _core.group_advantages(rewards_BG, scale_by_std=scale_by_std, ddof=ddof, epsilon=epsilon, tolerance=1e-3)
-    assert [str(array.dtype) for array in (advantages_BG, informative, means)] == ["float32", "bool", "float32"]
+    advantages_BG, informative, means = _core.group_advantages(
+        rewards_BG, scale_by_std=scale_by_std, ddof=ddof, epsilon=epsilon, tolerance=1e-3
+    )
+    assert [str(array.dtype) for array in (advantages_BG, informative, means)] == [
+        "float32",
+        "bool",
+        "float32",
+    ]
     for row, group in enumerate(rewards):
-        expected, differs, mean = reference.group_advantages(group, scale_by_std, ddof, epsilon, tolerance=1e-3)
+        expected, differs, mean = reference.group_advantages(
+            group, scale_by_std, ddof, epsilon, tolerance=1e-3
+        )
         np.testing.assert_allclose(advantages_BG[row], expected, rtol=1e-5, atol=1e-6)
         assert informative[row] == differs
         np.testing.assert_allclose(means[row], mean, rtol=1e-6, atol=1e-6)
@@ -102,7 +133,16 @@ def test_advantages_equal_the_reference(rewards: list[list[float]], scale_by_std
 @pytest.mark.parametrize("belief", BELIEFS)
 def test_budget_without_optimism_takes_the_most_informative_of_its_candidates(belief: str) -> None:
     certain = {"optimism": 0.0, "curiosity": 0.0}
-    sampler = build(200, belief=belief, policy_options=certain, warmup_steps=0, explore_share=0.0, max_age=0, source_floors=[0.0, 0.0], use_history=False)
+    sampler = build(
+        200,
+        belief=belief,
+        policy_options=certain,
+        warmup_steps=0,
+        explore_share=0.0,
+        max_age=0,
+        source_floors=[0.0, 0.0],
+        use_history=False,
+    )
     for version in range(20):
         candidates = sampler.propose(8, version)
         predictions = np.random.default_rng(version).random(candidates.size, dtype=np.float32)
@@ -141,31 +181,46 @@ def test_verdicts_tell_what_became_of_each_draw() -> None:
     seen = sampler.observe([*ids, ids[0], 77, -1], rewards_BG, [0.5, 0.5, nan, 0.5, 0.5, 0.5], 0)
     assert seen["statuses"].tolist() == [0, 1, 0, 2, 3, 3]
     assert seen["informative"].tolist() == [True, False, False, False, False, False]
-    np.testing.assert_array_equal(seen["pass_rates"], np.array([0.5, nan, 1.0, nan, nan, nan], np.float32))
-    np.testing.assert_array_equal(seen["mean_rewards"], np.array([0.375, nan, 1.0, nan, nan, nan], np.float32))
+    np.testing.assert_array_equal(
+        seen["pass_rates"], np.array([0.5, nan, 1.0, nan, nan, nan], np.float32)
+    )
+    np.testing.assert_array_equal(
+        seen["mean_rewards"], np.array([0.375, nan, 1.0, nan, nan, nan], np.float32)
+    )
     assert seen["prompts"].tolist() == [*draws["prompts"], -1, -1, -1]
     assert seen["kinds"].tolist() == [1, 1, 1, 0, 0, 0]
-    np.testing.assert_array_equal(seen["admissions"], np.array([1, 1, 1, nan, nan, nan], np.float32))
+    np.testing.assert_array_equal(
+        seen["admissions"], np.array([1, 1, 1, nan, nan, nan], np.float32)
+    )
     targets = sampler.fresh_targets()
     assert targets["prompts"].tolist() == draws["prompts"][[0, 2]].tolist()
     np.testing.assert_array_equal(targets["counts"], np.array([2, 4], np.float32))
     np.testing.assert_array_equal(targets["logprob_targets"], np.array([0.5, nan], np.float32))
     assert sampler.fresh_targets()["prompts"].size == 0
     counts = sampler.counters()
-    assert [counts[name] for name in ("labelled", "unknown", "closed", "never_issued", "informative", "late")] == [2, 1, 1, 2, 1, 0]
+    assert [
+        counts[name]
+        for name in ("labelled", "unknown", "closed", "never_issued", "informative", "late")
+    ] == [2, 1, 1, 2, 1, 0]
 
 
 def test_targets_weigh_as_much_as_their_admission_was_rare_up_to_the_cap() -> None:
     sampler = build(200, max_age=0, max_target_weight=6.0, explore_share=0.2, warmup_steps=0)
     weights: list[float] = []
     for version in range(20):
-        seen = observe(sampler, sample(sampler, 4, version, seed=version)["draw_ids"], version, seed=version)
+        seen = observe(
+            sampler, sample(sampler, 4, version, seed=version)["draw_ids"], version, seed=version
+        )
         labelled = seen["admissions"][seen["statuses"] == 0]
         targets = sampler.fresh_targets()
         np.testing.assert_allclose(targets["weights"], np.minimum(1 / labelled, 6.0), rtol=1e-6)
-        np.testing.assert_array_equal(targets["reward_targets"], seen["pass_rates"][seen["statuses"] == 0])
+        np.testing.assert_array_equal(
+            targets["reward_targets"], seen["pass_rates"][seen["statuses"] == 0]
+        )
         weights += targets["weights"].tolist()
-    assert min(weights) == 1.0 < np.median(np.unique(weights)) < max(weights) == 6.0, "the run meets sure, rarer and capped draws"
+    assert min(weights) == 1.0 < np.median(np.unique(weights)) < max(weights) == 6.0, (
+        "the run meets sure, rarer and capped draws"
+    )
 
 
 @settings(deadline=None, max_examples=30)
@@ -176,12 +231,22 @@ def test_targets_weigh_as_much_as_their_admission_was_rare_up_to_the_cap() -> No
     cut=st.integers(0, 9),
     mid_batch=st.booleans(),
 )
-def test_a_run_resumed_from_its_state_equals_the_run_in_one_piece(policy: str, belief: str, batches: list[tuple[int, int]], cut: int, mid_batch: bool) -> None:
+def test_a_run_resumed_from_its_state_equals_the_run_in_one_piece(
+    policy: str, belief: str, batches: list[tuple[int, int]], cut: int, mid_batch: bool
+) -> None:
     def resumed(sampler: _core.Sampler) -> _core.Sampler:
         saved = sampler.state_dict()
-        scalars = json.loads(json.dumps({name: value for name, value in saved.items() if not isinstance(value, np.ndarray)}))
+        scalars = json.loads(
+            json.dumps(
+                {name: value for name, value in saved.items() if not isinstance(value, np.ndarray)}
+            )
+        )
         copy = build(policy=policy, belief=belief)
-        assert copy.load_state_dict({**saved, **scalars}) == {"matched": 30, "missing": 0, "added": 0}
+        assert copy.load_state_dict({**saved, **scalars}) == {
+            "matched": 30,
+            "missing": 0,
+            "added": 0,
+        }
         return copy
 
     def run(split: bool) -> tuple[list[Columns], dict[str, Any]]:
@@ -193,9 +258,18 @@ def test_a_run_resumed_from_its_state_equals_the_run_in_one_piece(policy: str, b
             candidates = sampler.propose(n, version)
             if split and version == cut and mid_batch:
                 sampler = resumed(sampler)
-            sampler.offer(candidates, np.random.default_rng(version).random(candidates.size), version)
+            sampler.offer(
+                candidates, np.random.default_rng(version).random(candidates.size), version
+            )
             answers += [sample(sampler, n, version, seed=version), sampler.replay_targets(3)]
-            answers += [observe(sampler, sampler.in_flight()["draw_ids"][:labelled], max(version - 1, 0), seed=version)]
+            answers += [
+                observe(
+                    sampler,
+                    sampler.in_flight()["draw_ids"][:labelled],
+                    max(version - 1, 0),
+                    seed=version,
+                )
+            ]
         return answers, sampler.state_dict()
 
     (whole, whole_state), (split, split_state) = run(split=False), run(split=True)
@@ -213,7 +287,11 @@ def test_a_state_follows_ids_into_another_pool(belief: str) -> None:
     new = _core.Sampler(new_ids, np.zeros(17, np.uint32), **{**SETTINGS, "belief": belief})
     with pytest.raises(StateError, match="other prompts"):
         new.load_state_dict(old.state_dict())
-    assert new.load_state_dict(old.state_dict(), strict=False) == {"matched": 15, "missing": 5, "added": 2}
+    assert new.load_state_dict(old.state_dict(), strict=False) == {
+        "matched": 15,
+        "missing": 5,
+        "added": 2,
+    }
     unknown = np.full(15, np.nan)
     assert_same(new.beliefs(range(1, 16), unknown, 5), old.beliefs(range(19, 4, -1), unknown, 5))
     kept = [row for row, prompt in enumerate(old.in_flight()["prompts"]) if prompt >= 5]
@@ -273,7 +351,9 @@ def test_bad_input_is_named(error: type[Exception], message: str, call: Any) -> 
 
 
 def test_threads_never_get_the_same_draw_or_label_it_twice() -> None:
-    """Four threads close the same draws at once; each is labelled exactly once, because calls exclude each other while Python runs on."""
+    """Four threads close the same draws at once; each is labelled exactly once, because calls
+    exclude each other while Python runs on.
+    """
     sampler = build(400, warmup_steps=9, explore_share=0.0)
     draws = sample(sampler, 300, 0, seed=0)["draw_ids"]
     statuses: list[list[int]] = []

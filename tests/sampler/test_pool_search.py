@@ -16,7 +16,9 @@ LEARNABLE = N // 5
 
 def build(preset: str, **settings: Any) -> PromptSampler:
     config = SelectorConfig.from_preset(preset, candidates_from="pool", warmup_steps=0, **settings)
-    return PromptSampler([f"prompt {index}" for index in range(N)], group_size=G, config=config, seed=3)
+    return PromptSampler(
+        [f"prompt {index}" for index in range(N)], group_size=G, config=config, seed=3
+    )
 
 
 def rewards_of(texts: list[str], version: int) -> np.ndarray[Any, Any]:
@@ -50,7 +52,9 @@ def test_the_whole_pool_is_searched_and_prompts_rest() -> None:
     sampler = build("depo", min_age=4, explore_share=0.0)
     drawn = play(sampler, range(80))
     learnable = [[int(text.split()[1]) < LEARNABLE for text in texts] for texts in drawn]
-    assert np.mean(learnable[:20]) < 0.4 < 0.8 < np.mean(learnable[60:]), "once every prompt is known, nearly all places go to those that are worth it"
+    assert np.mean(learnable[:20]) < 0.4 < 0.8 < np.mean(learnable[60:]), (
+        "once every prompt is known, nearly all places go to those that are worth it"
+    )
     last: dict[str, int] = {}
     gaps = []
     for version, texts in enumerate(drawn):
@@ -62,13 +66,29 @@ def test_the_whole_pool_is_searched_and_prompts_rest() -> None:
 def test_in_flight_prompts_are_not_found() -> None:
     sampler = build("depo", min_age=0)
     play(sampler, range(10))
-    drawn = [draw.prompt.id for version in range(10, 30) for draw in sampler.sample(PLACES, policy_version=version)]
+    drawn = [
+        draw.prompt.id
+        for version in range(10, 30)
+        for draw in sampler.sample(PLACES, policy_version=version)
+    ]
     assert len(set(drawn)) == len(drawn)
 
 
 @pytest.mark.parametrize(
-    "settings", [{"preset": "thompson"}, {"belief": "beta"}, {"use_history": False}, {"candidates_per_draw": 1}], ids=lambda settings: next(iter(settings))
+    "settings",
+    [
+        {"preset": "thompson"},
+        {"belief": "beta"},
+        {"use_history": False},
+        {"candidates_per_draw": 1},
+    ],
+    ids=lambda settings: next(iter(settings)),
 )
 def test_what_cannot_be_searched_is_refused_by_name(settings: dict[str, Any]) -> None:
-    with pytest.raises(ConfigError, match=r"selection.candidates_from: got 'pool', expected epoch, or policy budget with"):
-        SelectorConfig.from_preset(settings.pop("preset", "depo"), candidates_from="pool", **settings)
+    with pytest.raises(
+        ConfigError,
+        match=r"selection.candidates_from: got 'pool', expected epoch, or policy budget with",
+    ):
+        SelectorConfig.from_preset(
+            settings.pop("preset", "depo"), candidates_from="pool", **settings
+        )

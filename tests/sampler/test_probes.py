@@ -1,4 +1,6 @@
-"""Probes: what `max_age` promises, what they cost, and what is learned from them, as the user of PromptSampler meets them."""
+"""Probes: what `max_age` promises, what they cost, and what is learned from them, as the user of
+PromptSampler meets them.
+"""
 
 from __future__ import annotations
 
@@ -16,20 +18,39 @@ from tests.sampler.sampler_helpers import G, LengthEstimator, answer, make
 
 @pytest.mark.parametrize("preset", SELECTOR_PRESETS)
 @settings(max_examples=15, deadline=None)
-@given(max_age=st.integers(2, 8), probe_rollouts=st.integers(0, G), n=st.integers(1, 6), seed=st.integers(0, 2**32))
-def test_no_prompt_stays_unlabelled_for_longer_than_max_age(preset: str, max_age: int, probe_rollouts: int, n: int, seed: int) -> None:
-    """Over a pool that one batch of probes can reach; and all batches together cost what was asked for, to within one group."""
+@given(
+    max_age=st.integers(2, 8),
+    probe_rollouts=st.integers(0, G),
+    n=st.integers(1, 6),
+    seed=st.integers(0, 2**32),
+)
+def test_no_prompt_stays_unlabelled_for_longer_than_max_age(
+    preset: str, max_age: int, probe_rollouts: int, n: int, seed: int
+) -> None:
+    """Over a pool that one batch of probes can reach; and all batches together cost what was asked
+    for, to within one group.
+    """
     size = n * (G // (probe_rollouts or G))
-    sampler = make(size, preset, seed=seed, max_age=max_age, probe_rollouts=probe_rollouts, reprobe_share=1.0)
+    sampler = make(
+        size, preset, seed=seed, max_age=max_age, probe_rollouts=probe_rollouts, reprobe_share=1.0
+    )
     labelled_at = dict.fromkeys((prompt.id for prompt in sampler.prompts), -1)
     n_rollouts = 0
     for version in range(4 * max_age):
         draws = sampler.sample(n, policy_version=version)
         for draw in draws:
-            assert draw.n_rollouts == (probe_rollouts or G) if draw.kind is DrawKind.REPROBE else draw.n_rollouts == G
+            assert (
+                draw.n_rollouts == (probe_rollouts or G)
+                if draw.kind is DrawKind.REPROBE
+                else draw.n_rollouts == G
+            )
             labelled_at[draw.prompt.id] = version
         sampler.observe(draws, answer(draws), policy_version=version)
-        assert max(version - seen for seen in labelled_at.values()) == sampler.totals()["sampler/oldest_label_age"] < max_age
+        assert (
+            max(version - seen for seen in labelled_at.values())
+            == sampler.totals()["sampler/oldest_label_age"]
+            < max_age
+        )
         n_rollouts += sum(draw.n_rollouts for draw in draws)
         assert 0 <= n_rollouts - n * G * (version + 1) < G
 
@@ -49,7 +70,9 @@ def test_probes_take_no_more_than_their_share(share: float, probe_rollouts: int,
 
 
 def sampled_with_probes(probe_rollouts: int) -> tuple[list[Draw], LengthEstimator, int]:
-    """Return some draws, probes among them, the estimator that learned from their answers, and how many groups calibration counts."""
+    """Return some draws, probes among them, the estimator that learned from their answers, and how
+    many groups calibration counts.
+    """
     sampler = make(60, max_age=3, probe_rollouts=probe_rollouts, reprobe_share=0.5, warmup_steps=0)
     drawn: list[Draw] = []
     for version in range(8):
@@ -57,10 +80,18 @@ def sampled_with_probes(probe_rollouts: int) -> tuple[list[Draw], LengthEstimato
         verdicts = sampler.observe(draws, answer(draws), policy_version=version)
         expected = [np.nanmean(rewards) for rewards in answer(draws)]
         assert [verdict.pass_rate for verdict in verdicts] == pytest.approx(expected)
-        assert all(not verdict.informative for draw, verdict in zip(draws, verdicts, strict=True) if draw.n_rollouts == 1)
+        assert all(
+            not verdict.informative
+            for draw, verdict in zip(draws, verdicts, strict=True)
+            if draw.n_rollouts == 1
+        )
         drawn += draws
         sampler.update_estimator(replay_steps=0)
-    assert sampler.totals()["sampler/drawn_reprobe"] == sum(draw.kind is DrawKind.REPROBE for draw in drawn) > 5
+    assert (
+        sampler.totals()["sampler/drawn_reprobe"]
+        == sum(draw.kind is DrawKind.REPROBE for draw in drawn)
+        > 5
+    )
     assert isinstance(sampler.estimator, LengthEstimator)
     return drawn, sampler.estimator, sampler.state_dict()["calibration"]["total"]
 

@@ -13,7 +13,12 @@ import pytest
 from depo import DataError, PromptSampler, PromptTable
 from tests.sampler.sampler_helpers import chat, utf8_buffers
 
-STRING_TYPES = [pa.string(), pa.large_string(), pa.string_view(), pa.dictionary(pa.int8(), pa.string())]
+STRING_TYPES = [
+    pa.string(),
+    pa.large_string(),
+    pa.string_view(),
+    pa.dictionary(pa.int8(), pa.string()),
+]
 
 
 def test_two_prompts_of_one_id_are_refused_with_their_rows() -> None:
@@ -25,7 +30,10 @@ def test_buffers_that_are_written_to_are_never_left() -> None:
     utf8, offsets = np.frombuffer(b"abcdef", np.uint8).copy(), np.array([0, 2, 4, 6], np.int64)
     table = PromptTable.from_utf8(utf8, offsets)
     offsets[2] = 1 << 40
-    with pytest.raises(ValueError, match="got other offsets at row 1 than at first, expected buffers that nobody writes to"):
+    with pytest.raises(
+        ValueError,
+        match="got other offsets at row 1 than at first, expected buffers that nobody writes to",
+    ):
         table.texts([1])
     utf8[0] = 255
     with pytest.raises(UnicodeDecodeError):
@@ -52,19 +60,33 @@ def test_broken_buffers_are_refused(utf8: bytes, offsets: list[int], message: st
 def test_buffers_of_another_shape_or_type_are_refused_instead_of_copied() -> None:
     bytes_, offsets = np.zeros(8, np.uint8), np.array([0, 4, 8])
     for utf8, bounds, message in [
-        (bytes_[::2], offsets, "utf8: got a uint8 array of shape .* expected a contiguous one-dimensional uint8 array"),
+        (
+            bytes_[::2],
+            offsets,
+            "utf8: got a uint8 array of shape .* expected a contiguous one-dimensional uint8 array",
+        ),
         (bytes_.view(np.int8), offsets, "utf8: got a int8 array"),
         (bytes_, offsets.astype(float), "offsets: got a float64 array .* int32 or int64"),
         (bytes_, offsets.tolist(), "offsets: got <class 'list'>"),
-        (np.frombuffer(b"\0" * 8, np.uint8), np.frombuffer(b"\0" * 17, np.uint8)[1:].view(np.int64), "offsets: got a int64 array"),
+        (
+            np.frombuffer(b"\0" * 8, np.uint8),
+            np.frombuffer(b"\0" * 17, np.uint8)[1:].view(np.int64),
+            "offsets: got a int64 array",
+        ),
     ]:
         with pytest.raises(ValueError, match=message):
             PromptTable.from_utf8(utf8, bounds)  # type: ignore[arg-type]
     for options, message in [
         ({"answers": [1]}, "answers: got length 1, expected 2"),
         ({"ids": utf8_buffers(["a"])}, "ids: got length 1, expected 2"),
-        ({"sources": [0], "source_names": ["a"]}, r"sources: got a int64 array of shape \(1,\), expected integers of shape \(2,\)"),
-        ({"sources": [0, 1], "source_names": ["a"]}, r"sources: got 1 at row 1, expected numbers within 0\.\.1"),
+        (
+            {"sources": [0], "source_names": ["a"]},
+            r"sources: got a int64 array of shape \(1,\), expected integers of shape \(2,\)",
+        ),
+        (
+            {"sources": [0, 1], "source_names": ["a"]},
+            r"sources: got 1 at row 1, expected numbers within 0\.\.1",
+        ),
         ({"sources": [-1, 0], "source_names": ["a"]}, "sources: got -1 at row 0"),
     ]:
         with pytest.raises(ValueError, match=message):
@@ -93,17 +115,32 @@ def test_a_null_within_a_dictionary_is_one() -> None:
 def test_columns_that_do_not_fit_are_refused() -> None:
     rows = pa.table({"prompt": ["a"], "number": [1.5], "nested": [{"truth": "1"}]})
     for options, message in [
-        ({"text": "question"}, "text: got column 'question', expected one of prompt, number, nested"),
-        ({"text": "number"}, "text: got a column of type double, expected strings or chat messages"),
+        (
+            {"text": "question"},
+            "text: got column 'question', expected one of prompt, number, nested",
+        ),
+        (
+            {"text": "number"},
+            "text: got a column of type double, expected strings or chat messages",
+        ),
         ({"id": "number"}, "id: got a column of type double, expected strings"),
-        ({"answer": "nested.label"}, "answer: got column 'nested.label', but what is before 'label' is of type struct"),
-        ({"answer": "prompt.label"}, "answer: got column 'prompt.label', but what is before 'label' is of type string"),
+        (
+            {"answer": "nested.label"},
+            "answer: got column 'nested.label', but what is before 'label' is of type struct",
+        ),
+        (
+            {"answer": "prompt.label"},
+            "answer: got column 'prompt.label', but what is before 'label' is of type string",
+        ),
     ]:
         with pytest.raises(DataError, match=message):
             PromptTable.from_arrow(rows, **options)
     with pytest.raises(DataError, match=r"data: got builtins\.list, expected Arrow data"):
         PromptTable.from_arrow(["a"])
-    with pytest.raises(DataError, match=r"data: got pandas.*DataFrame, which Arrow cannot take over: .*column other"):
+    with pytest.raises(
+        DataError,
+        match=r"data: got pandas.*DataFrame, which Arrow cannot take over: .*column other",
+    ):
         PromptTable.from_arrow(pd.DataFrame({"prompt": ["a", "b"], "other": [1, "x"]}))
 
 
@@ -114,7 +151,10 @@ def test_columns_that_do_not_fit_are_refused() -> None:
         ([chat("a"), []], "text: got a chat without messages at row 1"),
         ([chat("a"), chat("a", None)], "text: got a message without content at row 1"),
         ([chat("a"), [None]], "text: got a message without role at row 1"),
-        ([[{"role": "user", "content": ["a"]}]], "text: got messages of type .*, expected role and content, both strings"),
+        (
+            [[{"role": "user", "content": ["a"]}]],
+            "text: got messages of type .*, expected role and content, both strings",
+        ),
     ],
 )
 def test_broken_chats_are_refused(chats: list[Any], message: str) -> None:

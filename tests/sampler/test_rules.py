@@ -1,4 +1,6 @@
-"""Selection policies against slow restatements of their sources (tests/reference_policies.py), and what all policies have in common."""
+"""Selection policies against slow restatements of their sources (tests/reference_policies.py), and
+what all policies have in common.
+"""
 
 from __future__ import annotations
 
@@ -35,28 +37,52 @@ OPTIONS: Mapping[str, st.SearchStrategy[dict[str, float]]] = {
 }  # fmt: skip
 LONG_RUN = {"budget": {"optimism": 1.0, "curiosity": 1.5}}
 OUTCOMES = st.lists(st.sampled_from([0, 0, 1, 3, 4, 4]), min_size=N_PROMPTS, max_size=N_PROMPTS)
-ROUNDS = st.lists(st.tuples(st.integers(1, 3), st.sets(st.integers(0, N_PROMPTS - 1)), st.integers(1, 6), OUTCOMES), min_size=1, max_size=10)
-"""Versions that pass, prompts to choose among, prompts wanted, and how many rollouts of each prompt succeed."""
+ROUNDS = st.lists(
+    st.tuples(
+        st.integers(1, 3), st.sets(st.integers(0, N_PROMPTS - 1)), st.integers(1, 6), OUTCOMES
+    ),
+    min_size=1,
+    max_size=10,
+)
+"""Versions that pass, prompts to choose among, prompts wanted, and how many rollouts of each prompt
+succeed.
+"""
 
 
 def build(policy: str, n_prompts: int = N_PROMPTS, **changes: Any) -> _core.Sampler:
-    return _core.Sampler(np.arange(n_prompts) + 100, np.zeros(n_prompts, np.uint32), **{**SETTINGS, "policy": policy, **changes})
+    return _core.Sampler(
+        np.arange(n_prompts) + 100,
+        np.zeros(n_prompts, np.uint32),
+        **{**SETTINGS, "policy": policy, **changes},
+    )
 
 
 def rewards(successes: Any) -> Any:
     return (np.arange(G) < np.asarray(successes)[:, None]).astype(np.float32)
 
 
-def answer(sampler: _core.Sampler, draws: Mapping[str, Any], successes: Sequence[int], version: int) -> None:
-    """Observe draws of prompts of whose rollouts so many succeed, the first ones; of a probe only the rollouts that it asked for are known."""
+def answer(
+    sampler: _core.Sampler, draws: Mapping[str, Any], successes: Sequence[int], version: int
+) -> None:
+    """Observe draws of prompts of whose rollouts so many succeed, the first ones; of a probe only
+    the rollouts that it asked for are known.
+    """
     rewards_BG = rewards(np.asarray(successes)[draws["prompts"]])
     rewards_BG[np.arange(G) >= draws["n_rollouts"][:, None]] = math.nan
     sampler.observe(draws["draw_ids"], rewards_BG, np.full(len(rewards_BG), math.nan), version)
 
 
-def follow(policy: str, options: dict[str, float], n_prompts: int, rounds: Iterable[tuple[int, Any, int, Sequence[int]]]) -> None:
+def follow(
+    policy: str,
+    options: dict[str, float],
+    n_prompts: int,
+    rounds: Iterable[tuple[int, Any, int, Sequence[int]]],
+) -> None:
     """Hold every draw of a run among named prompts against the reference."""
-    sampler, expected = build(policy, n_prompts, policy_options=options), REFERENCES[policy](SETTINGS["seed"], G, n_prompts, options)
+    sampler, expected = (
+        build(policy, n_prompts, policy_options=options),
+        REFERENCES[policy](SETTINGS["seed"], G, n_prompts, options),
+    )
     version = 0
     for elapsed, among, n, outcomes in rounds:
         candidates = sampler.propose(n, version, sorted(among)).tolist()
@@ -66,26 +92,43 @@ def follow(policy: str, options: dict[str, float], n_prompts: int, rounds: Itera
         sampler.offer(candidates, np.full(len(candidates), math.nan), version)
         draws = sampler.take(n, version)
         assert draws["prompts"].tolist() == best
-        assert draws["kinds"].tolist() == [4 if scores[prompt] == REJECTED else 0 for prompt in best], "rejected ones fill up"
+        assert draws["kinds"].tolist() == [
+            4 if scores[prompt] == REJECTED else 0 for prompt in best
+        ], "rejected ones fill up"
         answer(sampler, draws, outcomes, version)
         weights = np.minimum(1 / draws["admissions"], SETTINGS["max_target_weight"]).tolist()
-        expected.labels += [Label(prompt, outcomes[prompt], G, version, math.nan, weight) for prompt, weight in zip(best, weights, strict=True)]
+        expected.labels += [
+            Label(prompt, outcomes[prompt], G, version, math.nan, weight)
+            for prompt, weight in zip(best, weights, strict=True)
+        ]
         version += elapsed
 
 
 @pytest.mark.parametrize("policy", REFERENCES)
 @settings(max_examples=30, deadline=None)
 @given(rounds=ROUNDS, data=st.data())
-def test_a_policy_draws_what_its_source_draws(policy: str, rounds: list[tuple[int, set[int], int, list[int]]], data: st.DataObject) -> None:
+def test_a_policy_draws_what_its_source_draws(
+    policy: str, rounds: list[tuple[int, set[int], int, list[int]]], data: st.DataObject
+) -> None:
     follow(policy, data.draw(OPTIONS.get(policy, st.just({}))), N_PROMPTS, rounds)
 
 
 @pytest.mark.parametrize(
-    ("policy", "options"), [*((name, LONG_RUN.get(name, {})) for name in REFERENCES), ("greso", {"adaptation": 0.2}), ("polaris", {"stage_steps": 6.0})]
+    ("policy", "options"),
+    [
+        *((name, LONG_RUN.get(name, {})) for name in REFERENCES),
+        ("greso", {"adaptation": 0.2}),
+        ("polaris", {"stage_steps": 6.0}),
+    ],
 )
 def test_a_long_run_draws_what_its_source_draws(policy: str, options: dict[str, float]) -> None:
     rng = np.random.default_rng(0)
-    follow(policy, options, 40, [(1, range(40), 12, rng.choice([0, 2, 2, 2, 4], 40).tolist()) for _ in range(25)])
+    follow(
+        policy,
+        options,
+        40,
+        [(1, range(40), 12, rng.choice([0, 2, 2, 2, 4], 40).tolist()) for _ in range(25)],
+    )
 
 
 @pytest.mark.parametrize("policy", ["uniform", "greso", "polaris"])
@@ -96,26 +139,52 @@ def test_policies_that_admit_and_reject_look_at_no_more_than_they_need(policy: s
         while (candidates := sampler.propose(6, version)).size:
             assert candidates.size <= 6 - admitted
             looked_at += candidates.size
-            admitted += int(sampler.wanted(candidates, np.full(candidates.size, math.nan), version).sum())
+            admitted += int(
+                sampler.wanted(candidates, np.full(candidates.size, math.nan), version).sum()
+            )
             sampler.offer(candidates, np.full(candidates.size, math.nan), version)
         draws = sampler.take(6, version)
-        assert admitted == 6 or looked_at == 60 or looked_at == 6 * sampler.candidates_per_draw(version)
+        assert (
+            admitted == 6
+            or looked_at == 60
+            or looked_at == 6 * sampler.candidates_per_draw(version)
+        )
         assert (draws["kinds"] == 0).sum() == admitted
-        sampler.observe(draws["draw_ids"], rewards(np.where(draws["prompts"] % 3 == 0, 2, G)), np.full(6, math.nan), version)
+        sampler.observe(
+            draws["draw_ids"],
+            rewards(np.where(draws["prompts"] % 3 == 0, 2, G)),
+            np.full(6, math.nan),
+            version,
+        )
     assert sampler.counters()["rejected"] > 0 or policy == "uniform"
 
 
 def test_a_chain_that_was_just_labelled_is_asked_about_its_next_version() -> None:
-    """At the version of the label itself (a second round of draws) candidates stand as they will one version later, for no rollout is repeated."""
+    """At the version of the label itself (a second round of draws) candidates stand as they will
+    one version later, for no rollout is repeated.
+    """
     orders = []
     for asked_at in (2, 3):
         sampler = build("dps")
         for version in range(3):
-            sampler.offer(candidates := sampler.propose(12, version, range(N_PROMPTS)), np.full(candidates.size, math.nan), version)
+            sampler.offer(
+                candidates := sampler.propose(12, version, range(N_PROMPTS)),
+                np.full(candidates.size, math.nan),
+                version,
+            )
             draws = sampler.take(12, version)
             steady = draws["prompts"] % 2 == 0
-            sampler.observe(draws["draw_ids"], rewards(np.where(steady | (version != 1), 2, 0)), np.full(12, math.nan), version)
-        sampler.offer(candidates := sampler.propose(6, asked_at, range(N_PROMPTS)), np.full(candidates.size, math.nan), asked_at)
+            sampler.observe(
+                draws["draw_ids"],
+                rewards(np.where(steady | (version != 1), 2, 0)),
+                np.full(12, math.nan),
+                version,
+            )
+        sampler.offer(
+            candidates := sampler.propose(6, asked_at, range(N_PROMPTS)),
+            np.full(candidates.size, math.nan),
+            asked_at,
+        )
         orders.append(sampler.take(6, asked_at)["prompts"])
     assert (orders[0] == orders[1]).all()
     assert (orders[0] % 2 == 0).all()
@@ -124,7 +193,9 @@ def test_a_chain_that_was_just_labelled_is_asked_about_its_next_version() -> Non
 @pytest.mark.parametrize("policy", POLICIES)
 @given(seed=st.integers(0, 2**64 - 1), rounds=ROUNDS, wasted=st.integers(0, 30))
 @settings(max_examples=15, deadline=None)
-def test_among_depends_on_no_epoch_order_and_on_no_order_of_its_own(policy: str, seed: int, rounds: list[Any], wasted: int) -> None:
+def test_among_depends_on_no_epoch_order_and_on_no_order_of_its_own(
+    policy: str, seed: int, rounds: list[Any], wasted: int
+) -> None:
     """One sampler has looked at candidates in epoch order before, which were then left alone."""
     mine, other = build(policy, seed=seed, max_age=3), build(policy, seed=seed, max_age=3)
     other.offer(candidates := other.propose(wasted, 0), np.full(candidates.size, math.nan), 0)
@@ -139,14 +210,18 @@ def test_among_depends_on_no_epoch_order_and_on_no_order_of_its_own(policy: str,
             assert sampler.propose(n, version, named).size == 0
             draws = sampler.take(n, version)
             answer(sampler, draws, outcomes, version)
-            answers.append((candidates.tolist(), {name: column.tolist() for name, column in draws.items()}))
+            answers.append(
+                (candidates.tolist(), {name: column.tolist() for name, column in draws.items()})
+            )
         assert answers[0] == answers[1]
         assert set(answers[0][0]) == among
         version += elapsed
 
 
 @pytest.mark.parametrize(("reprobe_share", "most"), [(0.25, 4), (0.5, 8)])
-def test_those_due_among_named_prompts_come_first_oldest_first_and_are_all_drawn(reprobe_share: float, most: int) -> None:
+def test_those_due_among_named_prompts_come_first_oldest_first_and_are_all_drawn(
+    reprobe_share: float, most: int
+) -> None:
     sampler = build("budget", max_age=2, probe_rollouts=1, reprobe_share=reprobe_share)
     labelled_at = np.full(N_PROMPTS, -1)
     probed = 0
@@ -174,15 +249,21 @@ def test_nobody_waits_before_or_after_a_batch_of_named_prompts() -> None:
     held, waiting = set(candidates[:4].tolist()), set(candidates[4:].tolist())
     assert waiting and set(sampler.state_dict()["buffer.prompts"]) == waiting  # type: ignore[arg-type]
     strangers = sorted(set(range(40)) - held - waiting)
-    assert set(sampler.propose(4, 1, [*strangers, *held])) == set(strangers), "those in flight are left out"
+    assert set(sampler.propose(4, 1, [*strangers, *held])) == set(strangers), (
+        "those in flight are left out"
+    )
     sampler.offer(sampler.state_dict()["buffer.pending"], np.full(len(strangers), 0.5), 1)
     assert set(sampler.take(4, 1)["prompts"]) <= set(strangers)
     assert sampler.state_dict()["buffer.prompts"].size == 0  # type: ignore[union-attr]
-    assert set(sampler.propose(4, 2, range(40))) == set(range(40)) - set(sampler.in_flight()["prompts"])
+    assert set(sampler.propose(4, 2, range(40))) == set(range(40)) - set(
+        sampler.in_flight()["prompts"]
+    )
 
 
 @pytest.mark.parametrize(("explore_share", "warmup_steps"), [(0.0, 0), (0.25, 0), (0.0, 9)])
-def test_uniform_among_named_prompts_records_its_chance(explore_share: float, warmup_steps: int) -> None:
+def test_uniform_among_named_prompts_records_its_chance(
+    explore_share: float, warmup_steps: int
+) -> None:
     sampler = build("uniform", explore_share=explore_share, warmup_steps=warmup_steps)
     seen = np.zeros(N_PROMPTS)
     for _ in range(600):
@@ -227,7 +308,9 @@ def test_among_belongs_to_the_start_of_a_batch() -> None:
 @pytest.mark.parametrize("preset", SELECTOR_PRESETS)
 @given(rounds=ROUNDS, cut=st.integers(0, 9))
 @settings(max_examples=10, deadline=None)
-def test_a_preset_resumes_in_the_middle_among_named_prompts_and_in_epoch_order(preset: str, rounds: list[Any], cut: int) -> None:
+def test_a_preset_resumes_in_the_middle_among_named_prompts_and_in_epoch_order(
+    preset: str, rounds: list[Any], cut: int
+) -> None:
     def start() -> PromptSampler:
         options = {"policy_options": {"stage_steps": 2}} if preset == "polaris" else {}
         config = SelectorConfig.from_preset(preset, warmup_steps=1, max_age=3, **options)
@@ -236,9 +319,14 @@ def test_a_preset_resumes_in_the_middle_among_named_prompts_and_in_epoch_order(p
     def play(sampler: PromptSampler, position: int) -> object:
         version = sum(elapsed for elapsed, *_ in rounds[:position])
         _, among, n, outcomes = rounds[position]
-        draws = sampler.sample(n, policy_version=version, among=None if position % 3 == 2 else sorted(among))
+        draws = sampler.sample(
+            n, policy_version=version, among=None if position % 3 == 2 else sorted(among)
+        )
         known = [
-            [float(rollout < outcome) if rollout < draw.n_rollouts else math.nan for rollout in range(G)]
+            [
+                float(rollout < outcome) if rollout < draw.n_rollouts else math.nan
+                for rollout in range(G)
+            ]
             for draw, outcome in zip(draws, outcomes, strict=False)
         ]
         verdicts = sampler.observe(draws, known, policy_version=version)
@@ -258,18 +346,31 @@ def test_another_policy_keeps_the_beliefs_and_forgets_the_memory() -> None:
     for version in range(3):
         candidates = old.propose(4, version, range(N_PROMPTS))
         old.offer(candidates, np.full(candidates.size, math.nan), version)
-        old.observe(old.take(4, version)["draw_ids"], rewards([0, 1, 2, 4]), np.full(4, math.nan), version)
+        old.observe(
+            old.take(4, version)["draw_ids"], rewards([0, 1, 2, 4]), np.full(4, math.nan), version
+        )
     state = old.state_dict()
     for policy in POLICIES:
         new = build(policy)
         new.load_state_dict(state)
         unknown = np.full(N_PROMPTS, math.nan)
-        np.testing.assert_array_equal(new.beliefs(range(N_PROMPTS), unknown, 3)["pass_rates"], old.beliefs(range(N_PROMPTS), unknown, 3)["pass_rates"])
-        memory = {name: value for name, value in new.state_dict().items() if name.startswith("policy.")}
-        fresh = {name: value for name, value in (old if policy == "mopps" else build(policy)).state_dict().items() if name.startswith("policy.")}
+        np.testing.assert_array_equal(
+            new.beliefs(range(N_PROMPTS), unknown, 3)["pass_rates"],
+            old.beliefs(range(N_PROMPTS), unknown, 3)["pass_rates"],
+        )
+        memory = {
+            name: value for name, value in new.state_dict().items() if name.startswith("policy.")
+        }
+        fresh = {
+            name: value
+            for name, value in (old if policy == "mopps" else build(policy)).state_dict().items()
+            if name.startswith("policy.")
+        }
         assert repr(memory) == repr(fresh)
     with pytest.raises(StateError, match=r"policy\.successes"):
-        old.load_state_dict({name: value for name, value in state.items() if name != "policy.successes"})
+        old.load_state_dict(
+            {name: value for name, value in state.items() if name != "policy.successes"}
+        )
 
 
 def test_memories_follow_their_ids_into_another_pool() -> None:
@@ -279,11 +380,26 @@ def test_memories_follow_their_ids_into_another_pool() -> None:
         old.offer(candidates, np.full(6, math.nan), 0)
         draws = old.take(6, 0)
         old.observe(draws["draw_ids"], rewards(draws["prompts"] % 5), np.full(6, math.nan), 0)
-        new = _core.Sampler([7, *range(111, 99, -1)], np.zeros(13, np.uint32), **{**SETTINGS, "policy": policy})
-        assert new.load_state_dict(old.state_dict(), strict=False) == {"matched": 12, "missing": 0, "added": 1}
+        new = _core.Sampler(
+            [7, *range(111, 99, -1)], np.zeros(13, np.uint32), **{**SETTINGS, "policy": policy}
+        )
+        assert new.load_state_dict(old.state_dict(), strict=False) == {
+            "matched": 12,
+            "missing": 0,
+            "added": 1,
+        }
         before, after = old.state_dict(), new.state_dict()
-        for name in (name for name in before if name.startswith("policy.") and isinstance(before[name], np.ndarray) and name != "policy.tally"):
-            rows_before, rows_after = np.reshape(before[name], (12, -1)), np.reshape(after[name], (13, -1))
+        for name in (
+            name
+            for name in before
+            if name.startswith("policy.")
+            and isinstance(before[name], np.ndarray)
+            and name != "policy.tally"
+        ):
+            rows_before, rows_after = (
+                np.reshape(before[name], (12, -1)),
+                np.reshape(after[name], (13, -1)),
+            )
             np.testing.assert_array_equal(rows_after[1:], rows_before[::-1], err_msg=name)
 
 

@@ -33,17 +33,30 @@ def test_never_hands_out_a_prompt_in_flight(preset: str) -> None:
 
 @pytest.mark.parametrize("preset", PRESETS)
 @settings(max_examples=15, deadline=None)
-@given(cut=st.integers(0, 9), seed=st.integers(0, 2**32), belief=st.sampled_from(BELIEFS), probe_rollouts=st.integers(0, G))
-def test_resume_equals_the_uninterrupted_run(preset: str, cut: int, seed: int, belief: str, probe_rollouts: int) -> None:
+@given(
+    cut=st.integers(0, 9),
+    seed=st.integers(0, 2**32),
+    belief=st.sampled_from(BELIEFS),
+    probe_rollouts=st.integers(0, G),
+)
+def test_resume_equals_the_uninterrupted_run(
+    preset: str, cut: int, seed: int, belief: str, probe_rollouts: int
+) -> None:
     def start() -> PromptSampler:
-        return make(preset=preset, seed=seed, belief=belief, max_age=3, probe_rollouts=probe_rollouts)
+        return make(
+            preset=preset, seed=seed, belief=belief, max_age=3, probe_rollouts=probe_rollouts
+        )
 
     def play(sampler: PromptSampler, versions: range) -> list[object]:
         events: list[object] = []
         for version in versions:
             draws = sampler.sample(5, policy_version=version)
             kept = draws[:-1]  # the last stays in flight over the cut
-            events += [draws, sampler.observe(kept, answer(kept), policy_version=version), sampler.update_estimator()]
+            events += [
+                draws,
+                sampler.observe(kept, answer(kept), policy_version=version),
+                sampler.update_estimator(),
+            ]
         return events
 
     whole = start()
@@ -61,22 +74,37 @@ def test_late_duplicate_partial_unknown_and_foreign_observations() -> None:
     sampler = make()
     first, second, third, fourth = sampler.sample(4, policy_version=5)
     partial = sampler.observe([first], [[1.0, math.nan, 0.0, math.nan]], policy_version=5)[0]
-    assert (partial.status, partial.informative, partial.pass_rate) == (VerdictStatus.LABELLED, True, 0.5)
+    assert (partial.status, partial.informative, partial.pass_rate) == (
+        VerdictStatus.LABELLED,
+        True,
+        0.5,
+    )
     assert sampler.observe([first], [[0.0] * G], policy_version=5)[0].status is VerdictStatus.CLOSED
     unknown = sampler.observe([second], [[math.nan] * G], policy_version=5)[0]
     assert (unknown.status, unknown.informative) == (VerdictStatus.UNKNOWN, False)
     assert math.isnan(unknown.pass_rate)
-    assert sampler.observe([999], [[1.0] * G], policy_version=5)[0].status is VerdictStatus.NEVER_ISSUED
+    assert (
+        sampler.observe([999], [[1.0] * G], policy_version=5)[0].status
+        is VerdictStatus.NEVER_ISSUED
+    )
     assert sampler.release([third]) == 1
     assert sampler.observe([third], [[1.0] * G], policy_version=9)[0].status is VerdictStatus.CLOSED
-    assert sampler.observe([fourth], [[0.0] * G], policy_version=2)[0].status is VerdictStatus.LABELLED
+    assert (
+        sampler.observe([fourth], [[0.0] * G], policy_version=2)[0].status is VerdictStatus.LABELLED
+    )
     assert sampler.in_flight() == []
     metrics = sampler.metrics()
-    assert (metrics["sampler/labelled"], metrics["sampler/unknown"], metrics["sampler/released"]) == (2, 1, 1)
+    assert (
+        metrics["sampler/labelled"],
+        metrics["sampler/unknown"],
+        metrics["sampler/released"],
+    ) == (2, 1, 1)
 
 
 @pytest.mark.parametrize("preset", PRESETS)
-def test_pool_smaller_than_the_batch_gives_what_there_is(preset: str, caplog: pytest.LogCaptureFixture) -> None:
+def test_pool_smaller_than_the_batch_gives_what_there_is(
+    preset: str, caplog: pytest.LogCaptureFixture
+) -> None:
     sampler = make(size=5, preset=preset)
     assert len(sampler.sample(8, policy_version=0)) == 5
     assert sampler.sample(8, policy_version=1) == []
@@ -85,7 +113,9 @@ def test_pool_smaller_than_the_batch_gives_what_there_is(preset: str, caplog: py
 
 
 @pytest.mark.parametrize("preset", PRESETS)
-def test_only_named_prompts_are_drawn_all_of_them_judged_by_their_text(preset: str, caplog: pytest.LogCaptureFixture) -> None:
+def test_only_named_prompts_are_drawn_all_of_them_judged_by_their_text(
+    preset: str, caplog: pytest.LogCaptureFixture
+) -> None:
     sampler = make(preset=preset, warmup_steps=0)
     held = sampler.sample(5, policy_version=0, among=range(10))
     named = np.arange(3, 33)
@@ -93,7 +123,9 @@ def test_only_named_prompts_are_drawn_all_of_them_judged_by_their_text(preset: s
     free = {sampler.prompts[position].id for position in named} - {draw.prompt.id for draw in held}
     assert len(draws) == 6 and {draw.prompt.id for draw in draws} <= free
     assert sampler.totals()["sampler/scanned"] == 10 + len(free)
-    assert [draw.predicted_reward for draw in draws] == LengthEstimator().predict([draw.prompt.text for draw in draws]).tolist()
+    assert [draw.predicted_reward for draw in draws] == LengthEstimator().predict(
+        [draw.prompt.text for draw in draws]
+    ).tolist()
     assert sampler.sample(3, policy_version=2, among=[]) == []
     assert "0 draws instead of 3: `among` of 0 has no more free prompts" in caplog.text
     assert len(sampler.sample(7, policy_version=3)) == 7
@@ -122,19 +154,29 @@ def test_window_admits_what_the_estimator_predicts_inside() -> None:
         if version < 2:
             assert {draw.kind for draw in draws} == {DrawKind.WARMUP}
         else:
-            assert all(0.15 <= draw.predicted_reward <= 0.85 for draw in draws if draw.kind is DrawKind.SELECTED)
+            assert all(
+                0.15 <= draw.predicted_reward <= 0.85
+                for draw in draws
+                if draw.kind is DrawKind.SELECTED
+            )
         sampler.observe(draws, answer(draws), policy_version=version)
 
 
 def test_history_overrules_a_useless_text_prediction() -> None:
-    """Half of the prompts always split, half never do, and the text says nothing: after some visits the former are drawn more often."""
+    """Half of the prompts always split, half never do, and the text says nothing: after some visits
+    the former are drawn more often.
+    """
     prompts = [Prompt(text=f"p{index:03d}") for index in range(80)]
     sampler = PromptSampler(prompts, G, SelectorConfig.from_preset("depo", warmup_steps=0), None, 0)
     hits = []
     for version in range(60):
         draws = sampler.sample(8, policy_version=version)
         informative = [int(draw.prompt.text[1:]) % 2 == 0 for draw in draws]
-        sampler.observe(draws, [[1.0, 0.0, 1.0, 0.0] if split else [0.0] * G for split in informative], policy_version=version)
+        sampler.observe(
+            draws,
+            [[1.0, 0.0, 1.0, 0.0] if split else [0.0] * G for split in informative],
+            policy_version=version,
+        )
         hits.append(np.mean(informative))
     assert hits[0] < 0.75
     assert np.mean(hits[-20:]) > 0.85
@@ -165,14 +207,27 @@ def test_state_survives_another_order_and_a_larger_pool() -> None:
     sampler = PromptSampler(prompts, G, SelectorConfig.from_preset("depo", warmup_steps=0), None, 1)
     draws = sampler.sample(10, policy_version=0)
     sampler.observe(draws, [[1.0] * G] * 10, policy_version=0)
-    other = PromptSampler([*reversed(pool(40))], G, SelectorConfig.from_preset("depo", warmup_steps=0), None, 1)
+    other = PromptSampler(
+        [*reversed(pool(40))], G, SelectorConfig.from_preset("depo", warmup_steps=0), None, 1
+    )
     with pytest.raises(StateError):
         other.load_state_dict(sampler.state_dict())
-    assert other.load_state_dict(sampler.state_dict(), strict=False) == {"matched": 30, "missing": 0, "added": 10}
+    assert other.load_state_dict(sampler.state_dict(), strict=False) == {
+        "matched": 30,
+        "missing": 0,
+        "added": 10,
+    }
     known = {draw.prompt.id for draw in draws}
     places = [index for index, prompt in enumerate(other.prompts) if prompt.id in known]
-    back = [index for place in places for index, prompt in enumerate(prompts) if prompt.id == other.prompts[place].id]
-    assert np.array_equal(other.beliefs(places, policy_version=1)[1], sampler.beliefs(back, policy_version=1)[1])
+    back = [
+        index
+        for place in places
+        for index, prompt in enumerate(prompts)
+        if prompt.id == other.prompts[place].id
+    ]
+    assert np.array_equal(
+        other.beliefs(places, policy_version=1)[1], sampler.beliefs(back, policy_version=1)[1]
+    )
 
 
 def test_source_floors_are_kept() -> None:
@@ -201,7 +256,9 @@ def test_what_a_window_never_sees_is_not_estimated() -> None:
 
 def test_window_that_rejects_nothing_warns(caplog: pytest.LogCaptureFixture) -> None:
     prompts = [Prompt(text=f"{index:06d}") for index in range(300)]
-    sampler = PromptSampler(prompts, G, SelectorConfig.from_preset("depo_paper", warmup_steps=0), LengthEstimator(), 0)
+    sampler = PromptSampler(
+        prompts, G, SelectorConfig.from_preset("depo_paper", warmup_steps=0), LengthEstimator(), 0
+    )
     for version in range(25):
         draws = sampler.sample(4, policy_version=version)
         sampler.observe(draws, [[0.0, 1.0, 0.0, 1.0]] * 4, policy_version=version)

@@ -21,7 +21,10 @@ def test_wrong_shapes_lose_nothing() -> None:
         with pytest.raises(ValueError, match="rewards"):
             sampler.observe(draws, rewards, policy_version=0)
     assert len(sampler.in_flight()) == 3
-    assert all(verdict.status is VerdictStatus.LABELLED for verdict in sampler.observe(draws, answer(draws), policy_version=0))
+    assert all(
+        verdict.status is VerdictStatus.LABELLED
+        for verdict in sampler.observe(draws, answer(draws), policy_version=0)
+    )
 
 
 def test_equal_prompts_are_an_error() -> None:
@@ -35,9 +38,19 @@ def interrupted(_: Sequence[str]) -> NDArray[np.float32]:
 
 @pytest.mark.parametrize("among", [None, range(10, 40)])
 @pytest.mark.parametrize("preset", ["depo", "depo_paper"])
-@pytest.mark.parametrize("predict", [interrupted, lambda texts: np.full(len(texts), 1.5, np.float32), lambda texts: np.zeros(len(texts) + 1, np.float32)])
+@pytest.mark.parametrize(
+    "predict",
+    [
+        interrupted,
+        lambda texts: np.full(len(texts), 1.5, np.float32),
+        lambda texts: np.zeros(len(texts) + 1, np.float32),
+    ],
+)
 def test_an_estimator_that_fails_costs_one_call(
-    predict: Callable[[Sequence[str]], NDArray[np.float32]], preset: str, among: range | None, monkeypatch: pytest.MonkeyPatch
+    predict: Callable[[Sequence[str]], NDArray[np.float32]],
+    preset: str,
+    among: range | None,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     sampler = make(preset=preset, warmup_steps=0)
     for version in range(4):
@@ -63,7 +76,9 @@ def test_an_error_before_a_batch_leaves_a_prepared_one_as_it_is() -> None:
     np.testing.assert_equal(sampler.state_dict(), before)
 
 
-@pytest.mark.parametrize("prompts", [pyarrow.table({"prompt": ["a"]}), pyarrow.array(["a"]), {"a": 1}, ["a", 1]])
+@pytest.mark.parametrize(
+    "prompts", [pyarrow.table({"prompt": ["a"]}), pyarrow.array(["a"]), {"a": 1}, ["a", 1]]
+)
 def test_what_is_no_sequence_of_prompts_is_refused(prompts: object) -> None:
     with pytest.raises(ValueError, match=r"^prompts: got .*, expected a"):
         PromptSampler(prompts)  # type: ignore[arg-type]
@@ -93,7 +108,10 @@ def test_damaged_state_changes_nothing() -> None:
     draws = sampler.sample(4, policy_version=0)
     sampler.observe(draws, answer(draws), policy_version=0)
     state = sampler.state_dict()
-    for damaged in ({**state, "calibration": {"format": 99}}, {"version": state["version"], "core": state["core"]}):
+    for damaged in (
+        {**state, "calibration": {"format": 99}},
+        {"version": state["version"], "core": state["core"]},
+    ):
         with pytest.raises(StateError):
             other.load_state_dict(damaged)
         assert other.metrics()["sampler/labelled"] == 0
@@ -109,7 +127,9 @@ def test_damaged_state_changes_nothing() -> None:
         ("depo", "logit_normal", "belief.prior.log_likelihoods"),
     ],
 )
-def test_numbers_that_would_stall_a_draw_are_refused(preset: str, belief: str, entry: str, bad: float) -> None:
+def test_numbers_that_would_stall_a_draw_are_refused(
+    preset: str, belief: str, entry: str, bad: float
+) -> None:
     sampler = make(preset=preset, belief=belief)
     state = sampler.state_dict()
     state["core"][entry] = state["core"][entry].copy()
@@ -124,7 +144,13 @@ def test_numbers_that_would_stall_a_draw_are_refused(preset: str, belief: str, e
 def test_a_state_of_the_former_core_is_refused_by_its_version() -> None:
     sampler = make()
     state = sampler.state_dict()
-    former = {name: value for name, value in state["core"].items() if not name.startswith("belief.")}
-    former |= {"version": 1, "belief.successes": np.zeros(60, np.float32), "concentration.configured": 4.0}
+    former = {
+        name: value for name, value in state["core"].items() if not name.startswith("belief.")
+    }
+    former |= {
+        "version": 1,
+        "belief.successes": np.zeros(60, np.float32),
+        "concentration.configured": 4.0,
+    }
     with pytest.raises(StateError, match='got 1 for entry "version", expected 3'):
         sampler.load_state_dict({**state, "core": former})

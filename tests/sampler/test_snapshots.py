@@ -1,4 +1,6 @@
-"""Snapshots: a run goes on bit for bit, the caller's moment is saved, and a killed, full or damaged store keeps a whole snapshot."""
+"""Snapshots: a run goes on bit for bit, the caller's moment is saved, and a killed, full or damaged
+store keeps a whole snapshot.
+"""
 
 from __future__ import annotations
 
@@ -41,7 +43,9 @@ def step(sampler: PromptSampler, version: int) -> list[Any]:
 def content(sampler: PromptSampler) -> str:
     """The whole state as a text; NaN is equal to itself there."""
     flat = FlatState(sampler.state_dict())
-    return json.dumps([flat.content, {name: array.tobytes().hex() for name, array in flat.arrays.items()}])
+    return json.dumps(
+        [flat.content, {name: array.tobytes().hex() for name, array in flat.arrays.items()}]
+    )
 
 
 class SlowEstimator(LengthEstimator):
@@ -75,7 +79,10 @@ def test_an_estimator_is_saved_and_restored_between_its_updates(tmp_path: Path) 
         sampler.observe(draws, answer(draws), policy_version=0)
         estimator.halfway.clear()
         estimator.may_end.clear()
-        learning, acting = threading.Thread(target=sampler.update_estimator), threading.Thread(target=act)
+        learning, acting = (
+            threading.Thread(target=sampler.update_estimator),
+            threading.Thread(target=act),
+        )
         learning.start()
         assert estimator.halfway.wait(60)
         acting.start()
@@ -90,8 +97,13 @@ def test_an_estimator_is_saved_and_restored_between_its_updates(tmp_path: Path) 
 @pytest.mark.parametrize("preset", SELECTOR_PRESETS)
 @settings(max_examples=5, deadline=None)
 @given(cut=st.integers(0, 7), seed=st.integers(0, 2**32), estimator=st.booleans())
-def test_a_restored_run_equals_the_uninterrupted_one(preset: str, cut: int, seed: int, estimator: bool, tmp_path_factory: pytest.TempPathFactory) -> None:
-    whole, store = make(preset=preset, seed=seed, estimator=estimator), SnapshotStore(tmp_path_factory.mktemp("snapshots"))
+def test_a_restored_run_equals_the_uninterrupted_one(
+    preset: str, cut: int, seed: int, estimator: bool, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    whole, store = (
+        make(preset=preset, seed=seed, estimator=estimator),
+        SnapshotStore(tmp_path_factory.mktemp("snapshots")),
+    )
     for version in range(cut):
         step(whole, version)
         store.save(whole, extra={"version": version})
@@ -118,9 +130,23 @@ def test_what_is_saved_is_the_moment_of_the_call(tmp_path: Path) -> None:
 
 def test_extra_comes_back_as_it_was(tmp_path: Path) -> None:
     store, sampler = SnapshotStore(tmp_path), make()
-    arrays = {name: np.arange(6).reshape(2, 3).astype(name) for name in ("bool", "int8", "uint16", "float16", "int64", "complex64")}
-    tensors = {"half": torch.arange(3, dtype=torch.bfloat16), "scalar": torch.tensor(2.5), "none": torch.zeros(0, 4, dtype=torch.int64)}
-    extra = {"step": 7, "nan": float("nan"), "text": 'a "quoted" ü', "list": [1, [2.5, None]], "arrays": arrays, "empty": np.zeros((3, 0))}
+    arrays = {
+        name: np.arange(6).reshape(2, 3).astype(name)
+        for name in ("bool", "int8", "uint16", "float16", "int64", "complex64")
+    }
+    tensors = {
+        "half": torch.arange(3, dtype=torch.bfloat16),
+        "scalar": torch.tensor(2.5),
+        "none": torch.zeros(0, 4, dtype=torch.int64),
+    }
+    extra = {
+        "step": 7,
+        "nan": float("nan"),
+        "text": 'a "quoted" ü',
+        "list": [1, [2.5, None]],
+        "arrays": arrays,
+        "empty": np.zeros((3, 0)),
+    }
     store.save(sampler, extra={**extra, "tensors": tensors})
     report = store.load(sampler)
     assert report is not None
@@ -145,20 +171,29 @@ def test_another_pool_is_carried_by_id_and_refused_when_strict(tmp_path: Path) -
     for version in range(4):
         step(sampler, version)
     store.save(sampler)
-    other = PromptSampler([*sampler.prompts[:3:-1], "another"], G, sampler.config, sampler.estimator, sampler.seed)
+    other = PromptSampler(
+        [*sampler.prompts[:3:-1], "another"], G, sampler.config, sampler.estimator, sampler.seed
+    )
     with pytest.raises(StateError, match="other prompts"):
         store.load(other)
     report = store.load(other, strict=False)
     assert report is not None
     assert (report.matched, report.missing, report.added) == (56, 4, 1)
-    np.testing.assert_array_equal(other.beliefs(range(56), policy_version=4)[1], sampler.beliefs(range(59, 3, -1), policy_version=4)[1])
+    np.testing.assert_array_equal(
+        other.beliefs(range(56), policy_version=4)[1],
+        sampler.beliefs(range(59, 3, -1), policy_version=4)[1],
+    )
 
 
 def test_a_snapshot_that_does_not_fit_changes_nothing(tmp_path: Path) -> None:
     sampler, store = make(), SnapshotStore(tmp_path)
     step(sampler, 0)
     store.save(sampler)
-    for other, message in ((make(seed=4), "settings.seed"), (make(estimator=False), "got an estimator, expected none"), (make(size=50), "other prompts")):
+    for other, message in (
+        (make(seed=4), "settings.seed"),
+        (make(estimator=False), "got an estimator, expected none"),
+        (make(size=50), "other prompts"),
+    ):
         before = content(other), other.estimator and other.estimator.state_dict()
         with pytest.raises(StateError, match=message):
             store.load(other)
@@ -180,7 +215,12 @@ def test_no_snapshot_is_none_and_two_damaged_ones_are_an_error(tmp_path: Path) -
 def child(code: str, *arguments: str) -> subprocess.Popen[str]:
     """A process that runs some lines after the imports of this file."""
     preamble = f"import sys; sys.path.insert(0, {str(HERE)!r})\nfrom test_snapshots import *\ndirectory = sys.argv[1]\n"
-    return subprocess.Popen([sys.executable, "-c", preamble + code, *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    return subprocess.Popen(
+        [sys.executable, "-c", preamble + code, *arguments],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
 
 
 SAVES = """
@@ -196,7 +236,9 @@ for version in range(first, 10**6):
 
 
 @pytest.mark.slow
-def test_a_store_whose_process_is_killed_has_its_last_or_its_newest_snapshot(tmp_path: Path) -> None:
+def test_a_store_whose_process_is_killed_has_its_last_or_its_newest_snapshot(
+    tmp_path: Path,
+) -> None:
     delays, reference, at, done = random.Random(0), make(size=3000), 0, -1
     for _ in range(8):
         process = child(SAVES, str(tmp_path))
@@ -247,9 +289,14 @@ def test_a_full_disk_is_an_error_of_the_next_call_and_keeps_the_newest(tmp_path:
     assert lines[2] == "3"
 
 
-@pytest.mark.parametrize("ending", ["", "raise KeyboardInterrupt", "os.kill(os.getpid(), signal.SIGINT)"])
+@pytest.mark.parametrize(
+    "ending", ["", "raise KeyboardInterrupt", "os.kill(os.getpid(), signal.SIGINT)"]
+)
 def test_a_program_that_ends_waits_for_its_last_save(ending: str, tmp_path: Path) -> None:
-    process = child(f"sampler = make()\nSnapshotStore(directory).save(sampler, extra={{'pad': np.zeros(5_000_000)}})\n{ending}", str(tmp_path))
+    process = child(
+        f"sampler = make()\nSnapshotStore(directory).save(sampler, extra={{'pad': np.zeros(5_000_000)}})\n{ending}",
+        str(tmp_path),
+    )
     process.communicate()
     report = SnapshotStore(tmp_path).load(make())
     assert report is not None
@@ -265,5 +312,7 @@ def test_the_store_is_of_any_selector(tmp_path: Path) -> None:
     store = SnapshotStore(tmp_path)
     first = PromptSampler(["a", "b", "c"], 2, SelectorConfig.from_preset("depo"))
     store.save(first)
-    second = PromptSampler(["a", "b", "c"], 2, SelectorConfig.from_preset("depo_paper", warmup_steps=0))
+    second = PromptSampler(
+        ["a", "b", "c"], 2, SelectorConfig.from_preset("depo_paper", warmup_steps=0)
+    )
     assert store.load(second) is not None

@@ -1,4 +1,6 @@
-"""Many threads around one sampler: nobody but who asks the estimator waits for it, each draw counts once, and a state is that of one moment."""
+"""Many threads around one sampler: nobody but who asks the estimator waits for it, each draw counts
+once, and a state is that of one moment.
+"""
 
 from __future__ import annotations
 
@@ -67,13 +69,17 @@ def check_state(state: dict[str, Any]) -> None:
     totals = loaded.totals()
     assert state["calibration"]["total"] == totals["sampler/labelled"]
     drawn = sum(total for name, total in totals.items() if name.startswith("sampler/drawn_"))
-    assert drawn == totals["sampler/labelled"] + totals["sampler/released"] + len(loaded.in_flight())
+    assert drawn == totals["sampler/labelled"] + totals["sampler/released"] + len(
+        loaded.in_flight()
+    )
     assert len(loaded.sample(4, policy_version=0)) == 4
 
 
 def test_nobody_waits_for_the_estimator_but_who_asks_it() -> None:
     estimator = GatedEstimator()
-    sampler = PromptSampler(pool(200), G, SelectorConfig.from_preset("depo", warmup_steps=0), estimator, seed=3)
+    sampler = PromptSampler(
+        pool(200), G, SelectorConfig.from_preset("depo", warmup_steps=0), estimator, seed=3
+    )
     draws = sampler.sample(8, policy_version=0)
     estimator.asked.clear()
     estimator.may_answer.clear()
@@ -89,7 +95,9 @@ def test_nobody_waits_for_the_estimator_but_who_asks_it() -> None:
         batch = threads.submit(sampler.sample, 4, policy_version=0)
         try:
             assert estimator.asked.wait(PATIENCE)
-            labelled, released, metrics, in_flight, _, state = [threads.submit(call).result(PATIENCE) for call in calls]
+            labelled, released, metrics, in_flight, _, state = [
+                threads.submit(call).result(PATIENCE) for call in calls
+            ]
             assert not batch.done()
         finally:
             estimator.may_answer.set()
@@ -101,12 +109,15 @@ def test_nobody_waits_for_the_estimator_but_who_asks_it() -> None:
 
 
 def test_each_draw_counts_once_whoever_observes_releases_and_saves() -> None:
-    sampler = PromptSampler(pool(200), G, SelectorConfig.from_preset("depo", warmup_steps=0), SlowEstimator(), seed=3)
+    sampler = PromptSampler(
+        pool(200), G, SelectorConfig.from_preset("depo", warmup_steps=0), SlowEstimator(), seed=3
+    )
     add = sampler._calibration.add
     # Whoever could look between a label and its calibration gets the time for it.
     sampler._calibration.add = lambda *columns: (time.sleep(3e-3), add(*columns))[1]  # type: ignore[method-assign]
     batches, producers = 30, 4
-    # Every batch goes to two producers: both observe all of it but a draw, which one of them releases.
+    # Every batch goes to two producers: both observe all of it but a draw, which one of them
+    # releases.
     handed_out: queue.SimpleQueue[tuple[list[Draw], bool] | None] = queue.SimpleQueue()
     states: list[dict[str, Any]] = []
 
@@ -141,7 +152,11 @@ def test_each_draw_counts_once_whoever_observes_releases_and_saves() -> None:
         for _ in answered:
             handed_out.put(None)
     saved.result()
-    assert sum(count.result() for count in answered) == sum(count.result() for count in drawn) == batches * 4
+    assert (
+        sum(count.result() for count in answered)
+        == sum(count.result() for count in drawn)
+        == batches * 4
+    )
     assert sampler.in_flight() == []
     assert sampler.totals()["sampler/labelled"] == batches * 3
     for state in (*states, sampler.state_dict()):

@@ -1,4 +1,6 @@
-"""Checkpoints: what is saved comes back bit for bit, and a crash at any moment leaves a whole checkpoint."""
+"""Checkpoints: what is saved comes back bit for bit, and a crash at any moment leaves a whole
+checkpoint.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +23,16 @@ from hypothesis.extra import numpy as hnp
 from depo.state.checkpoints import Checkpoint, latest_checkpoint, load_checkpoint, save_checkpoint
 from depo.types.errors import StateError
 
-TORCH_DTYPES = [torch.bool, torch.uint8, torch.int64, torch.uint64, torch.float16, torch.bfloat16, torch.float32, torch.float64]
+TORCH_DTYPES = [
+    torch.bool,
+    torch.uint8,
+    torch.int64,
+    torch.uint64,
+    torch.float16,
+    torch.bfloat16,
+    torch.float32,
+    torch.float64,
+]
 
 keys = st.text(max_size=4).filter(lambda key: not key.startswith("$"))
 arrays = hnp.arrays(
@@ -35,17 +46,28 @@ arrays = hnp.arrays(
 )
 tensors = st.builds(
     lambda dtype, shape, content: (
-        torch.tensor(list(content[: 8 * math.prod(shape)]), dtype=torch.uint8).view(dtype)[: math.prod(shape)].reshape(shape)
+        torch.tensor(list(content[: 8 * math.prod(shape)]), dtype=torch.uint8)
+        .view(dtype)[: math.prod(shape)]
+        .reshape(shape)
         if dtype is not torch.bool
-        else torch.tensor(list(content[: math.prod(shape)]), dtype=torch.uint8).ge(128).reshape(shape)
+        else torch.tensor(list(content[: math.prod(shape)]), dtype=torch.uint8)
+        .ge(128)
+        .reshape(shape)
     ),
     st.sampled_from(TORCH_DTYPES),
     st.lists(st.integers(0, 2), max_size=3),
     st.binary(min_size=64, max_size=64),
 )
-scalars = st.none() | st.booleans() | st.integers(-(2**70), 2**70) | st.floats() | st.text(max_size=5)
+scalars = (
+    st.none() | st.booleans() | st.integers(-(2**70), 2**70) | st.floats() | st.text(max_size=5)
+)
 states = st.dictionaries(
-    keys, st.recursive(scalars | arrays | tensors, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(keys, inner, max_size=3)), max_size=4
+    keys,
+    st.recursive(
+        scalars | arrays | tensors,
+        lambda inner: st.lists(inner, max_size=3) | st.dictionaries(keys, inner, max_size=3),
+    ),
+    max_size=4,
 )
 
 
@@ -58,12 +80,23 @@ def bits(value: Any) -> Any:
     if isinstance(value, np.ndarray):
         return ("array", value.dtype.str, value.shape, value.tobytes())
     if isinstance(value, torch.Tensor):
-        return ("tensor", value.dtype, tuple(value.shape), bytes(value.contiguous().reshape(-1).view(torch.uint8).tolist()) if value.numel() else b"")
+        return (
+            "tensor",
+            value.dtype,
+            tuple(value.shape),
+            bytes(value.contiguous().reshape(-1).view(torch.uint8).tolist())
+            if value.numel()
+            else b"",
+        )
     return (type(value), repr(value))
 
 
 def state_of(number: int) -> dict[str, Any]:
-    return {"number": number, "array": np.full(5, number, np.uint64), "nested": {"tensor": torch.full((3,), number, dtype=torch.bfloat16)}}
+    return {
+        "number": number,
+        "array": np.full(5, number, np.uint64),
+        "nested": {"tensor": torch.full((3,), number, dtype=torch.bfloat16)},
+    }
 
 
 def write_model(number: int) -> Callable[[Path], None]:
@@ -82,7 +115,9 @@ def number_of(checkpoint: Checkpoint) -> int:
     """Return the number that every part of a checkpoint agrees on."""
     number = checkpoint.state["number"]
     assert bits(checkpoint.state) == bits(state_of(number))
-    assert (checkpoint.path / "policy" / "deep" / "weights.bin").read_bytes() == bytes([number]) * 100
+    assert (checkpoint.path / "policy" / "deep" / "weights.bin").read_bytes() == bytes(
+        [number]
+    ) * 100
     assert isinstance(number, int)
     return number
 
@@ -115,13 +150,29 @@ def test_layouts_in_memory_do_not_matter(tmp_path: Path) -> None:
     loaded = load_checkpoint(save_checkpoint(tmp_path, 0, state, {}, 1)).state
     for name, value in state.items():
         assert bits(loaded[name]) == bits(
-            value.detach().clone() if isinstance(value, torch.Tensor) else np.array(value, value.dtype.newbyteorder("="), order="C")
+            value.detach().clone()
+            if isinstance(value, torch.Tensor)
+            else np.array(value, value.dtype.newbyteorder("="), order="C")
         )
     loaded["transposed"][0] = 0  # what comes back can be written to
 
 
-@pytest.mark.parametrize("value", [object(), {1, 2}, np.array(["a"]), np.array([None]), np.int64(3), b"bytes", {3: 1}, {"$array": 1}])
-def test_what_cannot_come_back_is_refused_before_anything_is_written(tmp_path: Path, value: Any) -> None:
+@pytest.mark.parametrize(
+    "value",
+    [
+        object(),
+        {1, 2},
+        np.array(["a"]),
+        np.array([None]),
+        np.int64(3),
+        b"bytes",
+        {3: 1},
+        {"$array": 1},
+    ],
+)
+def test_what_cannot_come_back_is_refused_before_anything_is_written(
+    tmp_path: Path, value: Any
+) -> None:
     with pytest.raises(StateError, match="state outer"):
         save_checkpoint(tmp_path / "root", 1, {"outer": value}, {}, 1)
     assert not (tmp_path / "root").exists()
@@ -130,7 +181,11 @@ def test_what_cannot_come_back_is_refused_before_anything_is_written(tmp_path: P
 def test_keeps_the_newest_and_points_to_the_last(tmp_path: Path) -> None:
     for step in (10, 20, 30, 40):
         save(tmp_path, step, step, keep=2)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["latest", "step_000030", "step_000040"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "latest",
+        "step_000030",
+        "step_000040",
+    ]
     assert latest_checkpoint(tmp_path) == tmp_path / "step_000040"
 
 
@@ -145,10 +200,21 @@ def test_latest_falls_back_to_the_newest_complete_one(tmp_path: Path) -> None:
     assert latest_checkpoint(tmp_path) == tmp_path / "step_000001"
 
 
-FILES = ["state.json", "arrays.safetensors", "tensors.safetensors", "manifest.json", "policy/deep/weights.bin"]
+FILES = [
+    "state.json",
+    "arrays.safetensors",
+    "tensors.safetensors",
+    "manifest.json",
+    "policy/deep/weights.bin",
+]
 
 
-@given(where=st.floats(0, 1, exclude_max=True), bit=st.integers(0, 7), file=st.sampled_from(FILES), truncate=st.booleans())
+@given(
+    where=st.floats(0, 1, exclude_max=True),
+    bit=st.integers(0, 7),
+    file=st.sampled_from(FILES),
+    truncate=st.booleans(),
+)
 @settings(max_examples=60, deadline=None)
 def test_damage_is_never_loaded(where: float, bit: int, file: str, truncate: bool) -> None:
     with tempfile.TemporaryDirectory() as directory:
@@ -182,7 +248,9 @@ CHANGES = ("open", "os.mkdir", "os.rename", "os.remove", "os.rmdir")
 
 
 def save_and_die(root: Path, step: int, number: int, dies_at: int) -> bool:
-    """Save in a forked child that is killed just before its n-th call that may change the file system; return whether it got to the end."""
+    """Save in a forked child that is killed just before its n-th call that may change the file
+    system; return whether it got to the end.
+    """
     child = os.fork()
     if child == 0:
         calls = 0
@@ -204,7 +272,9 @@ def save_and_die(root: Path, step: int, number: int, dies_at: int) -> bool:
 
 
 @pytest.mark.parametrize("step", [1, 2], ids=["replaces its own step", "new step"])
-def test_a_kill_at_any_moment_leaves_the_previous_or_the_new_checkpoint(tmp_path: Path, step: int) -> None:
+def test_a_kill_at_any_moment_leaves_the_previous_or_the_new_checkpoint(
+    tmp_path: Path, step: int
+) -> None:
     outcomes = []
     finished = False
     while not finished:
@@ -215,7 +285,9 @@ def test_a_kill_at_any_moment_leaves_the_previous_or_the_new_checkpoint(tmp_path
         save_and_die(root, 3, 3, dies_at=len(outcomes) // 2)  # a second crash on top of the first
         assert latest_number(root) in (outcomes[-1], 3)
         for path in root.glob("step_*"):
-            load_checkpoint(path)  # nothing half-written or half-deleted stands under a checkpoint's name
+            load_checkpoint(
+                path
+            )  # nothing half-written or half-deleted stands under a checkpoint's name
         save(root, 3, 3, keep=1)
         save(root, 4, 4, keep=1)
         assert sorted(path.name for path in root.iterdir()) == ["latest", "step_000004"]
@@ -223,7 +295,9 @@ def test_a_kill_at_any_moment_leaves_the_previous_or_the_new_checkpoint(tmp_path
     assert len(outcomes) > 20
 
 
-def test_everything_is_on_disk_before_it_gets_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_everything_is_on_disk_before_it_gets_its_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     synced: set[int] = set()
     real_fsync, real_rename, real_replace = os.fsync, os.rename, os.replace
 
@@ -241,7 +315,9 @@ def test_everything_is_on_disk_before_it_gets_its_name(tmp_path: Path, monkeypat
 
     def replace(source: Path, target: Path) -> None:
         check(source)
-        assert tmp_path.stat().st_ino in synced, "latest must not move before the directory entry of its target is on disk"
+        assert tmp_path.stat().st_ino in synced, (
+            "latest must not move before the directory entry of its target is on disk"
+        )
         real_replace(source, target)
 
     monkeypatch.setattr(os, "fsync", fsync)

@@ -11,18 +11,29 @@ from depo.testing import QueuedHarness
 
 
 class PlainHarness(QueuedHarness[Draw]):
-    def __init__(self, texts: Sequence[str], *, group_size: int, batch_size: int, seed: int) -> None:
+    def __init__(
+        self, texts: Sequence[str], *, group_size: int, batch_size: int, seed: int
+    ) -> None:
         super().__init__()
         self.sampler = PromptSampler(texts, group_size, seed=seed)
         self.batch_size = batch_size
         self.version = 0
 
     def draw(self) -> list[tuple[str, Draw]]:
-        return [(draw.prompt.text, draw) for draw in self.sampler.sample(self.batch_size, policy_version=self.version)]
+        return [
+            (draw.prompt.text, draw)
+            for draw in self.sampler.sample(self.batch_size, policy_version=self.version)
+        ]
 
-    def report(self, delivered: Sequence[tuple[Draw, tuple[float, ...]]], aborted: Sequence[Draw]) -> None:
+    def report(
+        self, delivered: Sequence[tuple[Draw, tuple[float, ...]]], aborted: Sequence[Draw]
+    ) -> None:
         self.sampler.release(aborted)
-        self.sampler.observe([draw for draw, _ in delivered], [rewards for _, rewards in delivered], policy_version=self.version)
+        self.sampler.observe(
+            [draw for draw, _ in delivered],
+            [rewards for _, rewards in delivered],
+            policy_version=self.version,
+        )
         self.version += 1
 
     def save(self, directory: Path) -> None:

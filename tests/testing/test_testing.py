@@ -1,4 +1,6 @@
-"""The conformance suite: a correct adapter passes, and every broken one is caught under the name of the law that it breaks."""
+"""The conformance suite: a correct adapter passes, and every broken one is caught under the name of
+the law that it breaks.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +26,14 @@ def test_the_plain_loop_passes_with_every_feature() -> None:
 
 @pytest.mark.parametrize("seed", range(1, 6))
 def test_the_plain_loop_passes_with_other_seeds_and_sizes(seed: int) -> None:
-    check_adapter(PlainHarness, seed=seed, n_prompts=30 + 4 * seed, group_size=1 + seed, batch_size=2 + seed // 2, steps=20)
+    check_adapter(
+        PlainHarness,
+        seed=seed,
+        n_prompts=30 + 4 * seed,
+        group_size=1 + seed,
+        batch_size=2 + seed // 2,
+        steps=20,
+    )
 
 
 class ForgetsWhatIsOpen(PlainHarness):
@@ -39,7 +48,9 @@ class ForgetsWhatIsOpen(PlainHarness):
 class RollsOutAgainWhatIsOpen(PlainHarness):
     """After a restore, groups that were open are rolled out first."""
 
-    def __init__(self, texts: Sequence[str], *, group_size: int, batch_size: int, seed: int) -> None:
+    def __init__(
+        self, texts: Sequence[str], *, group_size: int, batch_size: int, seed: int
+    ) -> None:
         super().__init__(texts, group_size=group_size, batch_size=batch_size, seed=seed)
         self.again: list[Draw] = []
 
@@ -53,7 +64,9 @@ class RollsOutAgainWhatIsOpen(PlainHarness):
 
 
 @pytest.mark.parametrize("harness", [ForgetsWhatIsOpen, RollsOutAgainWhatIsOpen])
-def test_open_groups_need_not_outlive_a_save(harness: type[PlainHarness], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_open_groups_need_not_outlive_a_save(
+    harness: type[PlainHarness], monkeypatch: pytest.MonkeyPatch
+) -> None:
     with pytest.raises(AssertionError):
         check_adapter(harness)
     monkeypatch.setattr(harness, "supports", frozenset(FEATURES) - {"resumed"})
@@ -66,7 +79,9 @@ class DrawsAhead(RollsOutAgainWhatIsOpen):
     supports = frozenset({"late", "partial", "aborted"})
 
     def draw(self) -> list[tuple[str, Draw]]:
-        now = super().draw() if not self.again else [(draw.prompt.text, draw) for draw in self.again]
+        now = (
+            super().draw() if not self.again else [(draw.prompt.text, draw) for draw in self.again]
+        )
         self.again = self.sampler.sample(self.batch_size, policy_version=self.version)
         return now
 
@@ -75,8 +90,12 @@ def test_a_report_says_where_a_resumed_run_cannot_be_compared() -> None:
     assert set(check_adapter(DrawsAhead, n_prompts=40).laws) == set(LAWS) - {"resume"}
 
 
-@pytest.mark.parametrize("supports", [(), ("partial",), ("late", "aborted"), ("duplicate", "resumed")])
-def test_only_what_the_framework_supports_happens(supports: tuple[str, ...], monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    "supports", [(), ("partial",), ("late", "aborted"), ("duplicate", "resumed")]
+)
+def test_only_what_the_framework_supports_happens(
+    supports: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(ForgetsWhatIsOpen, "supports", frozenset(supports))
     report = check_adapter(ForgetsWhatIsOpen)
     assert set(report.groups) == set(supports) - {"resumed"}
@@ -85,28 +104,46 @@ def test_only_what_the_framework_supports_happens(supports: tuple[str, ...], mon
 
 def test_unknown_features_are_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(PlainHarness, "supports", frozenset(["teleported"]))
-    with pytest.raises(ValueError, match=r"supports: got \['teleported'\], expected names among late, partial"):
+    with pytest.raises(
+        ValueError, match=r"supports: got \['teleported'\], expected names among late, partial"
+    ):
         check_adapter(PlainHarness)
 
 
 class OtherTexts(PlainHarness):
-    def __init__(self, texts: Sequence[str], *, group_size: int, batch_size: int, seed: int) -> None:
-        super().__init__([text.upper() for text in texts], group_size=group_size, batch_size=batch_size, seed=seed)
+    def __init__(
+        self, texts: Sequence[str], *, group_size: int, batch_size: int, seed: int
+    ) -> None:
+        super().__init__(
+            [text.upper() for text in texts],
+            group_size=group_size,
+            batch_size=batch_size,
+            seed=seed,
+        )
 
 
 class IgnoresTheSeed(PlainHarness):
-    def __init__(self, texts: Sequence[str], *, group_size: int, batch_size: int, seed: int) -> None:
+    def __init__(
+        self, texts: Sequence[str], *, group_size: int, batch_size: int, seed: int
+    ) -> None:
         super().__init__(texts, group_size=group_size, batch_size=batch_size, seed=0)
 
 
 class SeedsByChance(PlainHarness):
-    def __init__(self, texts: Sequence[str], *, group_size: int, batch_size: int, seed: int) -> None:
-        super().__init__(texts, group_size=group_size, batch_size=batch_size, seed=secrets.randbits(32))
+    def __init__(
+        self, texts: Sequence[str], *, group_size: int, batch_size: int, seed: int
+    ) -> None:
+        super().__init__(
+            texts, group_size=group_size, batch_size=batch_size, seed=secrets.randbits(32)
+        )
 
 
 class FillsHalfOfTheBatch(PlainHarness):
     def draw(self) -> list[tuple[str, Draw]]:
-        return [(draw.prompt.text, draw) for draw in self.sampler.sample(self.batch_size // 2, policy_version=self.version)]
+        return [
+            (draw.prompt.text, draw)
+            for draw in self.sampler.sample(self.batch_size // 2, policy_version=self.version)
+        ]
 
 
 class RollsOutTwice(PlainHarness):
@@ -119,7 +156,9 @@ class RollsOutItsOwnChoice(PlainHarness):
     def step(self, fate_of: FateOf) -> list[str]:
         chosen = {draw.prompt.text for draw in self.sampler.in_flight()}
         texts = super().step(fate_of)
-        others = [prompt.text for prompt in self.sampler.prompts if prompt.text not in chosen | set(texts)]
+        others = [
+            prompt.text for prompt in self.sampler.prompts if prompt.text not in chosen | set(texts)
+        ]
         return [*texts[1:], others[0]]
 
 
@@ -131,7 +170,10 @@ class DropsOneLabel(PlainHarness):
 
 class DropsLateOnes(PlainHarness):
     def report(self, delivered: Delivered, aborted: Sequence[Draw]) -> None:
-        super().report([(draw, rewards) for draw, rewards in delivered if draw.policy_version == self.version], aborted)
+        super().report(
+            [(draw, rewards) for draw, rewards in delivered if draw.policy_version == self.version],
+            aborted,
+        )
 
 
 class ObservesTheAborted(PlainHarness):
@@ -148,17 +190,24 @@ class ForgetsTheAborted(PlainHarness):
 class SwapsTwoGroups(PlainHarness):
     def report(self, delivered: Delivered, aborted: Sequence[Draw]) -> None:
         draws, rewards = [draw for draw, _ in delivered], [rewards for _, rewards in delivered]
-        super().report(list(zip(draws, [*rewards[1:2], *rewards[:1], *rewards[2:]], strict=True)), aborted)
+        super().report(
+            list(zip(draws, [*rewards[1:2], *rewards[:1], *rewards[2:]], strict=True)), aborted
+        )
 
 
 class TakesUnknownForWrong(PlainHarness):
     def report(self, delivered: Delivered, aborted: Sequence[Draw]) -> None:
-        super().report([(draw, tuple(np.nan_to_num(rewards).tolist())) for draw, rewards in delivered], aborted)
+        super().report(
+            [(draw, tuple(np.nan_to_num(rewards).tolist())) for draw, rewards in delivered], aborted
+        )
 
 
 class DropsWhatIsPartlyUnknown(PlainHarness):
     def report(self, delivered: Delivered, aborted: Sequence[Draw]) -> None:
-        kept = [(draw, rewards if not np.isnan(rewards).any() else (np.nan,) * len(rewards)) for draw, rewards in delivered]
+        kept = [
+            (draw, rewards if not np.isnan(rewards).any() else (np.nan,) * len(rewards))
+            for draw, rewards in delivered
+        ]
         super().report(kept, aborted)
 
 
@@ -167,7 +216,9 @@ class KnowsGroupsByTheirText(PlainHarness):
 
     def report(self, delivered: Delivered, aborted: Sequence[Draw]) -> None:
         newest = {draw.prompt.text: draw for draw in self.sampler.in_flight()}
-        super().report([(newest.get(draw.prompt.text, draw), rewards) for draw, rewards in delivered], aborted)
+        super().report(
+            [(newest.get(draw.prompt.text, draw), rewards) for draw, rewards in delivered], aborted
+        )
 
 
 class TakesDuplicatesForNew(PlainHarness):
@@ -206,7 +257,9 @@ class LosesItsState(PlainHarness):
         version, sampler = self.version, self.sampler
         super().restore(directory)
         self._reopened = []
-        sampler.load_state_dict(PromptSampler(sampler.prompts, sampler.group_size, seed=sampler.seed).state_dict())
+        sampler.load_state_dict(
+            PromptSampler(sampler.prompts, sampler.group_size, seed=sampler.seed).state_dict()
+        )
         assert self.version > version
 
 
@@ -223,7 +276,12 @@ class StartsTheDataAnew(PlainHarness):
         if not self.restored:
             return super().draw()
         first = range(len(self.sampler.prompts) * 2 // 3)
-        return [(draw.prompt.text, draw) for draw in self.sampler.sample(self.batch_size, policy_version=self.version, among=first)]
+        return [
+            (draw.prompt.text, draw)
+            for draw in self.sampler.sample(
+                self.batch_size, policy_version=self.version, among=first
+            )
+        ]
 
 
 class RestoresBeforeTheLastStep(PlainHarness):
@@ -272,8 +330,12 @@ MUTANTS: dict[Callable[..., PlainHarness], str] = {
 }
 
 
-@pytest.mark.parametrize(("mutant", "law"), MUTANTS.items(), ids=lambda value: getattr(value, "__name__", value))
-def test_a_broken_adapter_is_caught_by_the_law_it_breaks(mutant: type[PlainHarness], law: str) -> None:
+@pytest.mark.parametrize(
+    ("mutant", "law"), MUTANTS.items(), ids=lambda value: getattr(value, "__name__", value)
+)
+def test_a_broken_adapter_is_caught_by_the_law_it_breaks(
+    mutant: type[PlainHarness], law: str
+) -> None:
     with pytest.raises(AssertionError, match=rf"^law '{law}' .* is broken at step \d+"):
         check_adapter(mutant)
 

@@ -1,4 +1,6 @@
-"""Training one step behind the rollouts, in one process: the local engine on a copy of the policy does what Ray workers do elsewhere."""
+"""Training one step behind the rollouts, in one process: the local engine on a copy of the policy
+does what Ray workers do elsewhere.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +13,14 @@ from transformers import PreTrainedModel
 import depo.training.build
 from depo.rollout.local import LocalEngine
 
-LAG = ("--distributed.rollout_workers", "1", "--distributed.max_policy_lag", "1", "--optimizer.learning_rate", "1e-2")
+LAG = (
+    "--distributed.rollout_workers",
+    "1",
+    "--distributed.max_policy_lag",
+    "1",
+    "--optimizer.learning_rate",
+    "1e-2",
+)
 
 
 def engine_with_copy(policy: PreTrainedModel, *arguments: Any, **options: Any) -> LocalEngine:

@@ -12,8 +12,13 @@ QUICKSTART = Path(__file__).parents[2] / "configs" / "quickstart.toml"
 
 
 def run_that_learns(policies: Path, directory: Path, *overrides: str) -> RunRecords:
-    """Train, check, and return the records. Bounds are about half of what was measured, so that other CPUs' rounding does not decide."""
-    config = load_config(QUICKSTART, ["--run.steps", "40", "--warm_start.cache", str(policies), *overrides])
+    """Train, check, and return the records.
+
+    Bounds are about half of what was measured, so that other CPUs' rounding does not decide.
+    """
+    config = load_config(
+        QUICKSTART, ["--run.steps", "40", "--warm_start.cache", str(policies), *overrides]
+    )
     assert Trainer(config, directory).run().status == "finished"
     records = RunRecords.read(directory)
     _, accuracies = records.series("eval/accuracy/frontier")

@@ -1,4 +1,6 @@
-"""A run that is killed anywhere and started again equals the run that never was: metrics, draws, probes, weights, bit for bit."""
+"""A run that is killed anywhere and started again equals the run that never was: metrics, draws,
+probes, weights, bit for bit.
+"""
 
 from __future__ import annotations
 
@@ -111,19 +113,37 @@ KILLS = {
 
 
 @pytest.mark.parametrize("arm", KILLS.values(), ids=KILLS.keys())
-def test_killed_run_continues_as_if_nothing_had_happened(shared: Path, tmp_path: Path, arm: Callable[[], None]) -> None:
+def test_killed_run_continues_as_if_nothing_had_happened(
+    shared: Path, tmp_path: Path, arm: Callable[[], None]
+) -> None:
     killed_during(shared, tmp_path / "run", arm)
     result = Trainer(config_of(shared), tmp_path / "run").run()
     assert result.status == "finished"
     assert_same_run(tmp_path / "run", shared / "whole")
 
 
-@pytest.mark.parametrize(("belief", "probe_rollouts"), [("logit_normal", 1), ("beta", 2), ("beta", 0)])
-def test_run_stopped_after_every_step_continues_as_if_nothing_had_happened(shared: Path, tmp_path: Path, belief: str, probe_rollouts: int) -> None:
-    overrides = ("--selection.belief", belief, "--selection.probe_rollouts", str(probe_rollouts), "--run.eval_every", "1")
+@pytest.mark.parametrize(
+    ("belief", "probe_rollouts"), [("logit_normal", 1), ("beta", 2), ("beta", 0)]
+)
+def test_run_stopped_after_every_step_continues_as_if_nothing_had_happened(
+    shared: Path, tmp_path: Path, belief: str, probe_rollouts: int
+) -> None:
+    overrides = (
+        "--selection.belief",
+        belief,
+        "--selection.probe_rollouts",
+        str(probe_rollouts),
+        "--run.eval_every",
+        "1",
+    )
     Trainer(config_of(shared, *overrides), tmp_path / "whole").run()
     for steps in range(1, 7):
-        assert Trainer(config_of(shared, *overrides, "--run.steps", str(steps)), tmp_path / "run").run().status == "finished"
+        assert (
+            Trainer(config_of(shared, *overrides, "--run.steps", str(steps)), tmp_path / "run")
+            .run()
+            .status
+            == "finished"
+        )
     assert '"kind": "reprobe"' in (tmp_path / "run" / "journal.jsonl").read_text()
     assert_same_run(tmp_path / "run", tmp_path / "whole")
 
@@ -139,7 +159,9 @@ def test_interrupt_saves_and_says_how_to_go_on(shared: Path, tmp_path: Path) -> 
 
     trainer.step = interrupted_at_three  # type: ignore[method-assign]
     result = trainer.run()
-    assert result == RunResult("stopped", f"stopped after 4 steps; continue with: depo-train --resume {tmp_path / 'run'}")
+    assert result == RunResult(
+        "stopped", f"stopped after 4 steps; continue with: depo-train --resume {tmp_path / 'run'}"
+    )
     assert Trainer(config_of(shared), tmp_path / "run").run().status == "finished"
     assert_same_run(tmp_path / "run", shared / "whole")
 

@@ -1,4 +1,6 @@
-"""The training loop as a whole: every preset runs, its books balance, it learns, and it ends well where nothing can be learned."""
+"""The training loop as a whole: every preset runs, its books balance, it learns, and it ends well
+where nothing can be learned.
+"""
 
 from __future__ import annotations
 
@@ -44,7 +46,9 @@ def test_books_balance(shared: Path, tmp_path: Path, preset: str) -> None:
         assert row["rollout/groups"] == len(groups)
         assert row["rollout/sequences"] == 4 * len(groups)
         assert row["rollout/tokens"] == sum(group["tokens"] for group in groups)
-        assert row["rollout/informative_share"] == pytest.approx(sum(group["informative"] for group in groups) / len(groups))
+        assert row["rollout/informative_share"] == pytest.approx(
+            sum(group["informative"] for group in groups) / len(groups)
+        )
         assert row["train/groups"] <= 4
         assert row["policy/updated"] in (0.0, 1.0)
     draw_ids = [group["draw_id"] for group in records.journal]
@@ -71,15 +75,44 @@ def test_loss_variants_run(shared: Path, tmp_path: Path, checksum_reward: tuple[
         "overlong": ("--loss.overlong_buffer", "3"),
         "gspo": ("--loss.preset", "gspo", "--optimizer.minibatches", "2"),
         "cispo": ("--loss.preset", "cispo", "--optimizer.minibatches", "2"),
-        "static_power": ("--loss.group_weighting", "static_power", "--loss.mask", "dagrpo", "--loss.mask_threshold", "0.5"),
+        "static_power": (
+            "--loss.group_weighting",
+            "static_power",
+            "--loss.mask",
+            "dagrpo",
+            "--loss.mask_threshold",
+            "0.5",
+        ),
         "unbiased": ("--loss.importance_weighted", "true", "--loss.aggregation", "constant"),
     }.items():
-        records = train(shared, tmp_path / name, "--run.steps", "2", "--run.eval_every", "0", *checksum_reward, *overrides)
-        assert all(row["policy/updated"] and math.isfinite(row["policy/loss"]) for row in records.metrics[1:])
+        records = train(
+            shared,
+            tmp_path / name,
+            "--run.steps",
+            "2",
+            "--run.eval_every",
+            "0",
+            *checksum_reward,
+            *overrides,
+        )
+        assert all(
+            row["policy/updated"] and math.isfinite(row["policy/loss"])
+            for row in records.metrics[1:]
+        )
 
 
-def test_daro_continues_bit_for_bit(shared: Path, tmp_path: Path, checksum_reward: tuple[str, ...]) -> None:
-    daro = ("--loss.group_weighting", "daro", "--run.steps", "4", "--run.eval_every", "0", *checksum_reward)
+def test_daro_continues_bit_for_bit(
+    shared: Path, tmp_path: Path, checksum_reward: tuple[str, ...]
+) -> None:
+    daro = (
+        "--loss.group_weighting",
+        "daro",
+        "--run.steps",
+        "4",
+        "--run.eval_every",
+        "0",
+        *checksum_reward,
+    )
     whole = train(shared, tmp_path / "whole", *daro)
     assert any(row["loss/weight_max"] > 1.2 * row["loss/weight_min"] for row in whole.metrics[3:])
     dying = Trainer(tiny_config(shared, *daro), tmp_path / "cut")
@@ -98,11 +131,18 @@ def test_daro_continues_bit_for_bit(shared: Path, tmp_path: Path, checksum_rewar
         assert (tmp_path / "cut" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
 
 
-def test_checkpoints_from_before_the_shaper_load_where_it_has_no_state(shared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_checkpoints_from_before_the_shaper_load_where_it_has_no_state(
+    shared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     original = depo.training.trainer.save_checkpoint
 
     def without_shaper(directory: Path, step: int, state: dict[str, Any], *rest: Any) -> Path:
-        return original(directory, step, {name: value for name, value in state.items() if name != "shaper"}, *rest)
+        return original(
+            directory,
+            step,
+            {name: value for name, value in state.items() if name != "shaper"},
+            *rest,
+        )
 
     monkeypatch.setattr(depo.training.trainer, "save_checkpoint", without_shaper)
     train(shared, tmp_path, "--run.steps", "1")
@@ -112,8 +152,12 @@ def test_checkpoints_from_before_the_shaper_load_where_it_has_no_state(shared: P
 
 
 @pytest.mark.parametrize("preset", ["uniform", "depo_paper", "depo"])
-def test_pool_without_anything_to_learn_ends_the_run(shared: Path, tmp_path: Path, preset: str) -> None:
-    """Five-digit products are beyond a policy of one layer that was never shown any: every group is all wrong."""
+def test_pool_without_anything_to_learn_ends_the_run(
+    shared: Path, tmp_path: Path, preset: str
+) -> None:
+    """Five-digit products are beyond a policy of one layer that was never shown any: every group is
+    all wrong.
+    """
     overrides = [
         "--selection.preset",
         preset,
@@ -128,15 +172,27 @@ def test_pool_without_anything_to_learn_ends_the_run(shared: Path, tmp_path: Pat
     ]
     config = tiny_config(shared, *overrides)
     hopeless = tmp_path / "hopeless.jsonl"
-    hopeless.write_text("".join(f'{{"prompt": "{10000 + i} * {20000 + i} =", "answer": "never {i}"}}\n' for i in range(80)))
+    hopeless.write_text(
+        "".join(
+            f'{{"prompt": "{10000 + i} * {20000 + i} =", "answer": "never {i}"}}\n'
+            for i in range(80)
+        )
+    )
     from dataclasses import replace
 
     from depo.config import DataConfig, RewardConfig, SourceConfig
     from depo.training.warm_start import warm_start_policy
 
-    policy = warm_start_policy(config.data.train, config.data.eval, config.warm_start, config.run.threads)
+    policy = warm_start_policy(
+        config.data.train, config.data.eval, config.warm_start, config.run.threads
+    )
     data = DataConfig(train=(SourceConfig(path=str(hopeless)),))
-    config = replace(config, data=data, reward=RewardConfig(function="exact"), policy=replace(config.policy, model=str(policy)))
+    config = replace(
+        config,
+        data=data,
+        reward=RewardConfig(function="exact"),
+        policy=replace(config.policy, model=str(policy)),
+    )
     result = Trainer(config, tmp_path / "run").run()
     assert result.status == "exhausted"
     assert "nothing to teach" in result.message

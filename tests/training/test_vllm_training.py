@@ -1,4 +1,6 @@
-"""Whole runs with rollouts by a real vLLM: they learn, they resume bit for bit, and a mismatch between engine and learner stops them."""
+"""Whole runs with rollouts by a real vLLM: they learn, they resume bit for bit, and a mismatch
+between engine and learner stops them.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +22,14 @@ from tests.training.quickstart import run_that_learns
 from tests.training.test_resume import assert_same_run
 from tests.training.tiny import checksum_overrides, tiny_config
 
-VLLM = ("--rollout.engine", "vllm", "--vllm.kv_cache_mib", "64", "--warm_start.heads", "1")  # one head of size 32, the smallest that vLLM has on a CPU
+VLLM = (
+    "--rollout.engine",
+    "vllm",
+    "--vllm.kv_cache_mib",
+    "64",
+    "--warm_start.heads",
+    "1",
+)  # one head of size 32, the smallest that vLLM has on a CPU
 
 
 @pytest.fixture(scope="module")
@@ -38,10 +47,15 @@ def rows_of(directory: Path) -> list[dict[str, float]]:
 
 
 @needs_vllm
-def test_a_run_that_is_stopped_and_resumed_equals_the_whole_run(shared: Path, tmp_path: Path) -> None:
+def test_a_run_that_is_stopped_and_resumed_equals_the_whole_run(
+    shared: Path, tmp_path: Path
+) -> None:
     Trainer(config_of(shared), tmp_path / "whole").run()
     for steps in (3, 6):
-        assert Trainer(config_of(shared, "--run.steps", str(steps)), tmp_path / "run").run().status == "finished"
+        assert (
+            Trainer(config_of(shared, "--run.steps", str(steps)), tmp_path / "run").run().status
+            == "finished"
+        )
     assert_same_run(tmp_path / "run", tmp_path / "whole")
     rows = rows_of(tmp_path / "whole")
     mismatches = [row["policy/logprob_mismatch"] for row in rows if row["policy/updated"]]
@@ -62,7 +76,9 @@ def test_bfloat16_is_corrected_by_default(shared: Path, tmp_path: Path) -> None:
 
 
 @needs_vllm
-def test_weights_that_do_not_arrive_stop_the_run(shared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_weights_that_do_not_arrive_stop_the_run(
+    shared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     arrive = VllmEngine.load_weights
 
     def stale(self: VllmEngine, policy: Any, policy_version: int) -> None:
@@ -72,7 +88,10 @@ def test_weights_that_do_not_arrive_stop_the_run(shared: Path, tmp_path: Path, m
 
     monkeypatch.setattr(VllmEngine, "load_weights", stale)
     trainer = Trainer(config_of(shared, "--optimizer.learning_rate", "1e-2"), tmp_path / "run")
-    with pytest.raises(RuntimeError, match=r"mean \|rollout - learner\| log-prob of .* expected at most 0.001 \(rollout.max_logprob_mismatch\)"):
+    with pytest.raises(
+        RuntimeError,
+        match=r"mean \|rollout - learner\| log-prob of .* expected at most 0.001 \(rollout.max_logprob_mismatch\)",
+    ):
         trainer.run()
     assert 0 < trainer.steps_done < 6
 

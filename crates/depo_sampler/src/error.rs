@@ -9,7 +9,9 @@ pub type Result<T> = std::result::Result<T, Error>;
 #[derive(Debug, Clone, PartialEq, Error)]
 pub enum Error {
     /// A prompt index, or another index, lies outside its range.
-    #[error("{argument}: got index {index} at position {position}, expected an index within 0..{len}")]
+    #[error(
+        "{argument}: got index {index} at position {position}, expected an index within 0..{len}"
+    )]
     Index {
         /// Argument that held the index.
         argument: &'static str,
@@ -41,7 +43,9 @@ pub enum Error {
         second: usize,
     },
     /// `propose` was called again before the candidates of the last call were offered.
-    #[error("propose: got a second call, expected `offer` for the {pending} candidates of the last one first")]
+    #[error(
+        "propose: got a second call, expected `offer` for the {pending} candidates of the last one first"
+    )]
     OfferMissing {
         /// Number of candidates that wait for their predictions.
         pending: usize,
@@ -102,16 +106,31 @@ impl Error {
     /// An unusable entry of a saved state.
     #[expect(clippy::needless_pass_by_value, reason = "callers pass temporaries")]
     pub fn state_entry(name: &str, got: impl ToString, expected: impl ToString) -> Self {
-        Self::StateEntry { name: name.to_owned(), got: got.to_string(), expected: expected.to_string() }
+        Self::StateEntry {
+            name: name.to_owned(),
+            got: got.to_string(),
+            expected: expected.to_string(),
+        }
     }
 
     /// Whether the cause is an unusable saved state.
     pub fn is_state(&self) -> bool {
-        matches!(self, Self::StateMissing { .. } | Self::StateSuperfluous { .. } | Self::StateEntry { .. } | Self::StateOtherPool { .. })
+        matches!(
+            self,
+            Self::StateMissing { .. }
+                | Self::StateSuperfluous { .. }
+                | Self::StateEntry { .. }
+                | Self::StateOtherPool { .. }
+        )
     }
 }
 
 /// Returns an argument error unless `condition` holds.
-pub(crate) fn require(condition: bool, argument: &'static str, got: impl ToString, expected: &str) -> Result<()> {
+pub(crate) fn require(
+    condition: bool,
+    argument: &'static str,
+    got: impl ToString,
+    expected: &str,
+) -> Result<()> {
     if condition { Ok(()) } else { Err(Error::argument(argument, got, expected)) }
 }

@@ -1,5 +1,6 @@
-//! Prompt sampler for reinforcement learning with verifiable rewards: knows, before a rollout, how likely each prompt is to teach the
-//! policy anything. The crate knows nothing of Python; the feature `python` adds the bindings `depo._core`.
+//! Prompt sampler for reinforcement learning with verifiable rewards: knows, before a rollout, how
+//! likely each prompt is to teach the policy anything. The crate knows nothing of Python; the
+//! feature `python` adds the bindings `depo._core`.
 
 pub mod advantage;
 pub mod belief;

@@ -1,4 +1,5 @@
-//! Beliefs and policies by name, each with the numbers that it alone knows. Adding one takes its file and one line in its registry.
+//! Beliefs and policies by name, each with the numbers that it alone knows. Adding one takes its
+//! file and one line in its registry.
 
 use std::collections::BTreeMap;
 
@@ -31,10 +32,17 @@ impl NamedOption {
 }
 
 /// The one of `all` that bears this name.
-pub(crate) fn by_name<T: Copy>(argument: &'static str, name: &str, all: &[T], name_of: fn(T) -> &'static str) -> Result<T> {
+pub(crate) fn by_name<T: Copy>(
+    argument: &'static str,
+    name: &str,
+    all: &[T],
+    name_of: fn(T) -> &'static str,
+) -> Result<T> {
     let names = || all.iter().copied().map(name_of).collect::<Vec<_>>().join(", ");
     let found = all.iter().copied().find(|&each| name_of(each) == name);
-    found.ok_or_else(|| Error::argument(argument, format!("{name:?}"), format!("one of {}", names())))
+    found.ok_or_else(|| {
+        Error::argument(argument, format!("{name:?}"), format!("one of {}", names()))
+    })
 }
 
 /// One entry of a registry.
@@ -48,12 +56,17 @@ pub(crate) struct Registered<T: ?Sized> {
 impl<T: ?Sized> Registered<T> {
     /// Checks names and ranges of the options that are set under `argument`.
     pub(crate) fn check_options(&self, argument: &'static str, set: &NamedNumbers) -> Result<()> {
-        let range = |option: &NamedOption| format!("{} within {}..{}", option.name, option.range.0, option.range.1);
+        let range = |option: &NamedOption| {
+            format!("{} within {}..{}", option.name, option.range.0, option.range.1)
+        };
         let ranges: Vec<String> = self.options.iter().map(range).collect();
         let known = if ranges.is_empty() { "none".to_owned() } else { ranges.join(", ") };
         let expected = format!("options of {}: {known}", self.name);
-        let fits = |name: &str, value: f64| self.options.iter().any(|option| option.fits(name, value));
-        set.iter().try_for_each(|(name, &value)| require(fits(name, value), argument, format!("{name} = {value}"), &expected))
+        let fits =
+            |name: &str, value: f64| self.options.iter().any(|option| option.fits(name, value));
+        set.iter().try_for_each(|(name, &value)| {
+            require(fits(name, value), argument, format!("{name} = {value}"), &expected)
+        })
     }
 }
 

@@ -1,7 +1,9 @@
-//! Keyed random draws: pure functions of (seed, purpose, counter), so there is no generator state to save.
+//! Keyed random draws: pure functions of (seed, purpose, counter), so there is no generator state
+//! to save.
 //!
-//! The bit source is `SplitMix64` (Steele, Lea, Flood, "Fast splittable pseudorandom number generators", OOPSLA 2014): draw number
-//! `counter` of a key is the output of the published generator after `counter + 1` steps from the state `key`.
+//! The bit source is `SplitMix64` (Steele, Lea, Flood, "Fast splittable pseudorandom number
+//! generators", OOPSLA 2014): draw number `counter` of a key is the output of the published
+//! generator after `counter + 1` steps from the state `key`.
 
 use xxhash_rust::xxh3::xxh3_64;
 
@@ -23,10 +25,13 @@ pub fn content_id(text: impl AsRef<[u8]>) -> u64 {
     xxh3_64(text.as_ref())
 }
 
-/// Random key of a purpose; `parts` tell apart the keys of one purpose (an epoch, a step, a prompt).
+/// Random key of a purpose; `parts` tell apart the keys of one purpose (an epoch, a step, a
+/// prompt).
 pub fn derive_key(seed: u64, purpose: &str, parts: &[u64]) -> u64 {
     let start = mix(mix(seed.wrapping_add(GOLDEN)) ^ xxh3_64(purpose.as_bytes()));
-    parts.iter().fold(start, |key, &part| mix(key.wrapping_add(GOLDEN) ^ mix(part.wrapping_add(GOLDEN))))
+    parts
+        .iter()
+        .fold(start, |key, &part| mix(key.wrapping_add(GOLDEN) ^ mix(part.wrapping_add(GOLDEN))))
 }
 
 /// The draws of one key, each addressed by its counter.
@@ -56,7 +61,8 @@ impl Stream {
         (self.bits(counter) >> 11) as f64 * (1.0 / (1_u64 << 53) as f64)
     }
 
-    /// Unbiased integer in 0..bound (Lemire, "Fast random integer generation in an interval", ACM TOMACS 2019).
+    /// Unbiased integer in 0..bound (Lemire, "Fast random integer generation in an interval", ACM
+    /// TOMACS 2019).
     ///
     /// # Panics
     /// If `bound` is 0.
@@ -86,8 +92,8 @@ impl Stream {
     }
 }
 
-/// Keyed bijection of 0..len: a Feistel network on the next even number of bits, walked until it lands inside (expected steps < 4,
-/// more below 64 items).
+/// Keyed bijection of 0..len: a Feistel network on the next even number of bits, walked until it
+/// lands inside (expected steps < 4, more below 64 items).
 #[derive(Debug, Clone)]
 pub struct Permutation {
     round_keys: [u64; FEISTEL_ROUNDS],
@@ -125,7 +131,9 @@ impl Permutation {
         let (left, right) = self
             .round_keys
             .iter()
-            .fold((value >> self.half_bits, value & mask), |(left, right), key| (right, left ^ (mix(right.wrapping_add(*key)) & mask)));
+            .fold((value >> self.half_bits, value & mask), |(left, right), key| {
+                (right, left ^ (mix(right.wrapping_add(*key)) & mask))
+            });
         (left << self.half_bits) | right
     }
 }
@@ -157,7 +165,10 @@ mod tests {
         assert_eq!([stream.below(0, 1000), stream.below(1, 1000)], [617, 918]);
         assert_eq!(stream.sample(10, 4), [6, 9, 1, 8]);
         let order = Permutation::new(stream.bits(0), 10);
-        assert_eq!((0..10).map(|rank| order.at(rank)).collect::<Vec<_>>(), [9, 8, 7, 0, 3, 5, 1, 4, 2, 6]);
+        assert_eq!(
+            (0..10).map(|rank| order.at(rank)).collect::<Vec<_>>(),
+            [9, 8, 7, 0, 3, 5, 1, 4, 2, 6]
+        );
         assert_eq!(content_id("depo"), 10_342_157_454_006_726_538);
     }
 }

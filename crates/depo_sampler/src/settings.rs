@@ -7,7 +7,8 @@ use crate::rules::exploration::ExploreBy;
 use crate::rules::{CandidatesFrom, PolicyKind, SelectionPolicy};
 use crate::state::{StateMap, StateReader};
 
-/// How prompts are selected. `Default` is the budget policy with the Python package's default values.
+/// How prompts are selected. `Default` is the budget policy with the Python package's default
+/// values.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Settings {
     /// Rollouts of a prompt, G, at least 2.
@@ -26,19 +27,22 @@ pub struct Settings {
     pub candidates_per_draw: usize,
     /// Where these come from.
     pub candidates_from: CandidatesFrom,
-    /// Policy budget: a prompt is nominated from the whole pool only so many policy versions after its last label, or more.
+    /// Policy budget: a prompt is nominated from the whole pool only so many policy versions after
+    /// its last label, or more.
     pub min_age: u32,
     /// Share of each batch drawn at random from what the policy rejects, in [0, 1].
     pub explore_share: f64,
     /// How these places are given out.
     pub explore_by: ExploreBy,
-    /// No prompt stays unlabelled for more than this many policy versions, as far as `reprobe_share` allows; 0: it may.
+    /// No prompt stays unlabelled for more than this many policy versions, as far as
+    /// `reprobe_share` allows; 0: it may.
     pub max_age: u32,
     /// Rollouts of a re-probe that would get no place otherwise, at most G; 0: G.
     pub probe_rollouts: usize,
     /// At most this share of a batch goes to re-probes, in [0, 1].
     pub reprobe_share: f64,
-    /// Policies that compare candidates: least share of each batch by source index; every source has an entry, the sum is at most 1.
+    /// Policies that compare candidates: least share of each batch by source index; every source
+    /// has an entry, the sum is at most 1.
     pub source_floors: Vec<f32>,
     /// Policies that admit and reject: candidates looked at per prompt wanted, at least 1.
     pub scan_cap: usize,
@@ -101,45 +105,100 @@ impl Settings {
         self.policy.registered().check_options("policy_options", &self.policy_options)?;
         self.belief.registered().check_options("belief_options", &self.belief_options)?;
         require(self.group_size >= 2, "group_size", self.group_size, "at least 2")?;
-        require(0.0 <= low && low < high && high <= 1.0, "window", format!("{:?}", self.window), "0 <= low < high <= 1")?;
-        require(self.candidates_per_draw >= 1, "candidates_per_draw", self.candidates_per_draw, "at least 1")?;
+        require(
+            0.0 <= low && low < high && high <= 1.0,
+            "window",
+            format!("{:?}", self.window),
+            "0 <= low < high <= 1",
+        )?;
+        require(
+            self.candidates_per_draw >= 1,
+            "candidates_per_draw",
+            self.candidates_per_draw,
+            "at least 1",
+        )?;
         if self.candidates_from == CandidatesFrom::Pool {
             self.validate_search()?;
         }
-        require((0.0..=1.0).contains(&self.explore_share), "explore_share", self.explore_share, "within 0..1")?;
+        require(
+            (0.0..=1.0).contains(&self.explore_share),
+            "explore_share",
+            self.explore_share,
+            "within 0..1",
+        )?;
         let probe_range = format!("at most group_size = {}", self.group_size);
-        require(self.probe_rollouts <= self.group_size, "probe_rollouts", self.probe_rollouts, &probe_range)?;
-        require((0.0..=1.0).contains(&self.reprobe_share), "reprobe_share", self.reprobe_share, "within 0..1")?;
+        require(
+            self.probe_rollouts <= self.group_size,
+            "probe_rollouts",
+            self.probe_rollouts,
+            &probe_range,
+        )?;
+        require(
+            (0.0..=1.0).contains(&self.reprobe_share),
+            "reprobe_share",
+            self.reprobe_share,
+            "within 0..1",
+        )?;
         let floors = &self.source_floors;
-        let fits = floors.iter().all(|&floor| floor >= 0.0) && floors.iter().sum::<f32>() <= 1.0 + 1e-6;
+        let fits =
+            floors.iter().all(|&floor| floor >= 0.0) && floors.iter().sum::<f32>() <= 1.0 + 1e-6;
         require(fits, "source_floors", format!("{floors:?}"), "shares >= 0 that sum to at most 1")?;
         require(self.scan_cap >= 1, "scan_cap", self.scan_cap, "at least 1")?;
-        require(self.success_threshold.is_finite(), "success_threshold", self.success_threshold, "a finite number")?;
+        require(
+            self.success_threshold.is_finite(),
+            "success_threshold",
+            self.success_threshold,
+            "a finite number",
+        )?;
         require(self.tolerance >= 0.0, "tolerance", self.tolerance, "at least 0")?;
         require(self.replay_capacity >= 1, "replay_capacity", self.replay_capacity, "at least 1")?;
-        require(self.max_target_weight >= 1.0, "max_target_weight", self.max_target_weight, "at least 1")
+        require(
+            self.max_target_weight >= 1.0,
+            "max_target_weight",
+            self.max_target_weight,
+            "at least 1",
+        )
     }
 
     /// Checks that the whole pool can be searched for what the policy wants.
     fn validate_search(&self) -> Result<()> {
         let (got, belief) = (|with: String| format!("pool with {with}"), self.belief.name());
-        let require_of = |fits: bool, with: String, expected: &str| require(fits, "candidates_from", got(with), expected);
+        let require_of = |fits: bool, with: String, expected: &str| {
+            require(fits, "candidates_from", got(with), expected)
+        };
         if matches!(self.policy, PolicyKind::Mopps | PolicyKind::PrimePools) {
             return Ok(());
         }
         let policy = format!("policy {}", self.policy.name());
-        require_of(self.policy == PolicyKind::Budget, policy, "epoch, or policy budget, mopps or prime_pools")?;
-        require_of(self.belief == BeliefKind::LogitNormal, format!("belief {belief}"), "epoch, or belief logit_normal")?;
+        require_of(
+            self.policy == PolicyKind::Budget,
+            policy,
+            "epoch, or policy budget, mopps or prime_pools",
+        )?;
+        require_of(
+            self.belief == BeliefKind::LogitNormal,
+            format!("belief {belief}"),
+            "epoch, or belief logit_normal",
+        )?;
         require_of(self.use_history, "use_history off".to_owned(), "epoch, or use_history on")?;
         let count = format!("candidates_per_draw {}", self.candidates_per_draw);
-        require_of(self.candidates_per_draw >= 2, count, "epoch, or candidates_per_draw at least 2, of which 1 comes in epoch order")
+        require_of(
+            self.candidates_per_draw >= 2,
+            count,
+            "epoch, or candidates_per_draw at least 2, of which 1 comes in epoch order",
+        )
     }
 
     /// Checks that every prompt's source has a floor.
     pub(crate) fn validate_sources(&self, sources: &[u32]) -> Result<()> {
         let len = self.source_floors.len();
         match sources.iter().position(|&source| source as usize >= len) {
-            Some(position) => Err(Error::Index { argument: "sources", position, index: sources[position].into(), len }),
+            Some(position) => Err(Error::Index {
+                argument: "sources",
+                position,
+                index: sources[position].into(),
+                len,
+            }),
             None => Ok(()),
         }
     }
@@ -172,18 +231,28 @@ impl Settings {
         state.insert("settings.policy".into(), self.policy.name().to_owned().into());
     }
 
-    /// Refuses a state whose labels or draws mean something else under these settings; every other setting may change. Returns whether the
-    /// state's policy is the present one.
+    /// Refuses a state whose labels or draws mean something else under these settings; every other
+    /// setting may change. Returns whether the state's policy is the present one.
     pub(crate) fn check(&self, state: &mut StateReader) -> Result<bool> {
-        for (name, expected) in [("settings.group_size", self.group_size as u64), ("settings.seed", self.seed)] {
+        for (name, expected) in
+            [("settings.group_size", self.group_size as u64), ("settings.seed", self.seed)]
+        {
             let got: u64 = state.take(name)?;
             if got != expected {
-                return Err(Error::state_entry(name, got, format!("{expected}, as this sampler was built with")));
+                return Err(Error::state_entry(
+                    name,
+                    got,
+                    format!("{expected}, as this sampler was built with"),
+                ));
             }
         }
         let belief: String = state.take("settings.belief")?;
         if belief != self.belief.name() {
-            return Err(Error::state_entry("settings.belief", belief, format!("{}, as this sampler was built with", self.belief.name())));
+            return Err(Error::state_entry(
+                "settings.belief",
+                belief,
+                format!("{}, as this sampler was built with", self.belief.name()),
+            ));
         }
         Ok(state.take::<String>("settings.policy")? == self.policy.name())
     }

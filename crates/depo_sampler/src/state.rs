@@ -1,4 +1,5 @@
-//! Saved state as named scalars and arrays, and how per-prompt values follow their prompts into another pool.
+//! Saved state as named scalars and arrays, and how per-prompt values follow their prompts into
+//! another pool.
 
 use std::borrow::Cow;
 use std::collections::{BTreeMap, HashMap};
@@ -131,7 +132,10 @@ impl<'a> StateReader<'a> {
     /// # Errors
     /// It is missing or of another type.
     pub fn take<T: StateEntry<'a>>(&mut self, name: &str) -> Result<T> {
-        let value = self.entries.remove(name).ok_or_else(|| Error::StateMissing { name: name.to_owned() })?;
+        let value = self
+            .entries
+            .remove(name)
+            .ok_or_else(|| Error::StateMissing { name: name.to_owned() })?;
         T::from_value(value).map_err(|other| Error::state_entry(name, other.kind(), T::KIND))
     }
 
@@ -165,14 +169,22 @@ impl<'a> StateReader<'a> {
     ///
     /// # Errors
     /// As `lent`, or a number is not finite or below 0.
-    pub fn counts<T: Copy + Into<f64> + 'a>(&mut self, name: &str, len: usize) -> Result<Cow<'a, [T]>>
+    pub fn counts<T: Copy + Into<f64> + 'a>(
+        &mut self,
+        name: &str,
+        len: usize,
+    ) -> Result<Cow<'a, [T]>>
     where
         Cow<'a, [T]>: StateEntry<'a>,
     {
         let counts = self.lent::<T>(name, len)?;
         let is_count = |&count: &T| (0.0..=f64::MAX).contains(&count.into());
         match counts.iter().position(|count| !is_count(count)) {
-            Some(at) => Err(Error::state_entry(name, format!("{} at position {at}", counts[at].into()), "finite numbers of at least 0")),
+            Some(at) => Err(Error::state_entry(
+                name,
+                format!("{} at position {at}", counts[at].into()),
+                "finite numbers of at least 0",
+            )),
             None => Ok(counts),
         }
     }
@@ -210,8 +222,10 @@ struct Moved {
 
 impl Moved {
     fn new(saved: &[u64], ids: &[u64]) -> Self {
-        let positions: HashMap<u64, u32> = saved.iter().zip(0..).map(|(&id, position)| (id, position)).collect();
-        let old_of_new: Vec<u32> = ids.iter().map(|id| positions.get(id).copied().unwrap_or(ABSENT)).collect();
+        let positions: HashMap<u64, u32> =
+            saved.iter().zip(0..).map(|(&id, position)| (id, position)).collect();
+        let old_of_new: Vec<u32> =
+            ids.iter().map(|id| positions.get(id).copied().unwrap_or(ABSENT)).collect();
         let mut new_of_old = vec![ABSENT; saved.len()];
         for (new, &old) in (0..).zip(&old_of_new) {
             if old != ABSENT {
@@ -249,7 +263,9 @@ impl Carry {
 
     /// Number of prompts in both pools.
     pub fn matched(&self) -> usize {
-        self.moved.as_ref().map_or(self.saved_len, |moved| moved.old_of_new.iter().filter(|&&old| old != ABSENT).count())
+        self.moved.as_ref().map_or(self.saved_len, |moved| {
+            moved.old_of_new.iter().filter(|&&old| old != ABSENT).count()
+        })
     }
 
     /// Present index of a saved prompt; none if the present pool lacks it.
@@ -258,27 +274,40 @@ impl Carry {
     /// `old` is not an index of the saved pool.
     pub fn prompt(&self, name: &str, old: u32) -> Result<Option<u32>> {
         if old as usize >= self.saved_len {
-            return Err(Error::state_entry(name, old, format!("a prompt index below {}", self.saved_len)));
+            return Err(Error::state_entry(
+                name,
+                old,
+                format!("a prompt index below {}", self.saved_len),
+            ));
         }
         let new = self.moved.as_ref().map_or(old, |moved| moved.new_of_old[old as usize]);
         Ok((new != ABSENT).then_some(new))
     }
 
-    /// Prompts of a saved list that are in the present pool, with the value of each. Arrays that are not lent are kept as they are.
+    /// Prompts of a saved list that are in the present pool, with the value of each. Arrays that
+    /// are not lent are kept as they are.
     ///
     /// # Errors
     /// The list holds something that is not an index of the saved pool.
-    pub fn prompts<T: Copy>(&self, name: &str, saved: Cow<[u32]>, values: Cow<[T]>) -> Result<(Vec<u32>, Vec<T>)> {
+    pub fn prompts<T: Copy>(
+        &self,
+        name: &str,
+        saved: Cow<[u32]>,
+        values: Cow<[T]>,
+    ) -> Result<(Vec<u32>, Vec<T>)> {
         if self.is_identical() {
             let greatest = saved.iter().copied().max();
             greatest.map_or(Ok(None), |prompt| self.prompt(name, prompt))?;
             return Ok((saved.into_owned(), values.into_owned()));
         }
-        let present = |(&old, &value)| self.prompt(name, old).map(|prompt| prompt.map(|prompt| (prompt, value))).transpose();
+        let present = |(&old, &value)| {
+            self.prompt(name, old).map(|prompt| prompt.map(|prompt| (prompt, value))).transpose()
+        };
         saved.iter().zip(values.iter()).filter_map(present).collect()
     }
 
-    /// One value per prompt, in the present order; `default` for prompts that the state does not know. An array that is not lent is kept as it is.
+    /// One value per prompt, in the present order; `default` for prompts that the state does not
+    /// know. An array that is not lent is kept as it is.
     pub fn column<T: Copy>(&self, saved: Cow<[T]>, default: T) -> Vec<T> {
         match saved {
             Cow::Owned(column) if self.is_identical() => column,
@@ -287,11 +316,17 @@ impl Carry {
         }
     }
 
-    /// Per-prompt values in the present order: `saved` by index in the saved pool, `default` for prompts that the state does not know.
+    /// Per-prompt values in the present order: `saved` by index in the saved pool, `default` for
+    /// prompts that the state does not know.
     pub fn gather<T: Copy>(&self, saved: impl Fn(usize) -> T, default: T) -> Vec<T> {
         let Some(moved) = &self.moved else { return (0..self.saved_len).map(saved).collect() };
         let mut gathered = with_capacity(moved.old_of_new.len());
-        gathered.extend(moved.old_of_new.iter().map(|&old| if old == ABSENT { default } else { saved(old as usize) }));
+        gathered.extend(
+            moved
+                .old_of_new
+                .iter()
+                .map(|&old| if old == ABSENT { default } else { saved(old as usize) }),
+        );
         gathered
     }
 }

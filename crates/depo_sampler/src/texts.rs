@@ -1,4 +1,5 @@
-//! Texts in buffers of UTF-8 bytes, as Arrow and `NumPy` hold them, and the ids of the prompts that they make.
+//! Texts in buffers of UTF-8 bytes, as Arrow and `NumPy` hold them, and the ids of the prompts that
+//! they make.
 
 use blake2b_simd::Params;
 use blake2b_simd::many::{HashManyJob, hash_many};
@@ -66,7 +67,10 @@ impl<'a> Texts<'a> {
 
     /// Bytes of one text; none if the offsets do not lie within the buffer.
     pub fn bytes(&self, row: usize) -> Option<&'a [u8]> {
-        let (start, end) = (usize::try_from(self.offsets.at(row)).ok()?, usize::try_from(self.offsets.at(row + 1)).ok()?);
+        let (start, end) = (
+            usize::try_from(self.offsets.at(row)).ok()?,
+            usize::try_from(self.offsets.at(row + 1)).ok()?,
+        );
         self.utf8.get(start..end)
     }
 
@@ -79,30 +83,50 @@ impl<'a> Texts<'a> {
     /// Checks that each text lies within the buffer and is UTF-8.
     ///
     /// # Errors
-    /// There is no offset, offsets fall or leave the buffer, or a text is no UTF-8; `first_row` is the number of the first text in messages.
+    /// There is no offset, offsets fall or leave the buffer, or a text is no UTF-8; `first_row` is
+    /// the number of the first text in messages.
     pub fn check(&self, first_row: usize) -> Result<()> {
-        require(self.offsets.len() > 0, "offsets", "length 0", "one offset more than there are texts")?;
+        require(
+            self.offsets.len() > 0,
+            "offsets",
+            "length 0",
+            "one offset more than there are texts",
+        )?;
         if self.is_empty() {
             return Ok(());
         }
         for row in 0..self.len() {
             let (start, end) = (self.offsets.at(row), self.offsets.at(row + 1));
             if start < 0 || end < start || end as usize > self.utf8.len() {
-                let expected = format!("offsets from 0 to {}, the length of utf8, that never fall", self.utf8.len());
-                return Err(Error::argument("offsets", format!("{start} and then {end} at row {}", first_row + row), expected));
+                let expected = format!(
+                    "offsets from 0 to {}, the length of utf8, that never fall",
+                    self.utf8.len()
+                );
+                return Err(Error::argument(
+                    "offsets",
+                    format!("{start} and then {end} at row {}", first_row + row),
+                    expected,
+                ));
             }
         }
         match self.first_invalid() {
-            Some(row) => Err(Error::argument("utf8", format!("bytes at row {} that are no UTF-8", first_row + row), "UTF-8")),
+            Some(row) => Err(Error::argument(
+                "utf8",
+                format!("bytes at row {} that are no UTF-8", first_row + row),
+                "UTF-8",
+            )),
             None => Ok(()),
         }
     }
 
-    /// The first text that is no UTF-8: all bytes are read once, in one piece, which then no offset may cut within a character.
+    /// The first text that is no UTF-8: all bytes are read once, in one piece, which then no offset
+    /// may cut within a character.
     fn first_invalid(&self) -> Option<usize> {
         let span = self.offsets.at(0) as usize..self.offsets.at(self.len()) as usize;
         if let Ok(text) = from_utf8(&self.utf8[span.clone()]) {
-            return (0..self.len()).find(|&row| !text.is_char_boundary(self.offsets.at(row + 1) as usize - span.start));
+            return (0..self.len()).find(|&row| {
+                !text.is_char_boundary(self.offsets.at(row + 1) as usize - span.start)
+            });
         }
         (0..self.len()).find(|&row| self.bytes(row).is_none_or(|bytes| from_utf8(bytes).is_err()))
     }
@@ -117,17 +141,27 @@ pub struct Answers<'a> {
     pub are_json: bool,
 }
 
-/// Ids of a pool by what its prompts say: of each the XXH3-64 of `depo.types.records.Prompt.id`, which is the hexadecimal BLAKE2b-128 of the JSON
-/// list `[source, text, answer]`.
+/// Ids of a pool by what its prompts say: of each the XXH3-64 of `depo.types.records.Prompt.id`,
+/// which is the hexadecimal BLAKE2b-128 of the JSON list `[source, text, answer]`.
 ///
 /// # Errors
 /// There are not as many sources or answers as texts, or a source has no name.
-pub fn prompt_ids(texts: &[Texts], answers: Option<Answers>, sources: &[u32], names: &[String]) -> Result<Vec<u64>> {
+pub fn prompt_ids(
+    texts: &[Texts],
+    answers: Option<Answers>,
+    sources: &[u32],
+    names: &[String],
+) -> Result<Vec<u64>> {
     let len = count(texts);
     require_len("sources", sources.len(), len)?;
     require_len("answers", answers.map_or(len, |answers| count(answers.texts)), len)?;
     if let Some(position) = sources.iter().position(|&source| source as usize >= names.len()) {
-        return Err(Error::Index { argument: "sources", position, index: sources[position].into(), len: names.len() });
+        return Err(Error::Index {
+            argument: "sources",
+            position,
+            index: sources[position].into(),
+            len: names.len(),
+        });
     }
     let starts: Vec<Vec<u8>> = names.iter().map(|name| list_start(name)).collect();
     let mut answer = answers.iter().flat_map(|answers| answers.texts).flat_map(Texts::iter);
@@ -143,7 +177,9 @@ pub fn prompt_ids(texts: &[Texts], answers: Option<Answers>, sources: &[u32], na
             content.extend_from_slice(b", ");
             match answer.next() {
                 None => content.extend_from_slice(b"null"),
-                Some(json) if answers.is_some_and(|answers| answers.are_json) => content.extend_from_slice(json),
+                Some(json) if answers.is_some_and(|answers| answers.are_json) => {
+                    content.extend_from_slice(json)
+                }
                 Some(string) => push_json_string(content, string),
             }
             content.push(b']');
@@ -171,7 +207,8 @@ fn list_start(source: &str) -> Vec<u8> {
 fn push_ids(ids: &mut Vec<u64>, contents: &[Vec<u8>]) {
     let mut params = Params::new();
     params.hash_length(DIGEST_BYTES);
-    let mut jobs: Vec<HashManyJob> = contents.iter().map(|content| HashManyJob::new(&params, content)).collect();
+    let mut jobs: Vec<HashManyJob> =
+        contents.iter().map(|content| HashManyJob::new(&params, content)).collect();
     hash_many(&mut jobs);
     ids.extend(jobs.iter().map(|job| content_id(job.to_hash().to_hex().as_bytes())));
 }

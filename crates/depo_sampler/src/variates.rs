@@ -1,4 +1,5 @@
-//! Normal and beta variates of a keyed stream: pure functions of its key, the same bits on every platform.
+//! Normal and beta variates of a keyed stream: pure functions of its key, the same bits on every
+//! platform.
 
 use crate::portable::{exp, ln};
 use crate::rng::Stream;
@@ -22,7 +23,8 @@ impl Variates {
         1.0 - self.stream.unit(self.counter - 1)
     }
 
-    /// Standard normal number (Marsaglia and Bray, "A convenient method for generating normal variables", SIAM Review 1964).
+    /// Standard normal number (Marsaglia and Bray, "A convenient method for generating normal
+    /// variables", SIAM Review 1964).
     pub fn normal(&mut self) -> f64 {
         loop {
             let (across, up) = (2.0 * self.unit() - 1.0, 2.0 * self.unit() - 1.0);
@@ -33,8 +35,9 @@ impl Variates {
         }
     }
 
-    /// Logarithm of a gamma variate of any shape above 0: of shape + 1 (Marsaglia and Tsang, "A simple method for generating gamma
-    /// variables", ACM TOMS 2000), times U^(1 / shape), which would underflow for small shapes.
+    /// Logarithm of a gamma variate of any shape above 0: of shape + 1 (Marsaglia and Tsang, "A
+    /// simple method for generating gamma variables", ACM TOMS 2000), times U^(1 / shape), which
+    /// would underflow for small shapes.
     fn ln_gamma(&mut self, shape: f64) -> f64 {
         let d = shape + 2.0 / 3.0;
         let c = 1.0 / (9.0 * d).sqrt();

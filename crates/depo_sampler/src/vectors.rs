@@ -1,5 +1,6 @@
-//! Loops compiled twice: for any processor, and for one with AVX2, which takes four doubles at a time. Both do the same arithmetic in the same order and fuse
-//! nothing, so that the bits are the same.
+//! Loops compiled twice: for any processor, and for one with AVX2, which takes four doubles at a
+//! time. Both do the same arithmetic in the same order and fuse nothing, so that the bits are the
+//! same.
 
 /// Whether this processor takes four doubles at a time; all that do, also count bits.
 #[cfg(target_arch = "x86_64")]
@@ -11,7 +12,8 @@ pub(crate) fn has_avx2() -> bool {
     is_x86_feature_detected!("avx2") && is_x86_feature_detected!("popcnt")
 }
 
-/// Defines a function that runs as fast as the processor can. What it calls in a loop should be marked `#[inline(always)]`, or it is compiled once.
+/// Defines a function that runs as fast as the processor can. What it calls in a loop should be
+/// marked `#[inline(always)]`, or it is compiled once.
 macro_rules! vectorised {
     ($(#[$attribute:meta])* $visibility:vis fn $name:ident($($argument:ident: $type:ty),+ $(,)?) -> $output:ty $body:block) => {
         $(#[$attribute])*

@@ -7,19 +7,32 @@ use depo_sampler::rng::Stream;
 use proptest::prelude::*;
 
 fn label(prompt: u32, successes: u32, version: u32, weight: f64) -> Label {
-    Label { prompt, successes, rollouts: 8, informative: !successes.is_multiple_of(8), version, weight }
+    Label {
+        prompt,
+        successes,
+        rollouts: 8,
+        informative: !successes.is_multiple_of(8),
+        version,
+        weight,
+    }
 }
 
 fn settings(options: &[(&str, f64)]) -> Settings {
-    let belief_options: NamedNumbers = options.iter().map(|&(name, value)| (name.to_owned(), value)).collect();
+    let belief_options: NamedNumbers =
+        options.iter().map(|&(name, value)| (name.to_owned(), value)).collect();
     Settings { belief_options, fit_belief: false, ..Settings::default() }
 }
 
 fn parameter(belief: &dyn Belief, name: &str) -> f64 {
-    belief.parameters().into_iter().find(|(own, _)| *own == name).map_or(f64::NAN, |(_, value)| value)
+    belief
+        .parameters()
+        .into_iter()
+        .find(|(own, _)| *own == name)
+        .map_or(f64::NAN, |(_, value)| value)
 }
 
-/// Sum over k = 1 .. G - 1 of the beta-binomial probability of k successes, each term by the chain rule over an order of outcomes.
+/// Sum over k = 1 .. G - 1 of the beta-binomial probability of k successes, each term by the chain
+/// rule over an order of outcomes.
 fn informative_by_enumeration(alpha: f64, beta: f64, group_size: usize) -> f64 {
     (1..(1_u32 << group_size) - 1)
         .map(|outcomes| {
@@ -34,8 +47,13 @@ fn informative_by_enumeration(alpha: f64, beta: f64, group_size: usize) -> f64 {
         .sum()
 }
 
-/// Mean of `value(logit)` under a Gaussian times `likelihood(logit)`, by 2,001 rectangles; and the total mass.
-fn integral(state: LogitGaussian, likelihood: impl Fn(f64) -> f64, value: impl Fn(f64) -> f64) -> (f64, f64) {
+/// Mean of `value(logit)` under a Gaussian times `likelihood(logit)`, by 2,001 rectangles; and the
+/// total mass.
+fn integral(
+    state: LogitGaussian,
+    likelihood: impl Fn(f64) -> f64,
+    value: impl Fn(f64) -> f64,
+) -> (f64, f64) {
     let (mut total, mut sum, mut density) = (0.0, 0.0, 0.0);
     for node in -1000..=1000 {
         let place = f64::from(node) * 8.0 / 1000.0;
@@ -156,14 +174,18 @@ proptest! {
     }
 }
 
-/// A stream of 4,000 labels of 400 prompts: `pass_rate(prompt, version)` and a text prediction that is right with probability `trust`.
+/// A stream of 4,000 labels of 400 prompts: `pass_rate(prompt, version)` and a text prediction that
+/// is right with probability `trust`.
 fn taught(belief: &mut dyn Belief, trust: f64, pass_rate: impl Fn(u32, u32) -> f64) {
     for number in 0..4000_u32 {
         let (prompt, version) = (number % 400, number / 100);
         let stream = Stream::of(5, "simulation", &[prompt.into(), version.into()]);
         let p = pass_rate(prompt, version);
-        let prediction =
-            if Stream::of(5, "trust", &[prompt.into()]).unit(0) < trust { p } else { Stream::of(5, "noise", &[prompt.into()]).unit(0) };
+        let prediction = if Stream::of(5, "trust", &[prompt.into()]).unit(0) < trust {
+            p
+        } else {
+            Stream::of(5, "noise", &[prompt.into()]).unit(0)
+        };
         belief.set_prior(prompt, prediction as f32);
         let successes = (0..8).filter(|&rollout| stream.unit(rollout) < p).count() as u32;
         belief.observe(&label(prompt, successes, version, 1.0));
@@ -181,37 +203,48 @@ fn steady(prompt: u32, _version: u32) -> f64 {
 #[test]
 fn text_earns_its_weight() {
     let weight = |trust, name| {
-        let (mut beta, mut normal) = (DiscountedBeta::new(400, &fitted()), LogitNormal::new(400, &fitted()));
+        let (mut beta, mut normal) =
+            (DiscountedBeta::new(400, &fitted()), LogitNormal::new(400, &fitted()));
         taught(&mut beta, trust, steady);
         taught(&mut normal, trust, steady);
         if name == "text_concentration" { parameter(&beta, name) } else { parameter(&normal, name) }
     };
     for (name, most, least) in [("text_concentration", 0.5, 16.0), ("text_precision", 0.1, 2.0)] {
         let [useless, fair, perfect] = [0.0, 0.8, 1.0].map(|trust| weight(trust, name));
-        assert!(useless < most && useless < fair && fair < perfect && perfect > least, "{name}: {useless} {fair} {perfect}");
+        assert!(
+            useless < most && useless < fair && fair < perfect && perfect > least,
+            "{name}: {useless} {fair} {perfect}"
+        );
     }
 }
 
 #[test]
 fn drift_noise_spread_and_memory_are_found() {
     let learned = |pass_rate: &dyn Fn(u32, u32) -> f64, name: &str| {
-        let (mut beta, mut normal) = (DiscountedBeta::new(400, &fitted()), LogitNormal::new(400, &fitted()));
+        let (mut beta, mut normal) =
+            (DiscountedBeta::new(400, &fitted()), LogitNormal::new(400, &fitted()));
         taught(&mut beta, 0.0, pass_rate);
         taught(&mut normal, 0.0, pass_rate);
         if name == "discount" { parameter(&beta, name) } else { parameter(&normal, name) }
     };
-    let restless = |prompt: u32, version: u32| Stream::of(5, "restless", &[prompt.into(), version.into()]).unit(0);
+    let restless = |prompt: u32, version: u32| {
+        Stream::of(5, "restless", &[prompt.into(), version.into()]).unit(0)
+    };
     let rising = |prompt: u32, version: u32| {
-        let odds = steady(prompt, 0) / (1.0 - steady(prompt, 0)) * (0.03 * f64::from(version)).exp();
+        let odds =
+            steady(prompt, 0) / (1.0 - steady(prompt, 0)) * (0.03 * f64::from(version)).exp();
         odds / (1.0 + odds)
     };
     assert!(learned(&steady, "noise") < 0.01 && learned(&restless, "noise") > 0.05);
     assert!(learned(&steady, "discount") > 0.97 && learned(&restless, "discount") < 0.8);
     let parting = |prompt: u32, version: u32| {
-        let odds = (steady(prompt, 0) / (1.0 - steady(prompt, 0))).powf((0.02 * f64::from(version)).exp());
+        let odds =
+            (steady(prompt, 0) / (1.0 - steady(prompt, 0))).powf((0.02 * f64::from(version)).exp());
         odds / (1.0 + odds)
     };
     let [still, apart] = [learned(&steady, "spread"), learned(&parting, "spread")];
     assert!(still.abs() < 0.005 && apart > 0.01, "{still} {apart}");
-    assert!(learned(&steady, "drift").abs() < 0.01 && (learned(&rising, "drift") - 0.03).abs() < 0.01);
+    assert!(
+        learned(&steady, "drift").abs() < 0.01 && (learned(&rising, "drift") - 0.03).abs() < 0.01
+    );
 }

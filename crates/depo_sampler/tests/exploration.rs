@@ -1,4 +1,5 @@
-//! Exploration by clusters: the bandit against a slow reference that keeps every pull, and whether recorded probabilities are true.
+//! Exploration by clusters: the bandit against a slow reference that keeps every pull, and whether
+//! recorded probabilities are true.
 
 #![allow(clippy::unwrap_used, reason = "an unwrap that fails, fails the test")]
 
@@ -36,19 +37,30 @@ impl History {
     fn bounds(&self, cluster: u32, sources: usize) -> Bounds {
         let ages: Vec<usize> = (0..self.0.len()).rev().collect();
         let faded: Vec<f64> = ages.iter().map(|&age| 0.99_f64.powi(age as i32)).collect();
-        let recent: Vec<f64> = ages.iter().map(|&age| if age < window_length(sources) { 1.0 } else { 0.0 }).collect();
+        let recent: Vec<f64> =
+            ages.iter().map(|&age| if age < window_length(sources) { 1.0 } else { 0.0 }).collect();
         Bounds { discounted: self.bound(cluster, &faded), window: self.bound(cluster, &recent) }
     }
 
-    fn share_out(&self, candidates: &BTreeMap<u32, usize>, places: usize, sources: usize) -> BTreeMap<u32, usize> {
-        let (mut left, mut given, mut history) = (candidates.clone(), BTreeMap::new(), self.clone());
+    fn share_out(
+        &self,
+        candidates: &BTreeMap<u32, usize>,
+        places: usize,
+        sources: usize,
+    ) -> BTreeMap<u32, usize> {
+        let (mut left, mut given, mut history) =
+            (candidates.clone(), BTreeMap::new(), self.clone());
         for _ in 0..places {
             left.retain(|_, count| *count > 0);
             let value = |cluster: u32| {
                 let Bounds { discounted, window } = history.bounds(cluster, sources);
                 [f64::midpoint(discounted, window), discounted]
             };
-            let Some(best) = left.keys().copied().reduce(|a, b| if value(b) > value(a) { b } else { a }) else { break };
+            let Some(best) =
+                left.keys().copied().reduce(|a, b| if value(b) > value(a) { b } else { a })
+            else {
+                break;
+            };
             *left.get_mut(&best).unwrap() -= 1;
             *given.entry(best).or_insert(0) += 1;
             history.0.push((best, false));
@@ -145,11 +157,16 @@ proptest! {
     }
 }
 
-/// Of so many batches: how often each prompt got a place, now or later, and what was recorded (NaN: never a place).
+/// Of so many batches: how often each prompt got a place, now or later, and what was recorded (NaN:
+/// never a place).
 type Outcome = (u64, Vec<(u64, f64)>);
 
-/// Gives out one batch for each of many seeds. Outcomes by what is given: the clusters in their order of claim, which depends on arrival.
-fn outcomes(rows: &[(Standing, f32, f32)], places: &Places) -> Result<BTreeMap<Vec<u32>, Outcome>, TestCaseError> {
+/// Gives out one batch for each of many seeds. Outcomes by what is given: the clusters in their
+/// order of claim, which depends on arrival.
+fn outcomes(
+    rows: &[(Standing, f32, f32)],
+    places: &Places,
+) -> Result<BTreeMap<Vec<u32>, Outcome>, TestCaseError> {
     let prompt = |(prompt, &(standing, score, pass_rate))| Candidate {
         prompt,
         predicted_reward: f32::NAN,
@@ -160,18 +177,25 @@ fn outcomes(rows: &[(Standing, f32, f32)], places: &Places) -> Result<BTreeMap<V
         due: false,
     };
     let prompts: Vec<Candidate> = (0..).zip(rows).map(prompt).collect();
-    let cluster_of = |candidate: &Candidate| cluster(places.sources[candidate.prompt as usize], candidate.pass_rate);
+    let cluster_of = |candidate: &Candidate| {
+        cluster(places.sources[candidate.prompt as usize], candidate.pass_rate)
+    };
     let mut outcomes: BTreeMap<Vec<u32>, Outcome> = BTreeMap::new();
     for seed in 0..3000 {
         let stream = |purpose| Stream::of(seed, purpose, &[]);
         let mut arrived = prompts.clone();
         if !places.surplus_waits {
-            arrived = stream("arrival").sample(prompts.len(), prompts.len()).into_iter().map(|index| prompts[index]).collect();
+            arrived = stream("arrival")
+                .sample(prompts.len(), prompts.len())
+                .into_iter()
+                .map(|index| prompts[index])
+                .collect();
         }
         let mut ranked = arrived.clone();
         ranked.sort_by(|a, b| a.standing.cmp(&b.standing).then(b.score.total_cmp(&a.score)));
         let given: Vec<u32> = ranked.iter().map(cluster_of).collect();
-        let (count, of_prompt) = outcomes.entry(given).or_insert_with(|| (0, vec![(0, f64::NAN); prompts.len()]));
+        let (count, of_prompt) =
+            outcomes.entry(given).or_insert_with(|| (0, vec![(0, f64::NAN); prompts.len()]));
         *count += 1;
         let allotment = allot(&arrived, places, stream("rounding"), stream("exploration"));
         prop_assert_eq!(allotment.picks.len(), places.n.min(prompts.len()));
@@ -230,24 +254,31 @@ impl Run {
             window: (0.4, 0.6),
             ..Settings::default()
         };
-        let sampler = Sampler::new((0..600).collect(), (0..600).map(|prompt| prompt % 2).collect(), settings).unwrap();
+        let sampler =
+            Sampler::new((0..600).collect(), (0..600).map(|prompt| prompt % 2).collect(), settings)
+                .unwrap();
         Self { sampler, pulled: History::default() }
     }
 
-    /// Offers candidates until there are no more; the clusters of those outside of the window, by prompt.
+    /// Offers candidates until there are no more; the clusters of those outside of the window, by
+    /// prompt.
     fn rejected(&mut self, version: u32) -> BTreeMap<u32, u32> {
         let mut rejected = BTreeMap::new();
         loop {
-            let proposed: Vec<i64> = self.sampler.propose(8, version).unwrap().into_iter().map(i64::from).collect();
+            let proposed: Vec<i64> =
+                self.sampler.propose(8, version).unwrap().into_iter().map(i64::from).collect();
             if proposed.is_empty() {
                 return rejected;
             }
-            let predictions: Vec<f32> = proposed.iter().map(|&prompt| (prompt * 37 % 100) as f32 / 100.0).collect();
+            let predictions: Vec<f32> =
+                proposed.iter().map(|&prompt| (prompt * 37 % 100) as f32 / 100.0).collect();
             self.sampler.offer(&proposed, &predictions, version).unwrap();
             let forecasts = self.sampler.beliefs(&proposed, &predictions, version).unwrap();
             let judged = proposed.into_iter().zip(predictions).zip(forecasts);
             let outside = judged.filter(|((_, prediction), _)| !(0.4..=0.6).contains(prediction));
-            rejected.extend(outside.map(|((prompt, _), forecast)| (prompt as u32, cluster(prompt as u32 % 2, forecast.pass_rate as f32))));
+            rejected.extend(outside.map(|((prompt, _), forecast)| {
+                (prompt as u32, cluster(prompt as u32 % 2, forecast.pass_rate as f32))
+            }));
         }
     }
 
@@ -255,7 +286,8 @@ impl Run {
         self.sampler.in_flight().copied().collect()
     }
 
-    /// Labels draws, some of them up to three versions late: the prompts of one source are informative.
+    /// Labels draws, some of them up to three versions late: the prompts of one source are
+    /// informative.
     fn label(&mut self, version: u32) {
         for draw in self.open_draws() {
             if (draw.prompt + draw.policy_version) % 4 > version - draw.policy_version {
@@ -263,7 +295,9 @@ impl Run {
             }
             let informative = draw.prompt % 2 == 1;
             let rewards = [1.0, if informative { 0.0 } else { 1.0 }];
-            self.sampler.observe(&[draw.draw_id as i64], &rewards, [1, 2], &[0.5], version).unwrap();
+            self.sampler
+                .observe(&[draw.draw_id as i64], &rewards, [1, 2], &[0.5], version)
+                .unwrap();
             if draw.kind == DrawKind::Explore {
                 self.pulled.0.push((cluster(draw.prompt % 2, draw.pass_rate), informative));
             }
@@ -272,8 +306,11 @@ impl Run {
 
     fn saved_window(&self) -> Vec<(u32, bool)> {
         let state = self.sampler.state();
-        let entries = (&state["exploration.window_clusters"], &state["exploration.window_informative"]);
-        let (StateValue::U32(clusters), StateValue::U8(informative)) = entries else { panic!("other types") };
+        let entries =
+            (&state["exploration.window_clusters"], &state["exploration.window_informative"]);
+        let (StateValue::U32(clusters), StateValue::U8(informative)) = entries else {
+            panic!("other types")
+        };
         clusters.iter().copied().zip(informative.iter().map(|&code| code == 1)).collect()
     }
 }
@@ -296,19 +333,30 @@ fn a_sampler_explores_where_the_labels_of_explored_groups_and_its_open_draws_say
         let open = run.open_draws().into_iter().filter(|draw| draw.kind == DrawKind::Explore);
         known.0.extend(open.map(|draw| (cluster(draw.prompt % 2, draw.pass_rate), false)));
         let draws = run.sampler.take(8, version);
-        let of_kind = |kind: DrawKind| draws.iter().filter(move |draw| draw.kind == kind).map(|draw| draw.prompt);
+        let of_kind = |kind: DrawKind| {
+            draws.iter().filter(move |draw| draw.kind == kind).map(|draw| draw.prompt)
+        };
         let chosen: Vec<u32> = of_kind(DrawKind::Explore).map(|prompt| rejected[&prompt]).collect();
         for prompt in of_kind(DrawKind::Fill) {
             rejected.remove(&prompt);
         }
         explored += chosen.len();
-        assert_eq!(sizes(chosen.clone()), known.share_out(&sizes(rejected.into_values()), chosen.len(), 2));
+        assert_eq!(
+            sizes(chosen.clone()),
+            known.share_out(&sizes(rejected.into_values()), chosen.len(), 2)
+        );
         run.label(version);
-        assert_eq!(run.saved_window(), run.pulled.0[run.pulled.0.len().saturating_sub(window_length(2))..]);
+        assert_eq!(
+            run.saved_window(),
+            run.pulled.0[run.pulled.0.len().saturating_sub(window_length(2))..]
+        );
     }
     let clusters = sizes(run.pulled.0.iter().map(|pull| pull.0));
     let paying = run.pulled.0.iter().filter(|pull| pull.1).count();
-    assert!(explored == 240 && clusters.len() > 4 && 2 * paying > run.pulled.0.len(), "{explored} {clusters:?} {paying}");
+    assert!(
+        explored == 240 && clusters.len() > 4 && 2 * paying > run.pulled.0.len(),
+        "{explored} {clusters:?} {paying}"
+    );
 }
 
 #[test]

@@ -1,5 +1,7 @@
-//! The same results everywhere: hashes of long runs, the same constants for every processor, compiler, number of threads and build. `make levels` runs them as
-//! compiled for each level of x86-64. Whoever changes one, changes what a seed means: that is a new version, and a line in CHANGELOG.md.
+//! The same results everywhere: hashes of long runs, the same constants for every processor,
+//! compiler, number of threads and build. `make levels` runs them as compiled for each level of
+//! x86-64. Whoever changes one, changes what a seed means: that is a new version, and a line in
+//! CHANGELOG.md.
 
 #![allow(clippy::unwrap_used, reason = "an unwrap that fails, fails the test")]
 
@@ -63,7 +65,11 @@ fn run(policy: &str, belief: &str, candidates_from: CandidatesFrom) -> Caller {
         caller.apply(&if step % 8 == 7 { Op::Among(6, lots.bits(0)) } else { Op::Batch(10) });
         let newest = caller.issued.len();
         for draw in newest.saturating_sub(12)..newest {
-            caller.apply(&if draw % 9 == 8 { Op::Release(draw) } else { Op::Observe(draw, lots.bits(draw as u64)) });
+            caller.apply(&if draw % 9 == 8 {
+                Op::Release(draw)
+            } else {
+                Op::Observe(draw, lots.bits(draw as u64))
+            });
         }
         caller.apply_all(&[Op::Fresh, Op::Replay(16), Op::Step(1)]);
     }
@@ -76,20 +82,37 @@ fn answers(caller: &Caller) -> u64 {
 
 #[test]
 fn a_run_gives_the_answers_that_it_always_gave() {
-    let threads =
-        RUNS.map(|(policy, belief, _)| thread::spawn(move || (policy, belief, answers(&run(policy, belief, CandidatesFrom::Epoch)))));
+    let threads = RUNS.map(|(policy, belief, _)| {
+        thread::spawn(move || {
+            (policy, belief, answers(&run(policy, belief, CandidatesFrom::Epoch)))
+        })
+    });
     assert_eq!(threads.map(|thread| thread.join().unwrap()), RUNS);
 }
 
 #[test]
 fn a_search_of_the_pool_gives_the_answers_that_it_always_gave() {
-    assert_eq!(POOL_RUNS.map(|(policy, belief, _)| (policy, belief, answers(&run(policy, belief, CandidatesFrom::Pool)))), POOL_RUNS);
+    assert_eq!(
+        POOL_RUNS.map(|(policy, belief, _)| (
+            policy,
+            belief,
+            answers(&run(policy, belief, CandidatesFrom::Pool))
+        )),
+        POOL_RUNS
+    );
 }
 
-/// Also fails where the layout of the state changes: what was saved before must still be read, or `STATE_VERSION` is another one.
+/// Also fails where the layout of the state changes: what was saved before must still be read, or
+/// `STATE_VERSION` is another one.
 #[test]
 fn a_run_leaves_the_state_that_it_always_left() {
-    assert_eq!(content_id(format!("{:?}", run("budget", "logit_normal", CandidatesFrom::Epoch).sampler.state())), STATE);
+    assert_eq!(
+        content_id(format!(
+            "{:?}",
+            run("budget", "logit_normal", CandidatesFrom::Epoch).sampler.state()
+        )),
+        STATE
+    );
 }
 
 #[test]
@@ -97,12 +120,19 @@ fn rewards_give_the_advantages_that_they_always_gave() {
     let mut bits: Vec<u32> = vec![];
     for (values, group_size) in [(2, 4), (2, 16), (2, 37), (11, 4), (11, 16), (1 << 20, 37)] {
         let stream = Stream::of(7, "rewards", &[values, group_size as u64]);
-        let reward = |counter| if stream.below(counter, 20) == 0 { f32::NAN } else { (stream.below(counter, values) as f32).sqrt() - 1.0 };
+        let reward = |counter| {
+            if stream.below(counter, 20) == 0 {
+                f32::NAN
+            } else {
+                (stream.below(counter, values) as f32).sqrt() - 1.0
+            }
+        };
         let rewards: Vec<f32> = (0..(20 * group_size) as u64).map(reward).collect();
         for (scale_by_std, ddof) in [(true, 0), (true, 1), (false, 0)] {
             let options = AdvantageOptions { scale_by_std, ddof, epsilon: 1e-6, tolerance: 1e-6 };
             let output = group_advantages(&rewards, [20, group_size], &options).unwrap();
-            let numbers = output.advantages.iter().chain(output.means.iter().filter(|mean| !mean.is_nan()));
+            let numbers =
+                output.advantages.iter().chain(output.means.iter().filter(|mean| !mean.is_nan()));
             bits.extend(numbers.map(|number| number.to_bits()));
         }
     }

@@ -11,7 +11,14 @@ use proptest::prelude::*;
 
 fn target(number: u32) -> Target {
     let value = number as f32;
-    Target { prompt: number, reward_target: 0.5, logprob_target: 0.5, count: value, weight: 1.0, policy_version: number }
+    Target {
+        prompt: number,
+        reward_target: 0.5,
+        logprob_target: 0.5,
+        count: value,
+        weight: 1.0,
+        policy_version: number,
+    }
 }
 
 proptest! {
@@ -64,7 +71,8 @@ proptest! {
         let mut pool = PromptPool::new((0..len as u64).collect(), vec![0; len], seed).unwrap();
         let mut visited = vec![];
         while visited.len() < 3 * len {
-            // The last batch of an epoch ends with it, so that no prompt is skipped for being claimed in the batch before.
+            // The last batch of an epoch ends with it, so that no prompt is skipped for being
+            // claimed in the batch before.
             for prompt in pool.claim_next(batch.min(len - visited.len() % len)) {
                 pool.release(prompt);
                 visited.push(prompt);

@@ -19,7 +19,11 @@ fn check(caller: &Caller) -> Result<(), TestCaseError> {
     let distinct: BTreeSet<u32> = in_flight.iter().copied().collect();
     prop_assert_eq!(distinct.len(), in_flight.len(), "a prompt is in flight twice");
     for &prompt in &caller.pending {
-        prop_assert!(!distinct.contains(&(prompt as u32)), "prompt {} is proposed while in flight", prompt);
+        prop_assert!(
+            !distinct.contains(&(prompt as u32)),
+            "prompt {} is proposed while in flight",
+            prompt
+        );
     }
     let pending: BTreeSet<i64> = caller.pending.iter().copied().collect();
     prop_assert_eq!(pending.len(), caller.pending.len(), "a prompt is proposed twice");
@@ -29,7 +33,8 @@ fn check(caller: &Caller) -> Result<(), TestCaseError> {
     }
     let kinds = ["drawn_selected", "drawn_warmup", "drawn_explore", "drawn_reprobe", "drawn_fill"];
     let drawn: u64 = kinds.iter().map(|kind| total(&caller.sampler, kind)).sum();
-    let answered: u64 = ["labelled", "unknown", "released"].iter().map(|name| total(&caller.sampler, name)).sum();
+    let answered: u64 =
+        ["labelled", "unknown", "released"].iter().map(|name| total(&caller.sampler, name)).sum();
     prop_assert_eq!(drawn, caller.issued.len() as u64);
     prop_assert_eq!(drawn, answered + in_flight.len() as u64);
     Ok(())

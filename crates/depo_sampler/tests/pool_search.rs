@@ -1,4 +1,5 @@
-//! Candidates from the whole pool: the best there are, nobody in flight, and the same after a resume.
+//! Candidates from the whole pool: the best there are, nobody in flight, and the same after a
+//! resume.
 
 #![allow(clippy::unwrap_used, reason = "an unwrap that fails, fails the test")]
 
@@ -22,7 +23,13 @@ const CURIOSITY: f64 = 2.0;
 
 fn pool_settings() -> Settings {
     let candidates_from = CandidatesFrom::Pool;
-    Settings { group_size: 4, warmup_steps: 0, candidates_per_draw: CANDIDATES_PER_DRAW, candidates_from, ..Settings::default() }
+    Settings {
+        group_size: 4,
+        warmup_steps: 0,
+        candidates_per_draw: CANDIDATES_PER_DRAW,
+        candidates_from,
+        ..Settings::default()
+    }
 }
 
 /// A sampler that has drawn, and been told, for some versions.
@@ -37,18 +44,30 @@ struct Run {
 
 impl Run {
     fn new(prompts: usize, seed: u64, settings: Settings) -> Self {
-        let sampler = Sampler::new((0..prompts as u64).collect(), vec![0; prompts], settings).unwrap();
-        Self { sampler, prompts, lots: Stream::new(seed), version: 0, in_flight: vec![], labelled_at: vec![None; prompts] }
+        let sampler =
+            Sampler::new((0..prompts as u64).collect(), vec![0; prompts], settings).unwrap();
+        Self {
+            sampler,
+            prompts,
+            lots: Stream::new(seed),
+            version: 0,
+            in_flight: vec![],
+            labelled_at: vec![None; prompts],
+        }
     }
 
     /// P(informative) plus optimism of every prompt, under its stored prediction.
     fn scores(&self) -> Vec<f64> {
         let all: Vec<i64> = (0..self.prompts as i64).collect();
-        let forecasts = self.sampler.beliefs(&all, &vec![f32::NAN; self.prompts], self.version).unwrap();
+        let forecasts =
+            self.sampler.beliefs(&all, &vec![f32::NAN; self.prompts], self.version).unwrap();
         let labelled = self.sampler.counters().find(|(name, _)| *name == "labelled").unwrap().1;
         let curiosity = CURIOSITY * (labelled as f64 / self.prompts as f64).min(1.0);
         let deviations = |labelled: bool| if labelled { OPTIMISM } else { curiosity };
-        forecasts.iter().map(|each| each.p_informative + deviations(each.labelled) * each.deviation).collect()
+        forecasts
+            .iter()
+            .map(|each| each.p_informative + deviations(each.labelled) * each.deviation)
+            .collect()
     }
 
     /// Draws `n` prompts, and tells of most that are in flight. Returns the candidates.
@@ -56,15 +75,27 @@ impl Run {
         let lots = Stream::new(self.lots.bits(self.version.into()));
         let proposed = self.sampler.propose(n, self.version).unwrap();
         let candidates: Vec<i64> = proposed.iter().copied().map(i64::from).collect();
-        let prediction = |prompt: u64| if lots.unit(3 * prompt) < 0.3 { f32::NAN } else { lots.unit(3 * prompt + 1) as f32 };
-        let predictions: Vec<f32> = proposed.iter().map(|&prompt| prediction(prompt.into())).collect();
+        let prediction = |prompt: u64| {
+            if lots.unit(3 * prompt) < 0.3 { f32::NAN } else { lots.unit(3 * prompt + 1) as f32 }
+        };
+        let predictions: Vec<f32> =
+            proposed.iter().map(|&prompt| prediction(prompt.into())).collect();
         self.sampler.offer(&candidates, &predictions, self.version).unwrap();
-        self.in_flight.extend(self.sampler.take(n, self.version).iter().map(|draw| draw.draw_id as i64));
-        let (told, kept): (Vec<i64>, Vec<i64>) = self.in_flight.iter().partition(|&&id| lots.unit(id as u64) < 0.8);
+        self.in_flight
+            .extend(self.sampler.take(n, self.version).iter().map(|draw| draw.draw_id as i64));
+        let (told, kept): (Vec<i64>, Vec<i64>) =
+            self.in_flight.iter().partition(|&&id| lots.unit(id as u64) < 0.8);
         self.in_flight = kept;
-        let rewards: Vec<f32> = (0..4 * told.len() as u64).map(|rollout| lots.unit(rollout << 20).round() as f32).collect();
-        let seen = self.sampler.observe(&told, &rewards, [told.len(), 4], &vec![0.5; told.len()], self.version).unwrap();
-        seen.iter().filter_map(|each| each.draw).for_each(|draw| self.labelled_at[draw.prompt as usize] = Some(self.version));
+        let rewards: Vec<f32> = (0..4 * told.len() as u64)
+            .map(|rollout| lots.unit(rollout << 20).round() as f32)
+            .collect();
+        let seen = self
+            .sampler
+            .observe(&told, &rewards, [told.len(), 4], &vec![0.5; told.len()], self.version)
+            .unwrap();
+        seen.iter()
+            .filter_map(|each| each.draw)
+            .for_each(|draw| self.labelled_at[draw.prompt as usize] = Some(self.version));
         self.version += 1 + lots.below(7, 30) as u32;
         proposed
     }
@@ -122,24 +153,41 @@ fn settings_that_cannot_be_searched_are_refused_by_name() {
         Settings { use_history: false, ..pool_settings() },
         Settings { candidates_per_draw: 1, ..pool_settings() },
     ];
-    for (settings, named) in others.into_iter().zip(["policy thompson", "belief beta", "use_history off", "candidates_per_draw 1"]) {
-        let Err(Error::Argument { argument, got, .. }) = settings.validate() else { panic!("{named} is accepted") };
+    for (settings, named) in others.into_iter().zip([
+        "policy thompson",
+        "belief beta",
+        "use_history off",
+        "candidates_per_draw 1",
+    ]) {
+        let Err(Error::Argument { argument, got, .. }) = settings.validate() else {
+            panic!("{named} is accepted")
+        };
         assert_eq!((argument, got), ("candidates_from", format!("pool with {named}")));
-        assert_eq!(Settings { candidates_from: CandidatesFrom::Epoch, ..settings }.validate(), Ok(()));
+        assert_eq!(
+            Settings { candidates_from: CandidatesFrom::Epoch, ..settings }.validate(),
+            Ok(())
+        );
     }
-    assert_eq!("epcoh".parse::<CandidatesFrom>().unwrap_err().to_string(), "candidates_from: got \"epcoh\", expected one of epoch, pool");
+    assert_eq!(
+        "epcoh".parse::<CandidatesFrom>().unwrap_err().to_string(),
+        "candidates_from: got \"epcoh\", expected one of epoch, pool"
+    );
 }
 
-/// How many hopeless and how many other prompts are drawn, half of each, after a hundred versions: even prompts are hopeless, odd ones right half of the time.
+/// How many hopeless and how many other prompts are drawn, half of each, after a hundred versions:
+/// even prompts are hopeless, odd ones right half of the time.
 fn drawn_hopeless_and_normal(policy: PolicyKind) -> (f64, f64) {
     let (prompts, n) = (1000_u64, 100);
     let settings = Settings { policy, explore_share: 0.0, ..pool_settings() };
-    let mut sampler = Sampler::new((0..prompts).collect(), vec![0; prompts as usize], settings).unwrap();
+    let mut sampler =
+        Sampler::new((0..prompts).collect(), vec![0; prompts as usize], settings).unwrap();
     let (mut hopeless, mut normal) = (0.0, 0.0);
     for version in 0..200 {
         let draws = draw_all(&mut sampler, n, version);
         assert_eq!(draws.len(), n);
-        observe_all(&mut sampler, &draws, version, |prompt, rollout| if prompt.is_multiple_of(2) { 0.0 } else { (rollout % 2) as f32 });
+        observe_all(&mut sampler, &draws, version, |prompt, rollout| {
+            if prompt.is_multiple_of(2) { 0.0 } else { (rollout % 2) as f32 }
+        });
         if version >= 100 {
             hopeless += draws.iter().filter(|draw| draw.prompt % 2 == 0).count() as f64;
             normal += draws.iter().filter(|draw| draw.prompt % 2 == 1).count() as f64;
@@ -148,15 +196,18 @@ fn drawn_hopeless_and_normal(policy: PolicyKind) -> (f64, f64) {
     (hopeless, normal)
 }
 
-/// With one candidate per place drawn from the whole pool, drawn prompts are a sample by weight: those of weight .2 come five times less often.
+/// With one candidate per place drawn from the whole pool, drawn prompts are a sample by weight:
+/// those of weight .2 come five times less often.
 #[test]
 fn pools_of_prime_rl_are_drawn_from_by_weight() {
     let (hard, normal) = drawn_hopeless_and_normal(PolicyKind::PrimePools);
-    // Without replacement the odds are a little above .2; 10,000 draws leave a standard error of .005.
+    // Without replacement the odds are a little above .2; 10,000 draws leave a standard error of
+    // .005.
     assert!((hard / normal - 0.2_f64).abs() < 0.03, "{hard} {normal}");
 }
 
-/// The posterior Beta(1, 1 + 8) of a hopeless prompt has a density of .04 at the target, Beta(1 + 4, 1 + 4), of the others, one of 2.5.
+/// The posterior Beta(1, 1 + 8) of a hopeless prompt has a density of .04 at the target, Beta(1 +
+/// 4, 1 + 4), of the others, one of 2.5.
 #[test]
 fn prompts_whose_pass_rate_is_the_target_are_drawn_by_posterior() {
     let (hopeless, normal) = drawn_hopeless_and_normal(PolicyKind::Mopps);
@@ -168,7 +219,12 @@ fn prompts_whose_pass_rate_is_the_target_are_drawn_by_posterior() {
 #[test]
 fn versions_may_be_any_number() {
     for first in [1 << 20, 1_700_000_000, u32::MAX - 4] {
-        let mut sampler = Sampler::new((0..400).collect(), vec![0; 400], Settings { min_age: 0, ..pool_settings() }).unwrap();
+        let mut sampler = Sampler::new(
+            (0..400).collect(),
+            vec![0; 400],
+            Settings { min_age: 0, ..pool_settings() },
+        )
+        .unwrap();
         for version in first..=first + 4 {
             let draws = draw_all(&mut sampler, 100, version);
             assert_eq!(draws.len(), 100);
@@ -180,7 +236,9 @@ fn versions_may_be_any_number() {
 #[test]
 fn no_batch_is_too_large() {
     for policy in [PolicyKind::Budget, PolicyKind::Mopps, PolicyKind::PrimePools] {
-        let mut sampler = Sampler::new((0..100).collect(), vec![0; 100], Settings { policy, ..pool_settings() }).unwrap();
+        let mut sampler =
+            Sampler::new((0..100).collect(), vec![0; 100], Settings { policy, ..pool_settings() })
+                .unwrap();
         assert_eq!(sampler.propose(1 << 60, 0).unwrap().len(), 100, "{policy:?}");
     }
 }
@@ -189,11 +247,19 @@ fn no_batch_is_too_large() {
 #[test]
 fn posteriors_of_mopps_keep_their_means_for_ever() {
     let policy_options = [("decay".to_owned(), 1.0), ("target".to_owned(), 0.5)].into();
-    let settings = Settings { group_size: 1000, policy: PolicyKind::Mopps, policy_options, explore_share: 0.0, ..pool_settings() };
+    let settings = Settings {
+        group_size: 1000,
+        policy: PolicyKind::Mopps,
+        policy_options,
+        explore_share: 0.0,
+        ..pool_settings()
+    };
     let mut sampler = Sampler::new((0..40).collect(), vec![0; 40], settings).unwrap();
     for version in 0..60 {
         let draws = draw_all(&mut sampler, 40, version);
-        observe_all(&mut sampler, &draws, version, |prompt, rollout| f32::from(rollout < if prompt < 20 { 950 } else { 450 }));
+        observe_all(&mut sampler, &draws, version, |prompt, rollout| {
+            f32::from(rollout < if prompt < 20 { 950 } else { 450 })
+        });
     }
     let nearest = sampler.propose(10, 60).unwrap();
     assert!(nearest.iter().all(|&prompt| prompt >= 20), "{nearest:?}");
@@ -201,7 +267,8 @@ fn posteriors_of_mopps_keep_their_means_for_ever() {
 
 fn draw_all(sampler: &mut Sampler, n: usize, version: u32) -> Vec<Draw> {
     loop {
-        let candidates: Vec<i64> = sampler.propose(n, version).unwrap().into_iter().map(i64::from).collect();
+        let candidates: Vec<i64> =
+            sampler.propose(n, version).unwrap().into_iter().map(i64::from).collect();
         if candidates.is_empty() {
             return sampler.take(n, version);
         }
@@ -210,10 +277,20 @@ fn draw_all(sampler: &mut Sampler, n: usize, version: u32) -> Vec<Draw> {
 }
 
 /// Observes draws whose rewards are a function of prompt and rollout.
-fn observe_all(sampler: &mut Sampler, draws: &[Draw], version: u32, reward: impl Fn(u32, u32) -> f32) {
+fn observe_all(
+    sampler: &mut Sampler,
+    draws: &[Draw],
+    version: u32,
+    reward: impl Fn(u32, u32) -> f32,
+) {
     let ids: Vec<i64> = draws.iter().map(|draw| draw.draw_id as i64).collect();
     let group_size = sampler.group_size();
     let reward = &reward;
-    let rewards: Vec<f32> = draws.iter().flat_map(|draw| (0..group_size as u32).map(move |rollout| reward(draw.prompt, rollout))).collect();
-    sampler.observe(&ids, &rewards, [ids.len(), group_size], &vec![0.5; ids.len()], version).unwrap();
+    let rewards: Vec<f32> = draws
+        .iter()
+        .flat_map(|draw| (0..group_size as u32).map(move |rollout| reward(draw.prompt, rollout)))
+        .collect();
+    sampler
+        .observe(&ids, &rewards, [ids.len(), group_size], &vec![0.5; ids.len()], version)
+        .unwrap();
 }

@@ -1,4 +1,5 @@
-//! Saving and loading between any two calls changes nothing; loading into another pool keeps what is known of each prompt.
+//! Saving and loading between any two calls changes nothing; loading into another pool keeps what
+//! is known of each prompt.
 
 #![allow(clippy::unwrap_used, reason = "an unwrap that fails, fails the test")]
 
@@ -64,14 +65,20 @@ fn a_state_that_does_not_fit_is_refused_and_changes_nothing() {
     for name in good.keys() {
         let mut missing = good.clone();
         missing.remove(name);
-        assert_eq!(caller.sampler.load_state(missing, true), Err(Error::StateMissing { name: name.clone() }));
+        assert_eq!(
+            caller.sampler.load_state(missing, true),
+            Err(Error::StateMissing { name: name.clone() })
+        );
         let mut retyped = good.clone();
         retyped.insert(name.clone(), vec![1_u8, 2, 3].into());
         assert!(caller.sampler.load_state(retyped, true).unwrap_err().is_state(), "{name}");
     }
     let mut superfluous = good.clone();
     superfluous.insert("extra".into(), 1_u64.into());
-    assert_eq!(caller.sampler.load_state(superfluous, true), Err(Error::StateSuperfluous { name: "extra".into() }));
+    assert_eq!(
+        caller.sampler.load_state(superfluous, true),
+        Err(Error::StateSuperfluous { name: "extra".into() })
+    );
     let mut twice = good.clone();
     twice.insert("buffer.pending".into(), vec![0_u32; 3].into());
     assert!(caller.sampler.load_state(twice, true).unwrap_err().is_state());
@@ -84,5 +91,10 @@ fn a_state_that_does_not_fit_is_refused_and_changes_nothing() {
 }
 
 fn common_settings() -> depo_sampler::Settings {
-    depo_sampler::Settings { group_size: 4, source_floors: vec![0.0, 0.0], warmup_steps: 0, ..Default::default() }
+    depo_sampler::Settings {
+        group_size: 4,
+        source_floors: vec![0.0, 0.0],
+        warmup_steps: 0,
+        ..Default::default()
+    }
 }

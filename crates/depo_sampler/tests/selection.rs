@@ -22,16 +22,38 @@ fn candidates(standings: &[Standing], scores: &[f32]) -> Vec<Candidate> {
     standings.iter().zip(scores).enumerate().map(candidate).collect()
 }
 
-fn give_out(candidates: &[Candidate], n: usize, explore_share: f64, floors: &[f32], seed: u64) -> Allotment {
-    let sources: Vec<u32> = (0..candidates.len() as u32).map(|prompt| prompt % floors.len() as u32).collect();
-    let places = Places { n, surplus_waits: true, explore_share, arms: None, source_floors: floors, sources: &sources };
-    allot(candidates, &places, Stream::of(seed, "rounding", &[]), Stream::of(seed, "exploration", &[]))
+fn give_out(
+    candidates: &[Candidate],
+    n: usize,
+    explore_share: f64,
+    floors: &[f32],
+    seed: u64,
+) -> Allotment {
+    let sources: Vec<u32> =
+        (0..candidates.len() as u32).map(|prompt| prompt % floors.len() as u32).collect();
+    let places = Places {
+        n,
+        surplus_waits: true,
+        explore_share,
+        arms: None,
+        source_floors: floors,
+        sources: &sources,
+    };
+    allot(
+        candidates,
+        &places,
+        Stream::of(seed, "rounding", &[]),
+        Stream::of(seed, "exploration", &[]),
+    )
 }
 
 fn standings() -> impl Strategy<Value = Vec<(Standing, f32)>> {
     let window = prop_oneof![Just(Standing::Admitted), Just(Standing::Rejected)];
     let budget = Just(Standing::Competing);
-    prop_oneof![prop::collection::vec((window, 0.0..1.0_f32), 0..14), prop::collection::vec((budget, 0.0..1.0_f32), 0..14),]
+    prop_oneof![
+        prop::collection::vec((window, 0.0..1.0_f32), 0..14),
+        prop::collection::vec((budget, 0.0..1.0_f32), 0..14),
+    ]
 }
 
 proptest! {
@@ -59,7 +81,8 @@ proptest! {
             allotment.surplus.iter().for_each(|&index| waiting[index] += 1);
         }
         for (index, &admission) in admissions.iter().enumerate().filter(|(_, admission)| !admission.is_nan()) {
-            // An admitted candidate without a place keeps its admission and waits for the next batch.
+            // An admitted candidate without a place keeps its admission and waits for the next
+            // batch.
             let frequency = f64::from(drawn[index] + waiting[index]) / SEEDS as f64;
             let error = (admission * (1.0 - admission) / SEEDS as f64).sqrt();
             prop_assert!((frequency - admission).abs() <= 6.0 * error + 1.0 / SEEDS as f64, "{} {}", frequency, admission);
@@ -119,7 +142,12 @@ fn sampler(prompts: usize, settings: Settings) -> Sampler {
 }
 
 /// One batch with a prediction per prompt; returns the draws and every candidate looked at.
-fn batch(sampler: &mut Sampler, n: usize, version: u32, predict: impl Fn(u32) -> f32) -> (Vec<Draw>, Vec<u32>) {
+fn batch(
+    sampler: &mut Sampler,
+    n: usize,
+    version: u32,
+    predict: impl Fn(u32) -> f32,
+) -> (Vec<Draw>, Vec<u32>) {
     let mut looked_at = vec![];
     loop {
         let proposed = sampler.propose(n, version).unwrap();
@@ -138,11 +166,20 @@ fn label(sampler: &mut Sampler, draws: &[Draw], version: u32) {
     let group_size = sampler.group_size();
     let reward = |rollout: usize| if rollout == 0 { 1.0 } else { 0.0 };
     let rewards: Vec<f32> = ids.iter().flat_map(|_| (0..group_size).map(reward)).collect();
-    sampler.observe(&ids, &rewards, [ids.len(), group_size], &vec![0.5; ids.len()], version).unwrap();
+    sampler
+        .observe(&ids, &rewards, [ids.len(), group_size], &vec![0.5; ids.len()], version)
+        .unwrap();
 }
 
 fn window_settings() -> Settings {
-    Settings { policy: PolicyKind::Window, group_size: 2, warmup_steps: 0, explore_share: 0.0, scan_cap: 6, ..Settings::default() }
+    Settings {
+        policy: PolicyKind::Window,
+        group_size: 2,
+        warmup_steps: 0,
+        explore_share: 0.0,
+        scan_cap: 6,
+        ..Settings::default()
+    }
 }
 
 /// A prediction inside of the window for one prompt in ten.
@@ -161,7 +198,10 @@ fn a_starved_window_fills_up_with_the_nearest() {
     let farthest_taken = filled.iter().map(|draw| draw.prompt % 10).max().unwrap();
     let taken: Vec<u32> = draws.iter().map(|draw| draw.prompt).collect();
     let rejected = looked_at.iter().filter(|prompt| !taken.contains(prompt));
-    assert!(rejected.clone().count() > 0 && rejected.clone().all(|prompt| prompt % 10 >= farthest_taken));
+    assert!(
+        rejected.clone().count() > 0
+            && rejected.clone().all(|prompt| prompt % 10 >= farthest_taken)
+    );
 }
 
 #[test]
@@ -172,15 +212,21 @@ fn surplus_waits_and_is_judged_again_by_newer_predictions() {
     let surplus: Vec<u32> = looked_at[10..].to_vec();
     // Half of the surplus falls out of the window in the meantime.
     let rejects = |prompt: u32| surplus[..5].contains(&prompt);
-    let (second, again) = batch(&mut sampler, 10, 1, |prompt| if rejects(prompt) { 0.99 } else { 0.5 });
+    let (second, again) =
+        batch(&mut sampler, 10, 1, |prompt| if rejects(prompt) { 0.99 } else { 0.5 });
     assert_eq!(again[..10], surplus[..]);
     assert!(second.iter().all(|draw| !rejects(draw.prompt)));
     assert_eq!(second.iter().map(|draw| draw.prompt).collect::<Vec<_>>()[..5], surplus[5..]);
     let scanned = sampler.counters().find(|(name, _)| *name == "scanned").unwrap().1;
-    assert_eq!(scanned as usize, looked_at.len() + again.len() - 10, "waiting candidates count once");
+    assert_eq!(
+        scanned as usize,
+        looked_at.len() + again.len() - 10,
+        "waiting candidates count once"
+    );
 }
 
-/// Labels per version of a pool that is drawn from under an age limit, by prompt; and what all of it cost, in rollouts.
+/// Labels per version of a pool that is drawn from under an age limit, by prompt; and what all of
+/// it cost, in rollouts.
 fn follow_ages(prompts: usize, settings: &Settings, versions: u32) -> (Vec<Vec<u32>>, u64) {
     let mut sampler = sampler(prompts, settings.clone());
     let (mut labelled, mut cost) = (vec![vec![]; prompts], 0);
@@ -189,7 +235,10 @@ fn follow_ages(prompts: usize, settings: &Settings, versions: u32) -> (Vec<Vec<u
         for draw in &draws {
             labelled[draw.prompt as usize].push(version);
             let is_probe = draw.kind == DrawKind::Reprobe;
-            assert_eq!(draw.n_rollouts as usize, if is_probe { settings.probe_rollouts } else { settings.group_size });
+            assert_eq!(
+                draw.n_rollouts as usize,
+                if is_probe { settings.probe_rollouts } else { settings.group_size }
+            );
             cost += u64::from(draw.n_rollouts);
         }
         label(&mut sampler, &draws, version);
@@ -200,31 +249,59 @@ fn follow_ages(prompts: usize, settings: &Settings, versions: u32) -> (Vec<Vec<u
 #[test]
 fn no_prompt_stays_unlabelled_longer_than_max_age_and_probes_are_paid_from_the_batch() {
     for (max_age, probe_rollouts) in [(4, 1), (6, 1), (6, 2)] {
-        let budget =
-            Settings { policy: PolicyKind::Budget, candidates_per_draw: 2, reprobe_share: 1.0, group_size: 8, ..window_settings() };
+        let budget = Settings {
+            policy: PolicyKind::Budget,
+            candidates_per_draw: 2,
+            reprobe_share: 1.0,
+            group_size: 8,
+            ..window_settings()
+        };
         let settings = Settings { max_age, probe_rollouts, ..budget };
         let (labelled, cost) = follow_ages(30, &settings, 90);
         for versions in labelled {
-            let starts = std::iter::once(-1).chain(versions.iter().map(|&version| i64::from(version)));
-            let gaps = starts.zip(versions.iter().map(|&version| i64::from(version)).chain([90])).map(|(start, end)| end - start);
+            let starts =
+                std::iter::once(-1).chain(versions.iter().map(|&version| i64::from(version)));
+            let gaps = starts
+                .zip(versions.iter().map(|&version| i64::from(version)).chain([90]))
+                .map(|(start, end)| end - start);
             assert!(gaps.max().unwrap() <= i64::from(max_age), "{versions:?}");
         }
-        assert!(cost.abs_diff(90 * 8 * settings.group_size as u64) < settings.group_size as u64, "never more than a place is owed: {cost}");
+        assert!(
+            cost.abs_diff(90 * 8 * settings.group_size as u64) < settings.group_size as u64,
+            "never more than a place is owed: {cost}"
+        );
     }
 }
 
 #[test]
 fn probes_keep_to_their_share_of_a_batch_oldest_first() {
-    let settings = Settings { policy: PolicyKind::Budget, max_age: 1, candidates_per_draw: 6, group_size: 8, ..window_settings() };
+    let settings = Settings {
+        policy: PolicyKind::Budget,
+        max_age: 1,
+        candidates_per_draw: 6,
+        group_size: 8,
+        ..window_settings()
+    };
     let mut sampler = sampler(400, settings.clone());
     let mut labelled_at = vec![-1; 400];
     for version in 0..20 {
         let (draws, _) = batch(&mut sampler, 8, version, |_| 0.5);
-        let probed: Vec<u32> = draws.iter().filter(|draw| draw.kind == DrawKind::Reprobe).map(|draw| draw.prompt).collect();
-        assert!(!probed.is_empty() && probed.len() <= 2 * settings.group_size, "a quarter of the batch");
+        let probed: Vec<u32> = draws
+            .iter()
+            .filter(|draw| draw.kind == DrawKind::Reprobe)
+            .map(|draw| draw.prompt)
+            .collect();
+        assert!(
+            !probed.is_empty() && probed.len() <= 2 * settings.group_size,
+            "a quarter of the batch"
+        );
         let youngest = probed.iter().map(|&prompt| labelled_at[prompt as usize]).max().unwrap();
         let labelled: Vec<usize> = draws.iter().map(|each| each.prompt as usize).collect();
-        assert!((0..400).filter(|prompt| !labelled.contains(prompt)).all(|prompt| labelled_at[prompt] >= youngest));
+        assert!(
+            (0..400)
+                .filter(|prompt| !labelled.contains(prompt))
+                .all(|prompt| labelled_at[prompt] >= youngest)
+        );
         label(&mut sampler, &draws, version);
         for prompt in labelled {
             labelled_at[prompt] = i64::from(version);
@@ -235,8 +312,12 @@ fn probes_keep_to_their_share_of_a_batch_oldest_first() {
 #[test]
 fn warmup_admits_everyone_in_epoch_order() {
     for &policy in PolicyKind::ALL {
-        let mut sampler = sampler(100, Settings { policy, warmup_steps: 5, explore_share: 0.5, ..window_settings() });
-        let mut uniform = self::sampler(100, Settings { policy: PolicyKind::Uniform, ..window_settings() });
+        let mut sampler = sampler(
+            100,
+            Settings { policy, warmup_steps: 5, explore_share: 0.5, ..window_settings() },
+        );
+        let mut uniform =
+            self::sampler(100, Settings { policy: PolicyKind::Uniform, ..window_settings() });
         let (draws, looked_at) = batch(&mut sampler, 10, 4, |_| 0.99);
         let (expected, _) = batch(&mut uniform, 10, 4, |_| 0.99);
         assert_eq!(looked_at.len(), 10);
@@ -248,7 +329,12 @@ fn warmup_admits_everyone_in_epoch_order() {
 #[test]
 fn wanted_follows_the_running_threshold() {
     let exploit = [("optimism".to_owned(), 0.0), ("curiosity".to_owned(), 0.0)].into();
-    let settings = Settings { policy: PolicyKind::Budget, policy_options: exploit, use_history: false, ..window_settings() };
+    let settings = Settings {
+        policy: PolicyKind::Budget,
+        policy_options: exploit,
+        use_history: false,
+        ..window_settings()
+    };
     let mut sampler = sampler(100, Settings { fit_belief: false, ..settings });
     assert_eq!(sampler.wanted(&[0, 1], &[0.5, 0.001], 0), Ok(vec![true, true]));
     let mut threshold = None;
@@ -261,7 +347,10 @@ fn wanted_follows_the_running_threshold() {
     let prompts: Vec<i64> = (0..100).collect();
     let predictions: Vec<f32> = (0..100).map(|prompt| prompt as f32 / 100.0).collect();
     let forecasts = sampler.beliefs(&prompts, &predictions, 20).unwrap();
-    let expected: Vec<bool> = forecasts.iter().map(|forecast| f64::from(forecast.p_informative as f32) >= threshold.unwrap()).collect();
+    let expected: Vec<bool> = forecasts
+        .iter()
+        .map(|forecast| f64::from(forecast.p_informative as f32) >= threshold.unwrap())
+        .collect();
     assert_eq!(sampler.wanted(&prompts, &predictions, 20), Ok(expected.clone()));
     assert!(expected.contains(&true) && expected.contains(&false));
 }

@@ -1,4 +1,5 @@
-//! A snapshot continues bit for bit, and whatever happens to a file while it is written, what is loaded is one of the last two snapshots, whole.
+//! A snapshot continues bit for bit, and whatever happens to a file while it is written, what is
+//! loaded is one of the last two snapshots, whole.
 
 #![allow(clippy::unwrap_used, reason = "an unwrap that fails, fails the test")]
 
@@ -32,7 +33,12 @@ impl Saver {
 
     fn save(&mut self) -> u64 {
         self.image.capture(&self.caller.sampler);
-        let array = Array { name: "rows".into(), dtype: "I16".into(), shape: vec![1, 3], bytes: vec![1, 2, 3, 4, 5, 6] };
+        let array = Array {
+            name: "rows".into(),
+            dtype: "I16".into(),
+            shape: vec![1, 3],
+            bytes: vec![1, 2, 3, 4, 5, 6],
+        };
         self.image.attach([("content".to_owned(), "\"quoted\"".to_owned())], [array]);
         self.slots.write(&self.image).unwrap()
     }
@@ -40,7 +46,11 @@ impl Saver {
     /// Takes a step and saves, so often; returns the states.
     fn save_steps(&mut self, steps: usize) -> Vec<String> {
         let step = |saver: &mut Self| {
-            saver.caller.apply_all(&[Op::Batch(5), Op::Observe(saver.caller.issued.len(), 3), Op::Step(1)]);
+            saver.caller.apply_all(&[
+                Op::Batch(5),
+                Op::Observe(saver.caller.issued.len(), 3),
+                Op::Step(1),
+            ]);
             saver.save();
             format!("{:?}", saver.caller.sampler.state())
         };
@@ -49,8 +59,15 @@ impl Saver {
 
     fn reload(&mut self) {
         let pool = self.caller.sampler.pool();
-        let saved = Slots::open(self.directory.path().to_owned()).unwrap().read(Some(pool)).unwrap().unwrap();
-        assert_eq!((saved.texts["content"].as_str(), saved.arrays[0].bytes.as_slice()), ("\"quoted\"", &[1, 2, 3, 4, 5, 6][..]));
+        let saved = Slots::open(self.directory.path().to_owned())
+            .unwrap()
+            .read(Some(pool))
+            .unwrap()
+            .unwrap();
+        assert_eq!(
+            (saved.texts["content"].as_str(), saved.arrays[0].bytes.as_slice()),
+            ("\"quoted\"", &[1, 2, 3, 4, 5, 6][..])
+        );
         self.caller.sampler = build(&self.caller.ids, &self.caller.settings);
         saved.load(&mut self.caller.sampler, true).unwrap();
     }
@@ -64,7 +81,8 @@ impl Saver {
 fn loaded(directory: &Path, like: &Caller, known: bool) -> (u64, String) {
     let mut sampler = build(&like.ids, &like.settings);
     let pool = sampler.pool().clone();
-    let saved = Slots::open(directory.to_owned()).unwrap().read(known.then_some(&pool)).unwrap().unwrap();
+    let saved =
+        Slots::open(directory.to_owned()).unwrap().read(known.then_some(&pool)).unwrap().unwrap();
     let generation = saved.generation;
     saved.load(&mut sampler, true).unwrap();
     (generation, format!("{:?}", sampler.state()))
@@ -114,7 +132,8 @@ fn torn(old: &[u8], new: &[u8], header: usize, written: usize) -> Vec<u8> {
     let data = new.len() - header;
     let mut file = old.to_vec();
     file.resize(file.len().max(header + written.min(data)), 0);
-    file[header..header + written.min(data)].copy_from_slice(&new[header..header + written.min(data)]);
+    file[header..header + written.min(data)]
+        .copy_from_slice(&new[header..header + written.min(data)]);
     if written > data {
         file.truncate(new.len());
         file[..written - data].copy_from_slice(&new[..written - data]);
@@ -133,7 +152,8 @@ fn a_crash_after_any_byte_leaves_the_one_before_or_the_new_one() {
     let before = fs::read(old.file("a")).unwrap();
     for written in 0..=new.len() {
         let file = torn(&before, &new, header, written);
-        // Bytes that both have are the same torn or whole; each known and read ids in turn, for time.
+        // Bytes that both have are the same torn or whole; each known and read ids in turn, for
+        // time.
         let is_new = file == new;
         if written % 13 != 0 && written + 100 < new.len() {
             continue;
@@ -151,7 +171,11 @@ fn a_crash_after_any_byte_leaves_the_one_before_or_the_new_one() {
         old.image.capture(&old.caller.sampler);
         if !is_new {
             slots.write(&old.image).unwrap();
-            assert_eq!(fs::read(old.file("b")).unwrap(), kept, "the one that is whole must not be overwritten");
+            assert_eq!(
+                fs::read(old.file("b")).unwrap(),
+                kept,
+                "the one that is whole must not be overwritten"
+            );
         }
     }
 }

@@ -7,7 +7,9 @@ use proptest::prelude::*;
 fn first_fault(utf8: &[u8], offsets: &[i64]) -> Option<usize> {
     let is_text = |pair: &[i64]| {
         let bounds = usize::try_from(pair[0]).ok().zip(usize::try_from(pair[1]).ok());
-        bounds.and_then(|(start, end)| utf8.get(start..end)).is_some_and(|bytes| std::str::from_utf8(bytes).is_ok())
+        bounds
+            .and_then(|(start, end)| utf8.get(start..end))
+            .is_some_and(|bytes| std::str::from_utf8(bytes).is_ok())
     };
     offsets.windows(2).position(|pair| !is_text(pair))
 }
@@ -61,7 +63,13 @@ fn ids_need_a_source_and_an_answer_for_each_text() {
     };
     assert!(ids(&[], &[0, 0]).is_ok_and(|ids| ids[0] != ids[1]));
     assert_eq!(ids(&[], &[0]), Err("sources: got length 1, expected length 2, as texts".into()));
-    assert_eq!(ids(&[], &[0, 1]), Err("sources: got index 1 at position 1, expected an index within 0..1".into()));
+    assert_eq!(
+        ids(&[], &[0, 1]),
+        Err("sources: got index 1 at position 1, expected an index within 0..1".into())
+    );
     let one = [Texts::new(b"a", Offsets::Narrow(&[0, 1]))];
-    assert_eq!(ids(&one, &[0, 0]), Err("answers: got length 1, expected length 2, as texts".into()));
+    assert_eq!(
+        ids(&one, &[0, 0]),
+        Err("answers: got length 1, expected length 2, as texts".into())
+    );
 }

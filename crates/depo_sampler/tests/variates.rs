@@ -5,7 +5,8 @@ use depo_sampler::variates::Variates;
 
 const DRAWS: u64 = 20_000;
 
-/// Critical value of the Kolmogorov-Smirnov statistic at a level of 1e-6, times the root of the number of draws.
+/// Critical value of the Kolmogorov-Smirnov statistic at a level of 1e-6, times the root of the
+/// number of draws.
 const KS_LIMIT: f64 = 2.7;
 
 fn drawn(purpose: &str, draw: impl Fn(&mut Variates) -> f64) -> Vec<f64> {
@@ -18,7 +19,9 @@ fn kolmogorov_smirnov(mut draws: Vec<f64>, cdf: impl Fn(f64) -> f64) -> f64 {
     let count = draws.len() as f64;
     let gap = |(rank, &draw): (usize, &f64)| {
         let probability = cdf(draw);
-        (probability - rank as f64 / count).abs().max((probability - (rank + 1) as f64 / count).abs())
+        (probability - rank as f64 / count)
+            .abs()
+            .max((probability - (rank + 1) as f64 / count).abs())
     };
     draws.iter().enumerate().map(gap).fold(0.0, f64::max) * count.sqrt()
 }
@@ -42,8 +45,11 @@ fn normal_cdf(x: f64) -> f64 {
     const STEPS: i32 = 400;
     let density = |t: f64| (-t * t / 2.0).exp() / std::f64::consts::TAU.sqrt();
     let step = x / f64::from(STEPS);
-    let weight = |index: i32| if index == 0 || index == STEPS { 1.0 } else { 2.0 + 2.0 * f64::from(index % 2) };
-    0.5 + step / 3.0 * (0..=STEPS).map(|index| weight(index) * density(f64::from(index) * step)).sum::<f64>()
+    let weight = |index: i32| {
+        if index == 0 || index == STEPS { 1.0 } else { 2.0 + 2.0 * f64::from(index % 2) }
+    };
+    0.5 + step / 3.0
+        * (0..=STEPS).map(|index| weight(index) * density(f64::from(index) * step)).sum::<f64>()
 }
 
 #[test]
@@ -63,17 +69,29 @@ fn beta_variates_with_whole_shapes_follow_the_binomial_tail() {
 
 #[test]
 fn beta_variates_have_the_moments_of_any_shapes() {
-    for (a, b) in [(0.5, 0.5), (0.005, 0.02), (0.03, 3.0), (2.5, 0.3), (0.9, 40.0), (700.5, 300.25)] {
+    for (a, b) in [(0.5, 0.5), (0.005, 0.02), (0.03, 3.0), (2.5, 0.3), (0.9, 40.0), (700.5, 300.25)]
+    {
         let draws = drawn("moments", |variates| variates.beta(a, b));
         assert!(draws.iter().all(|draw| (0.0..=1.0).contains(draw)));
         let count = DRAWS as f64;
         let expected = a / (a + b);
         let variance = a * b / ((a + b) * (a + b) * (a + b + 1.0));
         let mean = draws.iter().sum::<f64>() / count;
-        assert!((mean - expected).abs() < 6.0 * (variance / count).sqrt() + 1e-12, "Beta({a}, {b}): mean {mean}, expected {expected}");
-        let squares: Vec<f64> = draws.iter().map(|draw| (draw - expected) * (draw - expected)).collect();
+        assert!(
+            (mean - expected).abs() < 6.0 * (variance / count).sqrt() + 1e-12,
+            "Beta({a}, {b}): mean {mean}, expected {expected}"
+        );
+        let squares: Vec<f64> =
+            draws.iter().map(|draw| (draw - expected) * (draw - expected)).collect();
         let spread = squares.iter().sum::<f64>() / count;
-        let error = (squares.iter().map(|square| (square - spread) * (square - spread)).sum::<f64>() / count / count).sqrt();
-        assert!((spread - variance).abs() < 6.0 * error + 1e-12, "Beta({a}, {b}): variance {spread}, expected {variance}");
+        let error =
+            (squares.iter().map(|square| (square - spread) * (square - spread)).sum::<f64>()
+                / count
+                / count)
+                .sqrt();
+        assert!(
+            (spread - variance).abs() < 6.0 * error + 1e-12,
+            "Beta({a}, {b}): variance {spread}, expected {variance}"
+        );
     }
 }

@@ -11,7 +11,8 @@ const LEAST_ROOM: usize = 1024;
 /// Scores that are compared with the bar at a time.
 const CHUNK: usize = 32;
 
-/// Positions of the `count` greatest keys, best first; of equal keys the earlier one is better. Items whose key is NaN are never among them.
+/// Positions of the `count` greatest keys, best first; of equal keys the earlier one is better.
+/// Items whose key is NaN are never among them.
 ///
 /// One pass: a bar rises to the worst key that can still be among the best, and few keys pass it.
 pub fn best(scores: &[f32], count: usize, key: impl Fn(f32) -> f32) -> Vec<u32> {
@@ -27,7 +28,9 @@ pub fn best(scores: &[f32], count: usize, key: impl Fn(f32) -> f32) -> Vec<u32> 
             continue;
         }
         let keys = chunk.iter().map(|&score| key(score)).zip(start..);
-        kept.extend(keys.filter(|&(key, _)| passes(key)).map(|(key, position)| rank(key, position)));
+        kept.extend(
+            keys.filter(|&(key, _)| passes(key)).map(|(key, position)| rank(key, position)),
+        );
         if kept.len() > room {
             let (_, worst, _) = kept.select_nth_unstable_by_key(count - 1, |&rank| Reverse(rank));
             bar = Some(key(scores[position(*worst) as usize]));
@@ -38,7 +41,8 @@ pub fn best(scores: &[f32], count: usize, key: impl Fn(f32) -> f32) -> Vec<u32> 
     kept.into_iter().take(count).map(position).collect()
 }
 
-/// A number that is greater for greater keys, and of equal keys for the earlier position; comparing integers is cheaper.
+/// A number that is greater for greater keys, and of equal keys for the earlier position; comparing
+/// integers is cheaper.
 fn rank(key: f32, position: u32) -> u64 {
     // Adding 0 makes one zero of two.
     let bits = (key + 0.0).to_bits();

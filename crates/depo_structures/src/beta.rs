@@ -13,7 +13,8 @@ pub(crate) type Lanes = [f64; LANES];
 /// Least alpha and beta: from here on the density has a single peak.
 pub const LEAST_COUNT: f32 = 1.0;
 
-/// Greatest alpha and beta: up to here mass is left beyond the reach of every target, at least a millionth.
+/// Greatest alpha and beta: up to here mass is left beyond the reach of every target, at least a
+/// millionth.
 pub const GREATEST_COUNT: f32 = 1e4;
 
 /// Least and greatest target: rounding leaves both sides of it apart.
@@ -21,7 +22,8 @@ pub const LEAST_TARGET: f64 = 1e-3;
 /// See `LEAST_TARGET`.
 pub const GREATEST_TARGET: f64 = 1.0 - LEAST_TARGET;
 
-/// The reach in standard deviations of one Bernoulli trial, and the share of the way to 0 or 1 that it may take up.
+/// The reach in standard deviations of one Bernoulli trial, and the share of the way to 0 or 1 that
+/// it may take up.
 const REACH_IN_DEVIATIONS: f64 = 1.0 / 32.0;
 const REACH_IN_INTERVAL: f64 = 0.25;
 
@@ -84,7 +86,8 @@ impl Target {
         Self { at, reach: reach.min(REACH_IN_INTERVAL * at.min(1.0 - at)) }
     }
 
-    /// Items of shapes [alpha, beta], each with a bound of its hazard up to the reach: hazard(r) = g(r) / (1 - mass(r)), g(r) = f(at + r) + f(at - r).
+    /// Items of shapes [alpha, beta], each with a bound of its hazard up to the reach: hazard(r) =
+    /// g(r) / (1 - mass(r)), g(r) = f(at + r) + f(at - r).
     pub fn bounded(&self, shapes: &[[f32; 2]; LANES]) -> [(Item, f32); LANES] {
         wide(
             #[inline(always)]
@@ -94,8 +97,12 @@ impl Target {
 
     #[inline(always)]
     fn bounded_lanes(&self, shapes: &[[f32; 2]; LANES]) -> [(Item, f32); LANES] {
-        let (p, q) = (lanes(|lane| f64::from(shapes[lane][0]) - 1.0), lanes(|lane| f64::from(shapes[lane][1]) - 1.0));
-        // The density falls on either side of its peak: on the side away from the peak it is greatest at the target.
+        let (p, q) = (
+            lanes(|lane| f64::from(shapes[lane][0]) - 1.0),
+            lanes(|lane| f64::from(shapes[lane][1]) - 1.0),
+        );
+        // The density falls on either side of its peak: on the side away from the peak it is
+        // greatest at the target.
         let greatest = lanes(|lane| {
             let all = p[lane] + q[lane];
             let peak = if all > 0.0 { p[lane] / all } else { self.at };
@@ -104,9 +111,17 @@ impl Target {
         let ratios = self.ratios(&p, &q, &greatest);
         let densities = self.densities(&p, &q);
         std::array::from_fn(|lane| {
-            let item = Item { alpha: shapes[lane][0], beta: shapes[lane][1], density: densities[lane] as f32 };
+            let item = Item {
+                alpha: shapes[lane][0],
+                beta: shapes[lane][1],
+                density: densities[lane] as f32,
+            };
             let bound = f64::from(item.density) * (1.0 + ratios[lane]);
-            let survival = if bound * self.reach <= MASS_BOUNDED { 1.0 - bound * self.reach } else { self.survival(item, self.reach) };
+            let survival = if bound * self.reach <= MASS_BOUNDED {
+                1.0 - bound * self.reach
+            } else {
+                self.survival(item, self.reach)
+            };
             (item, (bound / survival * ABOVE_ROUNDING) as f32)
         })
     }
@@ -117,10 +132,13 @@ impl Target {
         let [ln_at, ln_rest] = lns([self.at, 1.0 - self.at]);
         let sums = lanes(|lane| p[lane] + q[lane] + 2.0);
         let (alphas, betas) = (lanes(|lane| p[lane] + 1.0), lanes(|lane| q[lane] + 1.0));
-        let (ln_alphas, ln_betas, ln_sums) = (shifted_ln_gamma(&alphas), shifted_ln_gamma(&betas), shifted_ln_gamma(&sums));
-        let products = lns(lanes(|lane| rising(alphas[lane]) / rising(sums[lane]) * rising(betas[lane])));
+        let (ln_alphas, ln_betas, ln_sums) =
+            (shifted_ln_gamma(&alphas), shifted_ln_gamma(&betas), shifted_ln_gamma(&sums));
+        let products =
+            lns(lanes(|lane| rising(alphas[lane]) / rising(sums[lane]) * rising(betas[lane])));
         exps(lanes(|lane| {
-            let ln_beta_function = ln_alphas[lane] + ln_betas[lane] - ln_sums[lane] - products[lane];
+            let ln_beta_function =
+                ln_alphas[lane] + ln_betas[lane] - ln_sums[lane] - products[lane];
             p[lane] * ln_at + q[lane] * ln_rest - ln_beta_function
         }))
     }
@@ -128,7 +146,10 @@ impl Target {
     /// f(x) / f(at), x between 0 and 1.
     #[inline(always)]
     fn ratios(&self, p: &Lanes, q: &Lanes, x: &Lanes) -> Lanes {
-        let (up, down) = (lns(lanes(|lane| x[lane] / self.at)), lns(lanes(|lane| (1.0 - x[lane]) / (1.0 - self.at))));
+        let (up, down) = (
+            lns(lanes(|lane| x[lane] / self.at)),
+            lns(lanes(|lane| (1.0 - x[lane]) / (1.0 - self.at))),
+        );
         exps(lanes(|lane| p[lane] * up[lane] + q[lane] * down[lane]))
     }
 
@@ -142,7 +163,10 @@ impl Target {
 
     #[inline(always)]
     fn densities_beside_lanes(&self, items: &[Item; LANES], r: &Lanes) -> [Lanes; 2] {
-        let (p, q) = (lanes(|lane| f64::from(items[lane].alpha) - 1.0), lanes(|lane| f64::from(items[lane].beta) - 1.0));
+        let (p, q) = (
+            lanes(|lane| f64::from(items[lane].alpha) - 1.0),
+            lanes(|lane| f64::from(items[lane].beta) - 1.0),
+        );
         [1.0, -1.0].map(|side| {
             let ratios = self.ratios(&p, &q, &lanes(|lane| self.at + side * r[lane]));
             lanes(|lane| f64::from(items[lane].density) * ratios[lane])
@@ -156,12 +180,14 @@ impl Target {
             r / 2.0 * (1.0 + side * NODES[index])
         });
         let [right, left] = self.densities_beside(&[item; LANES], &distances);
-        let mass: f64 = (0..LANES).map(|node| r / 2.0 * WEIGHTS[node / 2] * (right[node] + left[node])).sum();
+        let mass: f64 =
+            (0..LANES).map(|node| r / 2.0 * WEIGHTS[node / 2] * (right[node] + left[node])).sum();
         (1.0 - mass).max(LEAST_SURVIVAL)
     }
 }
 
-/// A number for each lane; `array::from_fn` and `map` are not always inlined, and then not vector instructions.
+/// A number for each lane; `array::from_fn` and `map` are not always inlined, and then not vector
+/// instructions.
 #[inline(always)]
 fn lanes(number: impl Fn(usize) -> f64) -> Lanes {
     let mut numbers = [0.0; LANES];
@@ -202,13 +228,15 @@ fn shifted_ln_gamma(arguments: &Lanes) -> Lanes {
     let logarithms = lns(x);
     lanes(|lane| {
         let inverse = 1.0 / x[lane];
-        let series = STIRLING.iter().rev().fold(0.0, |sum, term| sum * inverse * inverse + term) * inverse;
+        let series =
+            STIRLING.iter().rev().fold(0.0, |sum, term| sum * inverse * inverse + term) * inverse;
         (x[lane] - 0.5) * logarithms[lane] - x[lane] + HALF_LN_TAU + series
     })
 }
 
-/// One attempt each at a variate of Beta(alpha, beta), from two uniform numbers in (0, 1); NaN where it is rejected, which two of three are not. Exact for
-/// shapes of at least 1 (algorithm BB of Cheng, "Generating beta variates with nonintegral shape parameters", CACM 1978).
+/// One attempt each at a variate of Beta(alpha, beta), from two uniform numbers in (0, 1); NaN
+/// where it is rejected, which two of three are not. Exact for shapes of at least 1 (algorithm BB
+/// of Cheng, "Generating beta variates with nonintegral shape parameters", CACM 1978).
 pub(crate) fn attempts(shapes: &[[f32; 2]; LANES], units: &[[f64; 2]; LANES]) -> Lanes {
     wide(
         #[inline(always)]
@@ -226,8 +254,10 @@ fn attempts_lanes(shapes: &[[f32; 2]; LANES], units: &[[f64; 2]; LANES]) -> Lane
         let (p, q) = (alpha - 1.0, beta - 1.0);
         ((p + q + f64::MIN_POSITIVE) / (alpha * q + beta * p + f64::MIN_POSITIVE)).sqrt()
     });
-    let (least, most) =
-        (lanes(|lane| shapes[lane][0].min(shapes[lane][1]).into()), lanes(|lane| shapes[lane][0].max(shapes[lane][1]).into()));
+    let (least, most) = (
+        lanes(|lane| shapes[lane][0].min(shapes[lane][1]).into()),
+        lanes(|lane| shapes[lane][0].max(shapes[lane][1]).into()),
+    );
     let v = lanes(|lane| scale[lane] * odds[lane]);
     let growth = exps(v);
     let w = lanes(|lane| least[lane] * growth[lane]);
@@ -238,15 +268,23 @@ fn attempts_lanes(shapes: &[[f32; 2]; LANES], units: &[[f64; 2]; LANES]) -> Lane
             return f64::NAN;
         }
         let [alpha, beta] = shapes[lane];
-        if alpha <= beta { w[lane] / (most[lane] + w[lane]) } else { most[lane] / (most[lane] + w[lane]) }
+        if alpha <= beta {
+            w[lane] / (most[lane] + w[lane])
+        } else {
+            most[lane] / (most[lane] + w[lane])
+        }
     })
 }
 
 /// All shapes, as `Target::bounded` has them.
-pub(crate) fn bounded_all(target: Target, mut shapes: impl Iterator<Item = [f32; 2]>) -> impl Iterator<Item = (Item, f32)> {
+pub(crate) fn bounded_all(
+    target: Target,
+    mut shapes: impl Iterator<Item = [f32; 2]>,
+) -> impl Iterator<Item = (Item, f32)> {
     std::iter::from_fn(move || {
         let mut lanes = [[LEAST_COUNT; 2]; LANES];
-        let filled = lanes.iter_mut().zip(shapes.by_ref()).map(|(lane, shape)| *lane = shape).count();
+        let filled =
+            lanes.iter_mut().zip(shapes.by_ref()).map(|(lane, shape)| *lane = shape).count();
         (filled > 0).then(|| target.bounded(&lanes).into_iter().take(filled))
     })
     .flatten()
@@ -272,7 +310,8 @@ mod tests {
             prop_assert_eq!(bits(attempts(&shapes, &units)), bits(attempts_lanes(&shapes, &units)));
         }
 
-        /// The beta function of whole numbers is made of factorials; no hazard within reach is above its bound.
+        /// The beta function of whole numbers is made of factorials; no hazard within reach is
+        /// above its bound.
         #[test]
         fn densities_are_right_and_hazards_bounded(alpha in 1..100_u16, beta in 1..100_u16, at in 0.001..0.999_f64, share in 0.0..1.0_f64) {
             let target = Target::new(at);

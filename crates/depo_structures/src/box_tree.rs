@@ -1,8 +1,10 @@
-//! The best of many items, under any score that can be bounded over a box of the points at which they lie.
+//! The best of many items, under any score that can be bounded over a box of the points at which
+//! they lie.
 //!
-//! A bucket tree over regions that are halved along their longest side (a point-region k-d tree; Samet, "The design and analysis of spatial data
-//! structures", 1990), searched best-first (Hjaltason and Samet, "Distance browsing in spatial databases", 1999). It is a function of where the items lie
-//! alone, not of the order in which they came there, and so is what a search finds.
+//! A bucket tree over regions that are halved along their longest side (a point-region k-d tree;
+//! Samet, "The design and analysis of spatial data structures", 1990), searched best-first
+//! (Hjaltason and Samet, "Distance browsing in spatial databases", 1999). It is a function of where
+//! the items lie alone, not of the order in which they came there, and so is what a search finds.
 
 use std::cmp::{Ordering, Reverse};
 use std::collections::BinaryHeap;
@@ -43,7 +45,8 @@ struct Node {
 /// An item and where it lies.
 type Entry<const D: usize> = ([f32; D], u32);
 
-/// A region that was not looked into yet. Greater ones come first: those of the higher bound, of equals those of the lower corner.
+/// A region that was not looked into yet. Greater ones come first: those of the higher bound, of
+/// equals those of the lower corner.
 #[derive(Debug, Clone, Copy)]
 struct Open<const D: usize> {
     bound: f64,
@@ -60,7 +63,8 @@ struct Found {
 
 impl<const D: usize> Ord for Open<D> {
     fn cmp(&self, other: &Self) -> Ordering {
-        let corners = self.region.iter().zip(&other.region).map(|(own, its)| its[0].total_cmp(&own[0]));
+        let corners =
+            self.region.iter().zip(&other.region).map(|(own, its)| its[0].total_cmp(&own[0]));
         corners.fold(self.bound.total_cmp(&other.bound), Ordering::then)
     }
 }
@@ -126,15 +130,18 @@ pub struct BoxTree<const D: usize> {
 }
 
 impl<const D: usize> BoxTree<D> {
-    /// A tree of some of the items 0..`len`, all of them within `region`. A unit along one axis should move scores about as far as one along another.
+    /// A tree of some of the items 0..`len`, all of them within `region`. A unit along one axis
+    /// should move scores about as far as one along another.
     pub fn new(len: usize, region: Bounds<D>, units: [f32; D], mut entries: Vec<Entry<D>>) -> Self {
         let root = Node { parent: ROOT, kind: Kind::Leaf(vec![]) };
-        let mut tree = Self { region, units, nodes: vec![root], unused: vec![], leaves: vec![0; len] };
+        let mut tree =
+            Self { region, units, nodes: vec![root], unused: vec![], leaves: vec![0; len] };
         tree.lay_out(ROOT, &mut entries, region);
         tree
     }
 
-    /// Puts an item where `point_of` says it is now, within the region; `point_of` must say where the others were put, too.
+    /// Puts an item where `point_of` says it is now, within the region; `point_of` must say where
+    /// the others were put, too.
     ///
     /// # Panics
     /// There is no such item.
@@ -153,7 +160,8 @@ impl<const D: usize> BoxTree<D> {
         });
         let Kind::Leaf(items) = &self.nodes[leaf as usize].kind else { return };
         if items.len() > LEAF && self.cut(&region).is_some() {
-            let mut entries: Vec<Entry<D>> = items.iter().map(|&item| (point_of(item), item)).collect();
+            let mut entries: Vec<Entry<D>> =
+                items.iter().map(|&item| (point_of(item), item)).collect();
             self.lay_out(leaf, &mut entries, region);
         }
     }
@@ -163,7 +171,9 @@ impl<const D: usize> BoxTree<D> {
     /// # Panics
     /// There is no such item.
     pub fn remove(&mut self, item: u32) {
-        let Some(leaf) = std::mem::take(&mut self.leaves[item as usize]).checked_sub(1) else { return };
+        let Some(leaf) = std::mem::take(&mut self.leaves[item as usize]).checked_sub(1) else {
+            return;
+        };
         let mut small = None;
         self.climb(leaf, |node, kind| match kind {
             Kind::Fork { len, .. } => {
@@ -182,10 +192,12 @@ impl<const D: usize> BoxTree<D> {
         }
     }
 
-    /// Up to `count` items with their scores, best first, of those that score at least `floor`; of equal scores the lower item is better. No item that
-    /// is left out is better by more than `slack` than one that is found, or than the floor.
+    /// Up to `count` items with their scores, best first, of those that score at least `floor`; of
+    /// equal scores the lower item is better. No item that is left out is better by more than
+    /// `slack` than one that is found, or than the floor.
     ///
-    /// `scores` appends the scores of those of some items that are wanted. `bound` of a box must be at least the score of every item at a point within.
+    /// `scores` appends the scores of those of some items that are wanted. `bound` of a box must be
+    /// at least the score of every item at a point within.
     pub fn best(
         &self,
         count: usize,
@@ -195,13 +207,18 @@ impl<const D: usize> BoxTree<D> {
         scores: impl Fn(&[u32], &mut Vec<(f64, u32)>),
     ) -> Vec<(f64, u32)> {
         let mut best = Best { count, floor, found: BinaryHeap::with_capacity(count) };
-        let mut open = BinaryHeap::from([Open { bound: f64::INFINITY, node: ROOT, region: self.region }]);
+        let mut open =
+            BinaryHeap::from([Open { bound: f64::INFINITY, node: ROOT, region: self.region }]);
         let mut of_leaf = vec![];
-        while let Some(next) = open.pop().filter(|next| count > 0 && next.bound >= best.bar() + slack) {
+        while let Some(next) =
+            open.pop().filter(|next| count > 0 && next.bound >= best.bar() + slack)
+        {
             match &self.nodes[next.node as usize].kind {
                 &Kind::Fork { axis, middle, children, .. } => {
                     let halves = halves(next.region, usize::from(axis), middle);
-                    for (node, region) in children.into_iter().zip(halves).filter(|&(node, _)| !self.is_empty(node)) {
+                    for (node, region) in
+                        children.into_iter().zip(halves).filter(|&(node, _)| !self.is_empty(node))
+                    {
                         open.push(Open { bound: bound(&region), node, region });
                     }
                 }
@@ -213,7 +230,11 @@ impl<const D: usize> BoxTree<D> {
                 }
             }
         }
-        best.found.into_sorted_vec().into_iter().map(|Reverse(found)| (found.score, found.item)).collect()
+        best.found
+            .into_sorted_vec()
+            .into_iter()
+            .map(|Reverse(found)| (found.score, found.item))
+            .collect()
     }
 
     fn is_empty(&self, node: u32) -> bool {
@@ -250,11 +271,13 @@ impl<const D: usize> BoxTree<D> {
             for &(_, item) in &*entries {
                 self.leaves[item as usize] = node + 1;
             }
-            self.nodes[node as usize].kind = Kind::Leaf(entries.iter().map(|&(_, item)| item).collect());
+            self.nodes[node as usize].kind =
+                Kind::Leaf(entries.iter().map(|&(_, item)| item).collect());
             return;
         };
         let children = [self.allocate(node), self.allocate(node)];
-        self.nodes[node as usize].kind = Kind::Fork { axis: axis as u8, middle, children, len: entries.len() as u32 };
+        self.nodes[node as usize].kind =
+            Kind::Fork { axis: axis as u8, middle, children, len: entries.len() as u32 };
         let (below, above) = parted(entries, |(point, _)| point[axis] < middle);
         let [lower, upper] = halves(region, axis, middle);
         self.lay_out(children[0], below, lower);
@@ -266,7 +289,11 @@ impl<const D: usize> BoxTree<D> {
         let side = |axis: usize| (region[axis][1] - region[axis][0]) / self.units[axis];
         let middle = |axis: usize| f32::midpoint(region[axis][0], region[axis][1]);
         // Between neighbouring numbers of single precision there is no middle.
-        let is_cut = |&axis: &usize| side(axis) > SHORTEST_SIDE && region[axis][0] < middle(axis) && middle(axis) < region[axis][1];
+        let is_cut = |&axis: &usize| {
+            side(axis) > SHORTEST_SIDE
+                && region[axis][0] < middle(axis)
+                && middle(axis) < region[axis][1]
+        };
         let axis = (0..D).filter(is_cut).max_by(|&a, &b| side(a).total_cmp(&side(b)))?;
         Some((axis, middle(axis)))
     }

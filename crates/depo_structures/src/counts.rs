@@ -1,4 +1,5 @@
-//! Successes and failures per item that fade with the age of what they count, for millions of items of which a few are updated at a time.
+//! Successes and failures per item that fade with the age of what they count, for millions of items
+//! of which a few are updated at a time.
 
 use std::hint::black_box;
 
@@ -45,7 +46,8 @@ impl Powers {
 }
 
 impl DiscountedCounts {
-    /// No counts; what is counted keeps `decay`, within 0..=1, of its weight from one version to the next.
+    /// No counts; what is counted keeps `decay`, within 0..=1, of its weight from one version to
+    /// the next.
     pub fn new(len: usize, decay: f64) -> Self {
         Self { records: filled(Record::default(), len), powers: Powers::new(decay) }
     }
@@ -60,14 +62,16 @@ impl DiscountedCounts {
         self.records.is_empty()
     }
 
-    /// Adds successes and failures of `version` to some items, one after another. What is older than an item's newest fades as if it had come in time.
+    /// Adds successes and failures of `version` to some items, one after another. What is older
+    /// than an item's newest fades as if it had come in time.
     ///
     /// # Panics
     /// There is no such item.
     pub fn add(&mut self, items: &[i64], successes: &[f32], rollouts: &[f32], version: u32) {
         let Self { records, powers } = self;
         let records: &mut [Record] = records;
-        let chunks = items.chunks(ABREAST).zip(successes.chunks(ABREAST)).zip(rollouts.chunks(ABREAST));
+        let chunks =
+            items.chunks(ABREAST).zip(successes.chunks(ABREAST)).zip(rollouts.chunks(ABREAST));
         for ((items, successes), rollouts) in chunks {
             // Asks for all the cache lines before it works on the first.
             for &item in items {
@@ -102,12 +106,18 @@ impl DiscountedCounts {
     /// Successes, failures and versions of all items.
     pub fn columns(&self) -> (Vec<f32>, Vec<f32>, Vec<u32>) {
         let column = |field: fn(&Record) -> f32| self.records.iter().map(field).collect();
-        (column(|record| record.successes), column(|record| record.failures), self.records.iter().map(|record| record.version).collect())
+        (
+            column(|record| record.successes),
+            column(|record| record.failures),
+            self.records.iter().map(|record| record.version).collect(),
+        )
     }
 
     /// Takes over what `columns` returned of equally many items.
     pub fn load(&mut self, successes: &[f32], failures: &[f32], versions: &[u32]) {
-        for (((record, &successes), &failures), &version) in self.records.iter_mut().zip(successes).zip(failures).zip(versions) {
+        for (((record, &successes), &failures), &version) in
+            self.records.iter_mut().zip(successes).zip(failures).zip(versions)
+        {
             *record = Record { successes, failures, version };
         }
     }

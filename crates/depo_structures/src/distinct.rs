@@ -10,7 +10,8 @@ const SPREAD: u64 = 0x9E37_79B9_7F4A_7C15;
 
 /// A set of a known number of numbers below 2^32 - 1.
 pub(crate) struct Seen {
-    /// A number plus 1, or 0; the search for a number starts at its hash and goes on until it or 0 is found.
+    /// A number plus 1, or 0; the search for a number starts at its hash and goes on until it or 0
+    /// is found.
     slots: Vec<u32>,
 }
 
@@ -23,7 +24,8 @@ impl Seen {
     /// Adds a number, and says whether it is new.
     pub fn insert(&mut self, number: u32) -> bool {
         let mask = self.slots.len() - 1;
-        let mut slot = (u64::from(number).wrapping_mul(SPREAD) >> (WORD_BITS - self.slots.len().trailing_zeros())) as usize;
+        let mut slot = (u64::from(number).wrapping_mul(SPREAD)
+            >> (WORD_BITS - self.slots.len().trailing_zeros())) as usize;
         while self.slots[slot] != 0 {
             if self.slots[slot] == number + 1 {
                 return false;
@@ -35,7 +37,8 @@ impl Seen {
     }
 }
 
-/// The first `count` places hold distinct items in random order afterwards (Fisher and Yates). `words(k)` is the k-th of independent random words.
+/// The first `count` places hold distinct items in random order afterwards (Fisher and Yates).
+/// `words(k)` is the k-th of independent random words.
 ///
 /// # Panics
 /// There are fewer items.

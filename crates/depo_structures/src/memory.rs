@@ -1,4 +1,5 @@
-//! Memory of arrays with an entry per item. Touching it for the first time, 4 KB at a time, costs more than most of what is done to millions of them.
+//! Memory of arrays with an entry per item. Touching it for the first time, 4 KB at a time, costs
+//! more than most of what is done to millions of them.
 
 use bytemuck::Zeroable;
 
@@ -12,17 +13,28 @@ fn capacity<T>(len: usize) -> usize {
     if bytes < LARGE { len } else { bytes.next_multiple_of(HUGE_PAGE) / size_of::<T>() }
 }
 
-/// Asks for huge pages behind a large array whose memory was not touched yet. A hint: nothing else depends on it.
+/// Asks for huge pages behind a large array whose memory was not touched yet. A hint: nothing else
+/// depends on it.
 #[cfg(target_os = "linux")]
-#[expect(unsafe_code, reason = "a load of 10M prompts takes 2.5 times as long without; the advice changes no content")]
+#[expect(
+    unsafe_code,
+    reason = "a load of 10M prompts takes 2.5 times as long without; the advice changes no content"
+)]
 fn in_huge_pages<T>(array: Vec<T>) -> Vec<T> {
     const PAGE: usize = 4096;
     let bytes = array.capacity() * size_of::<T>();
     if bytes >= LARGE {
         let before = array.as_ptr() as usize % PAGE;
         let start = array.as_ptr().cast_mut().cast::<u8>().wrapping_sub(before);
-        // SAFETY: these pages hold parts of the allocation. Where advice is refused (other page sizes, no huge pages) nothing happens.
-        unsafe { libc::madvise(start.cast(), (before + bytes).next_multiple_of(PAGE), libc::MADV_HUGEPAGE) };
+        // SAFETY: these pages hold parts of the allocation. Where advice is refused (other page
+        // sizes, no huge pages) nothing happens.
+        unsafe {
+            libc::madvise(
+                start.cast(),
+                (before + bytes).next_multiple_of(PAGE),
+                libc::MADV_HUGEPAGE,
+            )
+        };
     }
     array
 }

@@ -1,4 +1,5 @@
-//! Logarithm, exponential and whole powers from additions, multiplications and divisions alone: the same bits on every platform, which a C library's are not.
+//! Logarithm, exponential and whole powers from additions, multiplications and divisions alone: the
+//! same bits on every platform, which a C library's are not.
 
 #![allow(clippy::inline_always, reason = "the callers' loops become vector instructions")]
 
@@ -23,21 +24,27 @@ const LN_2_LOW: f64 = 1.908_214_929_270_587_7e-10;
 /// Added to a whole number, it leaves that number plus `EXPONENT_BIAS` in the lowest bits.
 const BIAS_IN_LOW_BITS: f64 = (1_u64 << MANTISSA_BITS) as f64 + EXPONENT_BIAS as f64;
 
-/// Natural logarithm of a positive normal number: with x = m 2^e and s = (m - 1) / (m + 1), e ln 2 + 2 (s + s^3 / 3 + s^5 / 5 + ...).
+/// Natural logarithm of a positive normal number: with x = m 2^e and s = (m - 1) / (m + 1), e ln 2
+/// + 2 (s + s^3 / 3 + s^5 / 5 + ...).
 #[inline(always)]
 pub fn ln(x: f64) -> f64 {
     debug_assert!(x.is_normal() && x > 0.0, "logarithm of {x}");
     let bits = x.to_bits();
     // Whole numbers of 32 bits: the conversion to floating point is a vector instruction.
     let exponent = (bits >> MANTISSA_BITS) as i32 - EXPONENT_BIAS;
-    let mantissa = f64::from_bits(bits & ((1 << MANTISSA_BITS) - 1) | ((EXPONENT_BIAS as u64) << MANTISSA_BITS));
-    let (mantissa, exponent) = if mantissa > SQRT_2 { (mantissa / 2.0, exponent + 1) } else { (mantissa, exponent) };
+    let mantissa = f64::from_bits(
+        bits & ((1 << MANTISSA_BITS) - 1) | ((EXPONENT_BIAS as u64) << MANTISSA_BITS),
+    );
+    let (mantissa, exponent) =
+        if mantissa > SQRT_2 { (mantissa / 2.0, exponent + 1) } else { (mantissa, exponent) };
     let s = (mantissa - 1.0) / (mantissa + 1.0);
-    let series = (0..LN_TERMS).rev().fold(0.0, |sum, term| sum * (s * s) + 1.0 / f64::from(2 * term + 1));
+    let series =
+        (0..LN_TERMS).rev().fold(0.0, |sum, term| sum * (s * s) + 1.0 / f64::from(2 * term + 1));
     f64::from(exponent) * LN_2 + 2.0 * s * series
 }
 
-/// Exponential, with its argument kept within -700..700: 2^k (1 + r + r^2 / 2! + ...), where x = k ln 2 + r.
+/// Exponential, with its argument kept within -700..700: 2^k (1 + r + r^2 / 2! + ...), where x = k
+/// ln 2 + r.
 #[inline(always)]
 pub fn exp(x: f64) -> f64 {
     let x = x.clamp(-LARGEST_EXPONENT, LARGEST_EXPONENT);

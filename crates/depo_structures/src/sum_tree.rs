@@ -17,7 +17,8 @@ const UNIT_BITS: u32 = 24;
 struct Node([f32; WIDTH]);
 
 impl Node {
-    /// Sum of the weights, marked ones too: always in the same order, halves upon halves, so that all machines agree.
+    /// Sum of the weights, marked ones too: always in the same order, halves upon halves, so that
+    /// all machines agree.
     fn sum(&self) -> f32 {
         let mut sums = self.0.map(f32::abs);
         for width in [8, 4, 2, 1] {
@@ -28,7 +29,8 @@ impl Node {
         sums[0]
     }
 
-    /// The child in whose stretch of the sum `unit` of it lies; never one without weight unless none has any.
+    /// The child in whose stretch of the sum `unit` of it lies; never one without weight unless
+    /// none has any.
     fn pick(&self, unit: f32) -> usize {
         let (target, mut running, mut passed) = (unit * self.sum(), 0.0, 0);
         for weight in self.0 {
@@ -36,14 +38,20 @@ impl Node {
             passed += usize::from(running <= target);
         }
         // The running sum is rounded otherwise than the sum, and may fall short of the target.
-        if passed < WIDTH { passed } else { self.0.iter().rposition(|&weight| weight != 0.0).unwrap_or(0) }
+        if passed < WIDTH {
+            passed
+        } else {
+            self.0.iter().rposition(|&weight| weight != 0.0).unwrap_or(0)
+        }
     }
 }
 
-/// Sum tree over the weights of items 0..len. Every inner number is recomputed from the numbers below it, so that updates leave no error behind.
+/// Sum tree over the weights of items 0..len. Every inner number is recomputed from the numbers
+/// below it, so that updates leave no error behind.
 #[derive(Debug, Clone, PartialEq)]
 pub struct SumTree {
-    /// Leaves first; the last level is one node. Within a draw, leaves that were hit are marked by a minus.
+    /// Leaves first; the last level is one node. Within a draw, leaves that were hit are marked by
+    /// a minus.
     levels: Vec<Vec<Node>>,
     len: usize,
 }
@@ -84,7 +92,8 @@ impl SumTree {
         self.levels.last().map_or(0.0, |top| top.iter().map(Node::sum).sum())
     }
 
-    /// Changes weights, which must be within `0..=GREATEST_WEIGHT`; of an item named twice, the last counts.
+    /// Changes weights, which must be within `0..=GREATEST_WEIGHT`; of an item named twice, the
+    /// last counts.
     ///
     /// # Panics
     /// There is no such item.
@@ -111,16 +120,25 @@ impl SumTree {
             below.dedup();
             let (lower, upper) = self.levels.split_at_mut(level);
             for &node in &below {
-                upper[0][node as usize / WIDTH].0[node as usize % WIDTH] = lower[level - 1][node as usize].sum();
+                upper[0][node as usize / WIDTH].0[node as usize % WIDTH] =
+                    lower[level - 1][node as usize].sum();
             }
         }
     }
 
-    /// Up to `count` distinct items that are eligible, in the order drawn: each with the probability of its weight among those that are left. Fewer only
-    /// if no more are eligible and have weight. `bits(k)` is the k-th of a sequence of independent random words; the tree is left as it was.
-    pub fn draw_distinct(&mut self, count: usize, bits: impl Fn(u64) -> u64, is_eligible: impl Fn(u32) -> bool) -> Vec<u32> {
+    /// Up to `count` distinct items that are eligible, in the order drawn: each with the
+    /// probability of its weight among those that are left. Fewer only if no more are eligible and
+    /// have weight. `bits(k)` is the k-th of a sequence of independent random words; the tree is
+    /// left as it was.
+    pub fn draw_distinct(
+        &mut self,
+        count: usize,
+        bits: impl Fn(u64) -> u64,
+        is_eligible: impl Fn(u32) -> bool,
+    ) -> Vec<u32> {
         let count = count.min(self.len);
-        let (mut drawn, mut hit, mut used, mut taken_out) = (Vec::with_capacity(count), Vec::new(), 0, 0);
+        let (mut drawn, mut hit, mut used, mut taken_out) =
+            (Vec::with_capacity(count), Vec::new(), 0, 0);
         let mut sums_are_whole = true;
         while drawn.len() < count && self.total() > 0.0 {
             let wanted = count - drawn.len();
@@ -151,7 +169,8 @@ impl SumTree {
         drawn
     }
 
-    /// Marks an item that has weight, and says whether it was not marked before. Its weight stays in the sums, and counts as negative until `unmark`.
+    /// Marks an item that has weight, and says whether it was not marked before. Its weight stays
+    /// in the sums, and counts as negative until `unmark`.
     pub(crate) fn mark(&mut self, item: u32) -> bool {
         let is_new = !self.is_marked(item);
         self.put(item, -self.weight(item).abs());
@@ -186,7 +205,8 @@ impl SumTree {
                 }
                 for (offset, place) in places.iter_mut().enumerate() {
                     let counter = (chunk * ABREAST + offset) * self.levels.len() + depth;
-                    let unit = (bits(counter as u64) >> (u64::BITS - UNIT_BITS)) as f32 / (1_u32 << UNIT_BITS) as f32;
+                    let unit = (bits(counter as u64) >> (u64::BITS - UNIT_BITS)) as f32
+                        / (1_u32 << UNIT_BITS) as f32;
                     *place = *place * WIDTH as u32 + level[*place as usize].pick(unit) as u32;
                 }
             }

@@ -1,8 +1,10 @@
 //! The items whose Beta variates are nearest to a target, without a variate per item.
 //!
-//! The distance of an item's variate to the target is the first point of a Poisson process over the distance with the item's hazard. All items together
-//! are one process of the sum of bounds of their hazards: its points come in increasing distance, each at an item drawn by its bound, and count with the
-//! ratio of hazard and bound (thinning: Lewis and Shedler, "Simulation of nonhomogeneous Poisson processes", 1979). So winners come in order of nearness.
+//! The distance of an item's variate to the target is the first point of a Poisson process over the
+//! distance with the item's hazard. All items together are one process of the sum of bounds of
+//! their hazards: its points come in increasing distance, each at an item drawn by its bound, and
+//! count with the ratio of hazard and bound (thinning: Lewis and Shedler, "Simulation of
+//! nonhomogeneous Poisson processes", 1979). So winners come in order of nearness.
 
 use std::hint::black_box;
 
@@ -14,7 +16,8 @@ use crate::sum_tree::SumTree;
 /// More points than items / this, and a variate per item is cheaper.
 const ITEMS_PER_POINT: usize = 4;
 
-/// Random words of a block of points beside those of its walks down the tree: a gap, a thinning and a side each.
+/// Random words of a block of points beside those of its walks down the tree: a gap, a thinning and
+/// a side each.
 const WORDS_PER_POINT: usize = 3;
 
 /// Random words from here on are those of the variates: 2 for each item and attempt.
@@ -31,7 +34,8 @@ struct Point {
     distance: f64,
 }
 
-/// Beta shapes of items 0..len, from which those with variates nearest to a target are drawn in O(count log len).
+/// Beta shapes of items 0..len, from which those with variates nearest to a target are drawn in
+/// O(count log len).
 #[derive(Debug, Clone, PartialEq)]
 pub struct ThompsonTree {
     target: Target,
@@ -41,7 +45,8 @@ pub struct ThompsonTree {
 }
 
 impl ThompsonTree {
-    /// Alphas and betas within `LEAST_COUNT..=GREATEST_COUNT`, equally many; a target inside of 0.001..=0.999.
+    /// Alphas and betas within `LEAST_COUNT..=GREATEST_COUNT`, equally many; a target inside of
+    /// 0.001..=0.999.
     pub fn new(target: f64, alphas: &[f32], betas: &[f32]) -> Self {
         let target = Target::new(target);
         let shapes = alphas.iter().zip(betas).map(|(&alpha, &beta)| [alpha, beta]);
@@ -72,9 +77,15 @@ impl ThompsonTree {
         }));
     }
 
-    /// The `count` eligible items whose variates are nearest to the target, nearest first, and how far each is above it. Fewer only if no more are
-    /// eligible. `words(k)` is the k-th of independent random words; the tree is left as it was.
-    pub fn draw_nearest(&mut self, count: usize, words: impl Fn(u64) -> u64, is_eligible: impl Fn(u32) -> bool) -> Vec<Hit> {
+    /// The `count` eligible items whose variates are nearest to the target, nearest first, and how
+    /// far each is above it. Fewer only if no more are eligible. `words(k)` is the k-th of
+    /// independent random words; the tree is left as it was.
+    pub fn draw_nearest(
+        &mut self,
+        count: usize,
+        words: impl Fn(u64) -> u64,
+        is_eligible: impl Fn(u32) -> bool,
+    ) -> Vec<Hit> {
         let mut hits = Vec::with_capacity(count.min(self.len()));
         let searched = self.search(&mut hits, count, &words, &is_eligible);
         if hits.len() < count {
@@ -84,8 +95,15 @@ impl ThompsonTree {
         hits
     }
 
-    /// Finds items in order of distance and marks them, until there are enough or it is not worth the while. Returns up to which distance all are found.
-    fn search(&mut self, hits: &mut Vec<Hit>, count: usize, words: &impl Fn(u64) -> u64, is_eligible: impl Fn(u32) -> bool) -> f64 {
+    /// Finds items in order of distance and marks them, until there are enough or it is not worth
+    /// the while. Returns up to which distance all are found.
+    fn search(
+        &mut self,
+        hits: &mut Vec<Hit>,
+        count: usize,
+        words: &impl Fn(u64) -> u64,
+        is_eligible: impl Fn(u32) -> bool,
+    ) -> f64 {
         let (mut distance, most_points) = (0.0, self.len() / ITEMS_PER_POINT);
         let points_within_reach = f64::from(self.tree.total()) * self.target.reach;
         if count > most_points || count as f64 > points_within_reach {
@@ -99,7 +117,8 @@ impl ThompsonTree {
             let first = (block * words_per_block) as u64;
             let points = self.points(distance, |counter| words(first + counter));
             distance = points[LANES - 1].distance.min(self.target.reach);
-            for hit in self.thinned(&points, |counter| words(first + counter)).into_iter().flatten() {
+            for hit in self.thinned(&points, |counter| words(first + counter)).into_iter().flatten()
+            {
                 // The first point of an item is its distance; later ones mean nothing.
                 if hits.len() < count && is_eligible(hit.0) && self.tree.mark(hit.0) {
                     hits.push(hit);
@@ -113,7 +132,8 @@ impl ThompsonTree {
     fn points(&self, mut distance: f64, words: impl Fn(u64) -> u64) -> [Point; LANES] {
         let total = f64::from(self.tree.total());
         let gaps: Lanes = lns(std::array::from_fn(|lane| unit(words(lane as u64))));
-        let items = self.tree.draw(LANES, |counter| words((LANES * WORDS_PER_POINT) as u64 + counter));
+        let items =
+            self.tree.draw(LANES, |counter| words((LANES * WORDS_PER_POINT) as u64 + counter));
         std::array::from_fn(|lane| {
             distance -= gaps[lane] / total;
             Point { item: items[lane], distance }
@@ -132,34 +152,55 @@ impl ThompsonTree {
         std::array::from_fn(|lane| {
             let Point { item, distance } = points[lane];
             let bound = f64::from(self.tree.weight(item).abs());
-            let (level, density) = (unit(words((LANES + lane) as u64)) * bound, sides[0][lane] + sides[1][lane]);
-            // The mass within the distance is at most the bound times the distance: most points are decided without the integral.
+            let (level, density) =
+                (unit(words((LANES + lane) as u64)) * bound, sides[0][lane] + sides[1][lane]);
+            // The mass within the distance is at most the bound times the distance: most points are
+            // decided without the integral.
             let is_hit = distance <= self.target.reach
                 && (level <= density
-                    || level * (1.0 - bound * distance) < density && level * self.target.survival(items[lane], distance) <= density);
+                    || level * (1.0 - bound * distance) < density
+                        && level * self.target.survival(items[lane], distance) <= density);
             let above = unit(words((2 * LANES + lane) as u64)) * density <= sides[0][lane];
             is_hit.then_some((item, if above { distance as f32 } else { -(distance as f32) }))
         })
     }
 
-    /// The nearest of those that are eligible and not marked, given that all of them are farther than a distance: a variate each.
-    fn nearest_beyond(&self, distance: f64, count: usize, words: &impl Fn(u64) -> u64, is_eligible: impl Fn(u32) -> bool) -> Vec<Hit> {
+    /// The nearest of those that are eligible and not marked, given that all of them are farther
+    /// than a distance: a variate each.
+    fn nearest_beyond(
+        &self,
+        distance: f64,
+        count: usize,
+        words: &impl Fn(u64) -> u64,
+        is_eligible: impl Fn(u32) -> bool,
+    ) -> Vec<Hit> {
         let mut offsets = vec![f32::NAN; self.len()];
-        let mut pending: Vec<u32> = (0..self.len() as u32).filter(|&item| !self.tree.is_marked(item) && is_eligible(item)).collect();
+        let mut pending: Vec<u32> = (0..self.len() as u32)
+            .filter(|&item| !self.tree.is_marked(item) && is_eligible(item))
+            .collect();
         let mut attempt = FIRST_VARIATE;
         while !pending.is_empty() {
-            pending = self.attempt(&mut offsets, &pending, distance, |counter| words(attempt + counter));
+            pending =
+                self.attempt(&mut offsets, &pending, distance, |counter| words(attempt + counter));
             attempt += 1 << ATTEMPT_BITS;
         }
         let nearest = best(&offsets, count, |offset| -offset.abs());
         nearest.into_iter().map(|item| (item, offsets[item as usize])).collect()
     }
 
-    /// Enters variates that are accepted and farther than a distance, and returns the items that need another attempt.
-    fn attempt(&self, offsets: &mut [f32], pending: &[u32], distance: f64, words: impl Fn(u64) -> u64) -> Vec<u32> {
+    /// Enters variates that are accepted and farther than a distance, and returns the items that
+    /// need another attempt.
+    fn attempt(
+        &self,
+        offsets: &mut [f32],
+        pending: &[u32],
+        distance: f64,
+        words: impl Fn(u64) -> u64,
+    ) -> Vec<u32> {
         let mut rejected = Vec::new();
         for items in pending.chunks(LANES) {
-            let variates = self.variates(&std::array::from_fn(|lane| items[lane.min(items.len() - 1)]), &words);
+            let variates = self
+                .variates(&std::array::from_fn(|lane| items[lane.min(items.len() - 1)]), &words);
             for (&item, variate) in items.iter().zip(variates) {
                 let offset = variate - self.target.at;
                 // A rejected variate is NaN.
@@ -174,8 +215,10 @@ impl ThompsonTree {
     }
 
     fn variates(&self, items: &[u32; LANES], words: impl Fn(u64) -> u64) -> Lanes {
-        let shapes = items.map(|item| self.items[item as usize]).map(|item| [item.alpha, item.beta]);
-        let units = items.map(|item| [0, 1].map(|which| open_unit(words(u64::from(item) << 1 | which))));
+        let shapes =
+            items.map(|item| self.items[item as usize]).map(|item| [item.alpha, item.beta]);
+        let units =
+            items.map(|item| [0, 1].map(|which| open_unit(words(u64::from(item) << 1 | which))));
         attempts(&shapes, &units)
     }
 }

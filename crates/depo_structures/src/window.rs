@@ -15,7 +15,8 @@ const CHUNK: usize = 16;
 const OTHERS: u64 = 1 << 63;
 const LISTED: u64 = 1 << 62;
 
-/// Items by whether their score is inside of `low..=high`; those whose score is NaN are neither inside nor outside.
+/// Items by whether their score is inside of `low..=high`; those whose score is NaN are neither
+/// inside nor outside.
 #[derive(Debug, Clone, Copy)]
 pub struct Window<'a> {
     scores: &'a [f32],
@@ -29,13 +30,15 @@ impl<'a> Window<'a> {
         Self { scores, low, high }
     }
 
-    /// Up to `count` distinct items: first those inside, then `outside`, at most `count`, from outside, both uniform and in random order; where one side
-    /// has too few, the other fills up. `words(k)` is the k-th of independent random words.
+    /// Up to `count` distinct items: first those inside, then `outside`, at most `count`, from
+    /// outside, both uniform and in random order; where one side has too few, the other fills up.
+    /// `words(k)` is the k-th of independent random words.
     pub fn draw(&self, count: usize, outside: usize, words: impl Fn(u64) -> u64) -> Vec<u32> {
         let is_inside = |score: f32| score >= self.low && score <= self.high;
         let is_outside = |score: f32| score < self.low || score > self.high;
         let mut drawn = self.members(count - outside, is_inside, &words);
-        let others = self.members(count - drawn.len(), is_outside, |counter| words(OTHERS + counter));
+        let others =
+            self.members(count - drawn.len(), is_outside, |counter| words(OTHERS + counter));
         if others.len() < outside {
             drawn = self.members(count - others.len(), is_inside, &words);
         }
@@ -43,8 +46,14 @@ impl<'a> Window<'a> {
         drawn
     }
 
-    /// Up to `count` distinct members, uniformly and in random order: by drawing among all items, unless a list of all members is cheaper.
-    fn members(&self, count: usize, is_member: impl Fn(f32) -> bool, words: impl Fn(u64) -> u64) -> Vec<u32> {
+    /// Up to `count` distinct members, uniformly and in random order: by drawing among all items,
+    /// unless a list of all members is cheaper.
+    fn members(
+        &self,
+        count: usize,
+        is_member: impl Fn(f32) -> bool,
+        words: impl Fn(u64) -> u64,
+    ) -> Vec<u32> {
         if count <= self.scores.len() / ITEMS_PER_DRAW
             && let Some(drawn) = self.drawn_among_all(count, &is_member, &words)
         {
@@ -57,19 +66,31 @@ impl<'a> Window<'a> {
         members
     }
 
-    /// `count` distinct members; none if it takes too many tries. Whether it does depends on how many are members, not on which, so that starting anew
-    /// prefers nobody.
-    fn drawn_among_all(&self, count: usize, is_member: impl Fn(f32) -> bool, words: impl Fn(u64) -> u64) -> Option<Vec<u32>> {
+    /// `count` distinct members; none if it takes too many tries. Whether it does depends on how
+    /// many are members, not on which, so that starting anew prefers nobody.
+    fn drawn_among_all(
+        &self,
+        count: usize,
+        is_member: impl Fn(f32) -> bool,
+        words: impl Fn(u64) -> u64,
+    ) -> Option<Vec<u32>> {
         let (mut drawn, mut seen) = (Vec::with_capacity(count), Seen::new(count));
         for start in (0..self.scores.len() / ITEMS_PER_TRY).step_by(CHUNK) {
-            // Every item is written and only members stay, which spares a jump that nobody can predict.
+            // Every item is written and only members stay, which spares a jump that nobody can
+            // predict.
             let (mut hits, mut len) = ([0; CHUNK + 1], 0);
             for counter in start..start + CHUNK {
                 hits[len] = below(words(counter as u64), self.scores.len());
                 len += usize::from(is_member(self.scores[hits[len]]));
             }
             let wanted = count - drawn.len();
-            drawn.extend(hits[..len].iter().map(|&item| item as u32).filter(|&item| seen.insert(item)).take(wanted));
+            drawn.extend(
+                hits[..len]
+                    .iter()
+                    .map(|&item| item as u32)
+                    .filter(|&item| seen.insert(item))
+                    .take(wanted),
+            );
             if drawn.len() == count {
                 return Some(drawn);
             }
@@ -85,7 +106,8 @@ impl<'a> Window<'a> {
             if !chunk.iter().fold(false, |any, &score| any | is_member(score)) {
                 continue;
             }
-            // Every item is written and only members stay, which spares a jump that nobody can predict.
+            // Every item is written and only members stay, which spares a jump that nobody can
+            // predict.
             for (item, &score) in (start..).zip(chunk) {
                 members[len] = item;
                 len += usize::from(is_member(score));

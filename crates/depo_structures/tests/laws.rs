@@ -17,7 +17,15 @@ fn weight() -> impl Strategy<Value = f32> {
 /// A few of any kind, or thousands that repeat a few.
 fn weights() -> impl Strategy<Value = Vec<f32>> {
     let few = || prop::collection::vec(weight(), 0..40);
-    prop_oneof![few(), (few(), 4000..5000_usize).prop_map(|(few, len)| few.iter().copied().cycle().take(len).collect())]
+    prop_oneof![
+        few(),
+        (few(), 4000..5000_usize).prop_map(|(few, len)| few
+            .iter()
+            .copied()
+            .cycle()
+            .take(len)
+            .collect())
+    ]
 }
 
 proptest! {
@@ -69,7 +77,12 @@ const REGION: Bounds<3> = [[-8.0, 8.0], [0.0, 2.0], [0.0, 4096.0]];
 /// A few values on an axis, so that many items share a point.
 fn points() -> impl Strategy<Value = [f32; 3]> {
     let last = (0..4000_u16).prop_map(f32::from);
-    (prop_oneof![-8.0..8.0_f32, Just(1.0)], prop_oneof![Just(0.0), Just(1.0), Just(2.0), Just(1e-6)], last).prop_map(|(a, b, c)| [a, b, c])
+    (
+        prop_oneof![-8.0..8.0_f32, Just(1.0)],
+        prop_oneof![Just(0.0), Just(1.0), Just(2.0), Just(1e-6)],
+        last,
+    )
+        .prop_map(|(a, b, c)| [a, b, c])
 }
 
 /// A score that is highest at `target`, and the highest it gets in a box.
@@ -78,7 +91,10 @@ fn nearness(target: [f32; 3], point: [f32; 3]) -> f64 {
 }
 
 fn nearest_in(target: [f32; 3], bounds: &Bounds<3>) -> f64 {
-    nearness(target, std::array::from_fn(|axis| target[axis].clamp(bounds[axis][0], bounds[axis][1])))
+    nearness(
+        target,
+        std::array::from_fn(|axis| target[axis].clamp(bounds[axis][0], bounds[axis][1])),
+    )
 }
 
 proptest! {
@@ -121,7 +137,8 @@ proptest! {
     }
 }
 
-/// Ordered pairs of successive draws: `w_i / W`, then `w_j / (W - w_i)` among the eligible. Pearson's statistic has a mean of the number of pairs less 1.
+/// Ordered pairs of successive draws: `w_i / W`, then `w_j / (W - w_i)` among the eligible.
+/// Pearson's statistic has a mean of the number of pairs less 1.
 fn pearson(weights: &[f32], repeats: u64) -> (f64, usize) {
     let (eligible, len) = (|item: u32| item != 1, weights.len());
     let mut tree = SumTree::new(weights);
@@ -133,7 +150,11 @@ fn pearson(weights: &[f32], repeats: u64) -> (f64, usize) {
     let weight = |item: usize| if eligible(item as u32) { f64::from(weights[item]) } else { 0.0 };
     let total: f64 = (0..len).map(weight).sum();
     let expected = |first: usize, second: usize| {
-        if first == second { 0.0 } else { repeats as f64 * weight(first) / total * weight(second) / (total - weight(first)) }
+        if first == second {
+            0.0
+        } else {
+            repeats as f64 * weight(first) / total * weight(second) / (total - weight(first))
+        }
     };
     let cells = (0..len * len).map(|cell| (counts[cell], expected(cell / len, cell % len)));
     let cells: Vec<(f64, f64)> = cells.filter(|&(_, expected)| expected > 0.0).collect();
@@ -144,11 +165,20 @@ fn pearson(weights: &[f32], repeats: u64) -> (f64, usize) {
 fn pairs_come_as_often_as_by_successive_draws() {
     let mut many = vec![1.0; 40];
     many[..4].copy_from_slice(&[8.0, 20.0, 0.0, 0.5]);
-    // The second has an item that most draws hit in vain, the third one that takes nearly all draws.
-    for weights in [vec![1.0, 2.0, 3.0, 0.25, 4.0], vec![1.0, 1000.0, 3.0, 2.0], vec![300.0, 1.0, 1.0, 2.0], many] {
+    // The second has an item that most draws hit in vain, the third one that takes nearly all
+    // draws.
+    for weights in [
+        vec![1.0, 2.0, 3.0, 0.25, 4.0],
+        vec![1.0, 1000.0, 3.0, 2.0],
+        vec![300.0, 1.0, 1.0, 2.0],
+        many,
+    ] {
         let (statistic, cells) = pearson(&weights, 40_000);
         let freedom = (cells - 1) as f64;
-        assert!(statistic < freedom + 4.0 * (2.0 * freedom).sqrt(), "{statistic} with {freedom} degrees of freedom");
+        assert!(
+            statistic < freedom + 4.0 * (2.0 * freedom).sqrt(),
+            "{statistic} with {freedom} degrees of freedom"
+        );
     }
 }
 

@@ -1,4 +1,5 @@
-//! Laws of the Thompson tree, the window and the counts; the distributions of Beta variates are tested from Python, against `NumPy`'s.
+//! Laws of the Thompson tree, the window and the counts; the distributions of Beta variates are
+//! tested from Python, against `NumPy`'s.
 
 #![allow(clippy::unwrap_used, reason = "an unwrap that fails, fails the test")]
 
@@ -18,7 +19,15 @@ fn shape() -> impl Strategy<Value = [f32; 2]> {
 /// A few of any kind, or hundreds that repeat a few.
 fn shapes() -> impl Strategy<Value = Vec<[f32; 2]>> {
     let few = || prop::collection::vec(shape(), 0..40);
-    prop_oneof![few(), (few(), 400..900_usize).prop_map(|(few, len)| few.iter().copied().cycle().take(len).collect())]
+    prop_oneof![
+        few(),
+        (few(), 400..900_usize).prop_map(|(few, len)| few
+            .iter()
+            .copied()
+            .cycle()
+            .take(len)
+            .collect())
+    ]
 }
 
 fn columns(shapes: &[[f32; 2]]) -> (Vec<f32>, Vec<f32>) {
@@ -121,12 +130,14 @@ proptest! {
     }
 }
 
-/// How often each of the members is among a few draws: Pearson's statistic has a mean of the number of members less 1, a little less without replacement.
+/// How often each of the members is among a few draws: Pearson's statistic has a mean of the number
+/// of members less 1, a little less without replacement.
 #[test]
 fn a_window_prefers_nobody_and_nothing_on_the_left() {
     // Drawn among all items; listed because few are inside; listed because many are wanted.
     for (len, inside, count) in [(640, 200, 20), (640, 9, 6), (64, 40, 20)] {
-        let scores: Vec<f32> = (0..len).map(|item| if item * inside % len < inside { 0.5 } else { 2.0 }).collect();
+        let scores: Vec<f32> =
+            (0..len).map(|item| if item * inside % len < inside { 0.5 } else { 2.0 }).collect();
         let (mut counts, mut firsts) = (vec![0.0; len], vec![0.0; len]);
         for repeat in 0..20_000_u64 {
             let drawn = Window::new(&scores, 0.0, 1.0).draw(count, 0, words(repeat << 20));
@@ -138,9 +149,13 @@ fn a_window_prefers_nobody_and_nothing_on_the_left() {
         for (counts, drawn) in [(counts, count), (firsts, 1)] {
             let expected = 20_000.0 * drawn as f64 / inside as f64;
             let members = (0..len).filter(|&item| scores[item] < 1.0);
-            let statistic: f64 = members.map(|item: usize| (counts[item] - expected).powi(2) / expected).sum();
+            let statistic: f64 =
+                members.map(|item: usize| (counts[item] - expected).powi(2) / expected).sum();
             let freedom = (inside - drawn) as f64;
-            assert!((statistic - freedom).abs() < 4.0 * (2.0 * freedom).sqrt(), "{statistic} with {freedom} degrees of freedom");
+            assert!(
+                (statistic - freedom).abs() < 4.0 * (2.0 * freedom).sqrt(),
+                "{statistic} with {freedom} degrees of freedom"
+            );
         }
     }
 }

@@ -21,7 +21,11 @@ from depo.types.errors import ConfigError
 SECTIONS: Mapping[str, Any] = get_type_hints(TrainConfig)
 """Section name -> its dataclass, in the order of a configuration file."""
 
-KEYS: Mapping[str, Any] = {f"{section}.{name}": hint for section, cls in SECTIONS.items() for name, hint in get_type_hints(cls).items()}
+KEYS: Mapping[str, Any] = {
+    f"{section}.{name}": hint
+    for section, cls in SECTIONS.items()
+    for name, hint in get_type_hints(cls).items()
+}
 """`section.key` -> its type, in the order of a configuration file."""
 
 PRESETS: Mapping[str, Mapping[str, Mapping[str, Any]]] = {
@@ -38,15 +42,18 @@ _COMMAND_LINE = "on the command line"
 def load_config(path: Path, overrides: Sequence[str] = ()) -> TrainConfig:
     """Read a configuration.
 
-    Later wins: defaults, presets (`selection.preset`, `loss.preset`, `estimator.preset`), keys of the file, a preset named in the overrides (for the keys
-    that it or the file's preset sets), other overrides.
+    Later wins: defaults, presets (`selection.preset`, `loss.preset`, `estimator.preset`), keys of
+    the file, a preset named in the overrides (for the keys that it or the file's preset sets),
+    other overrides.
 
     Args:
         path: TOML file. Relative paths inside it are relative to the working directory.
-        overrides: `--section.key=value` or `--section.key`, `value`. A value is a TOML literal (`true`, `1e-4`, `[0.1, 0.9]`) or a bare text.
+        overrides: `--section.key=value` or `--section.key`, `value`. A value is a TOML literal
+            (`true`, `1e-4`, `[0.1, 0.9]`) or a bare text.
 
     Raises:
-        ConfigError: Not TOML, an unknown section or key, a value of the wrong type or out of its range.
+        ConfigError: Not TOML, an unknown section or key, a value of the wrong type or out of its
+            range.
         FileNotFoundError: No such file.
     """
     try:
@@ -59,7 +66,8 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> TrainConfig:
 
 
 def load_tables(tables: Mapping[str, Any], where: str) -> TrainConfig:
-    """Return the configuration of sections as nested mappings, for frameworks that bring configuration files of their own.
+    """Return the configuration of sections as nested mappings, for frameworks that bring
+    configuration files of their own.
 
     Args:
         tables: Section name -> key -> value, as `tomllib` would return them.
@@ -72,7 +80,8 @@ def load_tables(tables: Mapping[str, Any], where: str) -> TrainConfig:
 
 
 def override_defaults(overrides: Sequence[str]) -> TrainConfig:
-    """Return the defaults with overrides on top, for commands that have no file; see `load_config` for their form.
+    """Return the defaults with overrides on top, for commands that have no file; see `load_config`
+    for their form.
 
     Raises:
         ConfigError: An unknown key, a value of the wrong type or out of its range.
@@ -101,9 +110,16 @@ def suggestion(name: str, known: Sequence[str]) -> str:
 
 
 def _resolve(values: Mapping[str, Any], where: str) -> TrainConfig:
-    """Return the configuration of `section.key` -> value, presets below them and defaults below those."""
+    """Return the configuration of `section.key` -> value, presets below them and defaults below
+    those.
+    """
     try:
-        return TrainConfig(**{section: _build(cls, _of_section(values, section)) for section, cls in SECTIONS.items()})
+        return TrainConfig(
+            **{
+                section: _build(cls, _of_section(values, section))
+                for section, cls in SECTIONS.items()
+            }
+        )
     except ConfigError as error:
         raise ConfigError(f"{error} ({where})") from None
 
@@ -115,21 +131,38 @@ def _build(cls: Any, values: dict[str, Any]) -> Any:
 
 
 def _without_presets(values: Mapping[str, Any], overriding: Mapping[str, Any]) -> dict[str, Any]:
-    """Take out of the file's values what a preset on the command line, or the file's that it replaces, decides; a resolved file spells that out."""
-    named = [(section, layer.get(f"{section}.preset")) for section in PRESETS if f"{section}.preset" in overriding for layer in (values, overriding)]
-    decided = {f"{section}.{name}" for section, preset in named for name in PRESETS[section].get(str(preset), {})}
+    """Take out of the file's values what a preset on the command line, or the file's that it
+    replaces, decides; a resolved file spells that out.
+    """
+    named = [
+        (section, layer.get(f"{section}.preset"))
+        for section in PRESETS
+        if f"{section}.preset" in overriding
+        for layer in (values, overriding)
+    ]
+    decided = {
+        f"{section}.{name}"
+        for section, preset in named
+        for name in PRESETS[section].get(str(preset), {})
+    }
     return {name: value for name, value in values.items() if name not in decided}
 
 
 def _of_section(values: Mapping[str, Any], section: str) -> dict[str, Any]:
-    return {name.partition(".")[2]: value for name, value in values.items() if name.partition(".")[0] == section}
+    return {
+        name.partition(".")[2]: value
+        for name, value in values.items()
+        if name.partition(".")[0] == section
+    }
 
 
 def _typed_tables(tables: Mapping[str, Any], where: str) -> dict[str, Any]:
     values = {}
     for section, table in tables.items():
         if section not in SECTIONS:
-            raise ConfigError(f"unknown section [{section}] {where}{suggestion(section, list(SECTIONS))}")
+            raise ConfigError(
+                f"unknown section [{section}] {where}{suggestion(section, list(SECTIONS))}"
+            )
         if not isinstance(table, dict):
             raise ConfigError(f"{section} {where}: got {table!r}, expected a section [{section}]")
         for name, value in table.items():
@@ -140,11 +173,15 @@ def _typed_tables(tables: Mapping[str, Any], where: str) -> dict[str, Any]:
 
 
 def _typed(name: str, hint: Any, value: Any, where: str) -> Any:
-    """Check a TOML value against a key's type: an integer may stand for a number, nothing else is converted."""
+    """Check a TOML value against a key's type: an integer may stand for a number, nothing else is
+    converted.
+    """
     if SourceConfig in get_args(hint):
         return _sources(name, value, where)
     try:
-        return TypeAdapter(hint).validate_python(tuple(value) if isinstance(value, list) else value, strict=True)
+        return TypeAdapter(hint).validate_python(
+            tuple(value) if isinstance(value, list) else value, strict=True
+        )
     except ValidationError:
         raise ConfigError(f"{name} {where}: got {value!r}, expected {describe(hint)}") from None
 
@@ -193,7 +230,9 @@ def _typed_overrides(texts: Mapping[str, str]) -> dict[str, Any]:
 
 
 def _typed_text(name: str, hint: Any, text: str) -> Any:
-    """Read a text as a TOML literal where that fits the key's type, else as the bare text (`--run.name 7` is the name "7")."""
+    """Read a text as a TOML literal where that fits the key's type, else as the bare text
+    (`--run.name 7` is the name "7").
+    """
     try:
         return _typed(name, hint, _literal(text), _COMMAND_LINE)
     except ConfigError:

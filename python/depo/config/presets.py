@@ -1,4 +1,6 @@
-"""Named ways to select prompts: what each does, where it comes from, and how it differs from the defaults of SelectorConfig."""
+"""Named ways to select prompts: what each does, where it comes from, and how it differs from the
+defaults of SelectorConfig.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +23,9 @@ class SelectorPreset(NamedTuple):
 
 
 _WITHOUT_TEXT: Mapping[str, Any] = {"warmup_steps": 0, "explore_share": 0.0}
-"""A method that reads no text waits for no estimator; those below explore by their own means or not at all."""
+"""A method that reads no text waits for no estimator; those below explore by their own means or not
+at all.
+"""
 
 SELECTOR_PRESETS: Mapping[str, SelectorPreset] = {
     "uniform": SelectorPreset(
@@ -43,7 +47,13 @@ SELECTOR_PRESETS: Mapping[str, SelectorPreset] = {
     "depo_paper": SelectorPreset(
         "Keeps prompts whose pass rate, predicted from text alone, lies within 0.15..0.85; everyone in the first 100 steps.",
         "DEPO, arXiv 2602.06375",
-        {"policy": "window", "use_history": False, "warmup_steps": 100, "explore_share": 0.0, "backfill": False},
+        {
+            "policy": "window",
+            "use_history": False,
+            "warmup_steps": 100,
+            "explore_share": 0.0,
+            "backfill": False,
+        },
     ),
     "greso": SelectorPreset(
         "Skips a prompt whose last z visits were all silent, but for a chance of max(p^z, 0.01); p adapts, for easy and hard prompts apart, so that "

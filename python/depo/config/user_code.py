@@ -45,7 +45,9 @@ def _import_file(file: Path, got: str) -> ModuleType:
         spec.loader.exec_module(module)
     except Exception as error:
         del sys.modules[name]
-        raise ConfigError(f"{got}, but importing {file} raised {type(error).__name__}: {error}") from error
+        raise ConfigError(
+            f"{got}, but importing {file} raised {type(error).__name__}: {error}"
+        ) from error
     return module
 
 
@@ -53,4 +55,6 @@ def _import_module(name: str, got: str) -> ModuleType:
     try:
         return importlib.import_module(name)
     except Exception as error:
-        raise ConfigError(f"{got}, but importing {name!r} raised {type(error).__name__}: {error}; a file is given as path/file.py:function") from error
+        raise ConfigError(
+            f"{got}, but importing {name!r} raised {type(error).__name__}: {error}; a file is given as path/file.py:function"
+        ) from error

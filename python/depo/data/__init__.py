@@ -17,32 +17,43 @@ __all__ = ["check_seed_overlap", "load_prompts", "without_trained"]
 logger = logging.getLogger(__name__)
 
 
-def load_prompts(sources: Sequence[SourceConfig], *, report_duplicates: bool = True) -> list[Prompt]:
+def load_prompts(
+    sources: Sequence[SourceConfig], *, report_duplicates: bool = True
+) -> list[Prompt]:
     """Return the prompts of all sources, in order: everything or an error, never a part.
 
-    Prompts of equal id (same source name, text and answer) are merged into their first occurrence; how many is logged as a warning.
+    Prompts of equal id (same source name, text and answer) are merged into their first occurrence;
+    how many is logged as a warning.
 
     Args:
         sources: Files, Hub data sets or reasoning-gym tasks.
         report_duplicates: Whether merged prompts are logged.
 
     Raises:
-        ConfigError: A source is not described properly: neither or both of `path` and `task`, unknown task or knob, template without placeholder.
+        ConfigError: A source is not described properly: neither or both of `path` and `task`,
+            unknown task or knob, template without placeholder.
         DataError: A file cannot be read as prompts; the message names file, line and field.
         ImportError: The optional package that a source needs is not installed.
     """
-    return _merge_duplicates([prompt for position, source in enumerate(sources) for prompt in _load(source, position)], report_duplicates)
+    return _merge_duplicates(
+        [prompt for position, source in enumerate(sources) for prompt in _load(source, position)],
+        report_duplicates,
+    )
 
 
 def without_trained(held_out: Iterable[Prompt], train: Iterable[Prompt]) -> list[Prompt]:
-    """Return the held-out prompts whose text and answer no training prompt has, whatever its source."""
+    """Return the held-out prompts whose text and answer no training prompt has, whatever its
+    source.
+    """
     trained_on = {(prompt.text, str(prompt.answer)) for prompt in train}
     return [prompt for prompt in held_out if (prompt.text, str(prompt.answer)) not in trained_on]
 
 
 def _load(source: SourceConfig, position: int) -> list[Prompt]:
     if bool(source.path) == bool(source.task):
-        raise ConfigError(f"data source {position}: got path={source.path!r} and task={source.task!r}, expected exactly one of them")
+        raise ConfigError(
+            f"data source {position}: got path={source.path!r} and task={source.task!r}, expected exactly one of them"
+        )
     if source.task:
         return generate_prompts(source)
     return prompts_from_rows(read_rows(source.path), source)
@@ -57,5 +68,10 @@ def _merge_duplicates(prompts: Sequence[Prompt], report: bool) -> list[Prompt]:
         else:
             first_by_id[prompt.id] = prompt
     for source, repeats in repeats_by_source.items() if report else ():
-        logger.warning("source %s: merged %d duplicate prompts (same text and answer), the first being %.80r", source, len(repeats), repeats[0].text)
+        logger.warning(
+            "source %s: merged %d duplicate prompts (same text and answer), the first being %.80r",
+            source,
+            len(repeats),
+            repeats[0].text,
+        )
     return list(first_by_id.values())

@@ -1,4 +1,6 @@
-"""Which columns hold the prompt and its ground truth, in plain files and in the layouts of TRL and verl."""
+"""Which columns hold the prompt and its ground truth, in plain files and in the layouts of TRL and
+verl.
+"""
 
 from __future__ import annotations
 
@@ -36,11 +38,17 @@ class Layout:
 
 
 LAYOUTS: Mapping[str, Layout] = {
-    "plain": Layout(("prompt", "question", "problem", "text"), ("answer", "solution", "ground_truth", "label")),
-    "trl": Layout(("prompt",), ("solution", "answer", "ground_truth", "label"), answer_required=False),
+    "plain": Layout(
+        ("prompt", "question", "problem", "text"), ("answer", "solution", "ground_truth", "label")
+    ),
+    "trl": Layout(
+        ("prompt",), ("solution", "answer", "ground_truth", "label"), answer_required=False
+    ),
     "verl": Layout(("prompt",), ("reward_model.ground_truth",), source_column="data_source"),
 }
-"""TRL's own reward functions read `solution`; others read what they like, so it may be missing there."""
+"""TRL's own reward functions read `solution`; others read what they like, so it may be missing
+there.
+"""
 
 
 def prompts_from_rows(rows: Iterable[Row], source: SourceConfig) -> list[Prompt]:
@@ -52,17 +60,22 @@ def prompts_from_rows(rows: Iterable[Row], source: SourceConfig) -> list[Prompt]
 
     Raises:
         ConfigError: The template cannot be used.
-        DataError: A row lacks a column or holds a bad value, or there are no rows or fewer than `count`.
+        DataError: A row lacks a column or holds a bad value, or there are no rows or fewer than
+            `count`.
     """
     require_placeholder(source.template, ("prompt",))
     prompts = [_prompt(row, where, source) for where, row in islice(rows, source.count or None)]
     if not prompts or len(prompts) < source.count:
-        raise DataError(f"{source.path}: got {len(prompts)} rows, expected {source.count or 'at least 1'}")
+        raise DataError(
+            f"{source.path}: got {len(prompts)} rows, expected {source.count or 'at least 1'}"
+        )
     return prompts
 
 
 def detect_layout(columns: Iterable[str]) -> str:
-    """Return the name of the layout that a row with these columns has: verl with `reward_model`, trl with `prompt` and `solution` alone, else plain."""
+    """Return the name of the layout that a row with these columns has: verl with `reward_model`,
+    trl with `prompt` and `solution` alone, else plain.
+    """
     names = set(columns)
     if "reward_model" in names:
         return "verl"
@@ -71,7 +84,9 @@ def detect_layout(columns: Iterable[str]) -> str:
 
 def _prompt(row: Mapping[str, Any], where: str, source: SourceConfig) -> Prompt:
     layout = LAYOUTS[detect_layout(row) if source.layout == "auto" else source.layout]
-    prompt_column, prompt = _find(row, (source.prompt_column,) if source.prompt_column else layout.prompt_columns, where)
+    prompt_column, prompt = _find(
+        row, (source.prompt_column,) if source.prompt_column else layout.prompt_columns, where
+    )
     text, messages = _text_and_messages(prompt, f"{where}: {prompt_column}", source)
     try:
         return Prompt(
@@ -83,7 +98,9 @@ def _prompt(row: Mapping[str, Any], where: str, source: SourceConfig) -> Prompt:
             columns=row,
         )
     except UnicodeEncodeError as error:
-        raise DataError(f"{where}: {prompt_column} or ground truth: got half of a surrogate pair, expected valid Unicode") from error
+        raise DataError(
+            f"{where}: {prompt_column} or ground truth: got half of a surrogate pair, expected valid Unicode"
+        ) from error
 
 
 def _find(row: Mapping[str, Any], paths: tuple[str, ...], where: str) -> tuple[str, Any]:
@@ -93,19 +110,27 @@ def _find(row: Mapping[str, Any], paths: tuple[str, ...], where: str) -> tuple[s
             value = value[name] if isinstance(value, Mapping) and name in value else _MISSING
         if value is not _MISSING:
             return path, value
-    raise DataError(f"{where}: {' | '.join(paths)}: no such column; got columns {', '.join(map(str, row))}")
+    raise DataError(
+        f"{where}: {' | '.join(paths)}: no such column; got columns {', '.join(map(str, row))}"
+    )
 
 
-def _text_and_messages(prompt: object, where: str, source: SourceConfig) -> tuple[str, tuple[dict[str, str], ...] | None]:
+def _text_and_messages(
+    prompt: object, where: str, source: SourceConfig
+) -> tuple[str, tuple[dict[str, str], ...] | None]:
     if isinstance(prompt, str):
         if not prompt.strip():
             raise DataError(f"{where}: got an empty prompt, expected text")
         text = fill_template(source.template, {"prompt": prompt})
         return text, ({"role": "user", "content": text},) if source.chat else None
     if not isinstance(prompt, list) or not prompt:
-        raise DataError(f"{where}: got {prompt!r:.80}, expected a string or a non-empty list of chat messages")
+        raise DataError(
+            f"{where}: got {prompt!r:.80}, expected a string or a non-empty list of chat messages"
+        )
     if source.template != "{prompt}":
-        raise ConfigError(f"{where}: template: got {source.template!r} for a prompt that is a chat list already, expected the default {{prompt}}")
+        raise ConfigError(
+            f"{where}: template: got {source.template!r} for a prompt that is a chat list already, expected the default {{prompt}}"
+        )
     messages = tuple(_message(message, f"{where}[{index}]") for index, message in enumerate(prompt))
     if not any(message["content"].strip() for message in messages):
         raise DataError(f"{where}: got chat messages without any text, expected text")
@@ -114,7 +139,9 @@ def _text_and_messages(prompt: object, where: str, source: SourceConfig) -> tupl
 
 def _message(message: object, where: str) -> dict[str, str]:
     if not isinstance(message, Mapping):
-        raise DataError(f"{where}: got {message!r:.80}, expected a chat message with role and content")
+        raise DataError(
+            f"{where}: got {message!r:.80}, expected a chat message with role and content"
+        )
     fields = {name: message.get(name) for name in ("role", "content")}
     for name, value in fields.items():
         if not isinstance(value, str):
@@ -123,18 +150,30 @@ def _message(message: object, where: str) -> dict[str, str]:
 
 
 def _answer(row: Mapping[str, Any], where: str, source: SourceConfig, layout: Layout) -> Any:
-    if not source.answer_column and not layout.answer_required and not any(column in row for column in layout.answer_columns):
+    if (
+        not source.answer_column
+        and not layout.answer_required
+        and not any(column in row for column in layout.answer_columns)
+    ):
         return None
-    column, answer = _find(row, (source.answer_column,) if source.answer_column else layout.answer_columns, where)
+    column, answer = _find(
+        row, (source.answer_column,) if source.answer_column else layout.answer_columns, where
+    )
     if not isinstance(answer, (str, int, float, list, Mapping)):
-        raise DataError(f"{where}: {column}: got {answer!r:.80}, expected a string, number, list or mapping")
+        raise DataError(
+            f"{where}: {column}: got {answer!r:.80}, expected a string, number, list or mapping"
+        )
     if isinstance(answer, float) and not math.isfinite(answer):
         raise DataError(f"{where}: {column}: got {answer}, expected a finite number")
     return answer
 
 
 def _source_name(row: Mapping[str, Any], where: str, source: SourceConfig, layout: Layout) -> str:
-    name = source.name or (row.get(layout.source_column) if layout.source_column else None) or Path(source.path.partition(":")[0]).stem
+    name = (
+        source.name
+        or (row.get(layout.source_column) if layout.source_column else None)
+        or Path(source.path.partition(":")[0]).stem
+    )
     if not isinstance(name, str):
         raise DataError(f"{where}: {layout.source_column}: got {name!r:.80}, expected a string")
     return name

@@ -1,4 +1,6 @@
-"""Rows of a JSONL file, a Parquet file or a Hugging Face data set, each with the place to name in an error."""
+"""Rows of a JSONL file, a Parquet file or a Hugging Face data set, each with the place to name in
+an error.
+"""
 
 from __future__ import annotations
 
@@ -21,8 +23,9 @@ def read_rows(path: str) -> Iterator[Row]:
     """Yield every row of a data set with its columns untouched, nested ones included.
 
     Args:
-        path: A JSONL or Parquet file; a directory or a Hub name as `datasets.load_dataset` takes it, NAME or NAME:SPLIT (default split: train).
-            What exists locally is never looked up on the Hub.
+        path: A JSONL or Parquet file; a directory or a Hub name as `datasets.load_dataset` takes
+            it, NAME or NAME:SPLIT (default split: train). What exists locally is never looked up on
+            the Hub.
 
     Raises:
         DataError: The file is missing, damaged, or of another kind.
@@ -41,7 +44,9 @@ def _read_file(file: Path) -> Iterator[Row]:
         return _read_jsonl(file)
     if file.suffix in PARQUET_SUFFIXES:
         return _read_parquet(file)
-    raise DataError(f"{file}: got a file ending in {file.suffix!r}, expected one of {', '.join(JSONL_SUFFIXES + PARQUET_SUFFIXES)}")
+    raise DataError(
+        f"{file}: got a file ending in {file.suffix!r}, expected one of {', '.join(JSONL_SUFFIXES + PARQUET_SUFFIXES)}"
+    )
 
 
 def _read_jsonl(file: Path) -> Iterator[Row]:
@@ -55,16 +60,22 @@ def _read_jsonl(file: Path) -> Iterator[Row]:
 
 def _parse_json_line(line: bytes, where: str, first: bool) -> dict[str, Any]:
     def reject_constant(constant: str) -> NoReturn:
-        raise DataError(f"{where}: got {constant}, which is no JSON value; expected a finite number or null")
+        raise DataError(
+            f"{where}: got {constant}, which is no JSON value; expected a finite number or null"
+        )
 
     try:
-        row = json.loads(line.decode("utf-8-sig" if first else "utf-8"), parse_constant=reject_constant)
+        row = json.loads(
+            line.decode("utf-8-sig" if first else "utf-8"), parse_constant=reject_constant
+        )
     except UnicodeDecodeError as error:
         raise DataError(f"{where}: not UTF-8: {error}") from error
     except (json.JSONDecodeError, RecursionError) as error:
         raise DataError(f"{where}: not a JSON object on one line: {error}") from error
     if not isinstance(row, dict):
-        raise DataError(f"{where}: got a JSON {type(row).__name__}, expected one object per line (JSON Lines)")
+        raise DataError(
+            f"{where}: got a JSON {type(row).__name__}, expected one object per line (JSON Lines)"
+        )
     return row
 
 
@@ -80,7 +91,9 @@ def _read_parquet(file: Path) -> Iterator[Row]:
                     number += 1
                     yield f"{file}, row {number}", row
     except (pyarrow.ArrowException, OSError) as error:
-        raise DataError(f"{file}: not a readable Parquet file after row {number}: {error}") from error
+        raise DataError(
+            f"{file}: not a readable Parquet file after row {number}: {error}"
+        ) from error
 
 
 def _read_dataset(path: str) -> Iterator[Row]:
@@ -88,10 +101,14 @@ def _read_dataset(path: str) -> Iterator[Row]:
     try:
         import datasets
     except ImportError as error:
-        raise ImportError(f"{path}: no such file; reading it as a Hugging Face data set needs the package `datasets` (pip install datasets)") from error
+        raise ImportError(
+            f"{path}: no such file; reading it as a Hugging Face data set needs the package `datasets` (pip install datasets)"
+        ) from error
     try:
         rows = datasets.load_dataset(name, split=split or "train")
     except Exception as error:
-        raise DataError(f"{path}: neither a local file nor a data set that `datasets` can load: {type(error).__name__}: {error}") from error
+        raise DataError(
+            f"{path}: neither a local file nor a data set that `datasets` can load: {type(error).__name__}: {error}"
+        ) from error
     for number, row in enumerate(rows, start=1):
         yield f"{path}, row {number}", dict(row)

@@ -1,4 +1,6 @@
-"""Procedural prompts of reasoning-gym: item i of a task is a function of its settings and of seed + i alone."""
+"""Procedural prompts of reasoning-gym: item i of a task is a function of its settings and of seed +
+i alone.
+"""
 
 from __future__ import annotations
 
@@ -21,46 +23,64 @@ REFUSED_TASKS: Mapping[str, str] = {
     "intermediate_integration": _EVALUATES,
     "polynomial_multiplication": _EVALUATES,
 }
-"""Task families whose scorers must not judge a policy that is rewarded for pleasing them (reasoning-gym 0.1.25)."""
+"""Task families whose scorers must not judge a policy that is rewarded for pleasing them
+(reasoning-gym 0.1.25).
+"""
 
 
 def generate_prompts(source: SourceConfig) -> list[Prompt]:
     """Return `source.count` prompts of the task `source.task`.
 
-    `Prompt.columns` holds what the reward needs: task, knobs and entry (question, answer, metadata). Besides {prompt} the template may name
-    values of the entry's metadata, such as {expression}, to strip a task of its English frame.
+    `Prompt.columns` holds what the reward needs: task, knobs and entry (question, answer,
+    metadata). Besides {prompt} the template may name values of the entry's metadata, such as
+    {expression}, to strip a task of its English frame.
 
     Raises:
-        ConfigError: Unknown or refused task, bad knobs, count of 0, or a placeholder that is neither prompt nor a key of the metadata.
+        ConfigError: Unknown or refused task, bad knobs, count of 0, or a placeholder that is
+            neither prompt nor a key of the metadata.
         ImportError: reasoning-gym is not installed.
     """
     if source.count < 1:
-        raise ConfigError(f"task {source.task}: count: got {source.count}, expected at least 1 (a task has no natural end)")
+        raise ConfigError(
+            f"task {source.task}: count: got {source.count}, expected at least 1 (a task has no natural end)"
+        )
     dataset = _create_dataset(source)
     return [_prompt(dataset[index], source) for index in range(source.count)]
 
 
-def check_seed_overlap(train_sources: Sequence[SourceConfig], eval_sources: Sequence[SourceConfig]) -> None:
+def check_seed_overlap(
+    train_sources: Sequence[SourceConfig], eval_sources: Sequence[SourceConfig]
+) -> None:
     """Refuse held-out sources that share reasoning-gym items with the training pool.
 
-    Items i of two sources of one task are equal where seed + i is equal, so the ranges [seed, seed + count) must not meet.
+    Items i of two sources of one task are equal where seed + i is equal, so the ranges [seed, seed
+    + count) must not meet.
 
     Raises:
         ConfigError: Two ranges of the same task overlap.
     """
     for train in train_sources:
         for held_out in eval_sources:
-            overlap = max(train.seed, held_out.seed) < min(train.seed + train.count, held_out.seed + held_out.count)
+            overlap = max(train.seed, held_out.seed) < min(
+                train.seed + train.count, held_out.seed + held_out.count
+            )
             if train.task and train.task == held_out.task and overlap:
-                ranges = " and eval seeds ".join(f"{source.seed}..{source.seed + source.count - 1}" for source in (train, held_out))
-                raise ConfigError(f"task {train.task}: seed: got train seeds {ranges}, expected ranges that do not overlap")
+                ranges = " and eval seeds ".join(
+                    f"{source.seed}..{source.seed + source.count - 1}"
+                    for source in (train, held_out)
+                )
+                raise ConfigError(
+                    f"task {train.task}: seed: got train seeds {ranges}, expected ranges that do not overlap"
+                )
 
 
 def _create_dataset(source: SourceConfig) -> Any:
     try:
         from reasoning_gym.factory import DATASETS, create_dataset
     except ImportError as error:
-        raise ImportError(f"task {source.task}: needs the package reasoning-gym (pip install reasoning-gym)") from error
+        raise ImportError(
+            f"task {source.task}: needs the package reasoning-gym (pip install reasoning-gym)"
+        ) from error
     if source.task in REFUSED_TASKS:
         raise ConfigError(f"task {source.task}: refused, because {REFUSED_TASKS[source.task]}")
     if source.task not in DATASETS:
@@ -68,23 +88,41 @@ def _create_dataset(source: SourceConfig) -> Any:
         raise ConfigError(
             f"task: got {source.task!r}, which reasoning-gym does not have; expected {'one such as ' + ', '.join(near) if near else 'a task family'}"
         )
-    known = {field.name for field in dataclasses.fields(DATASETS[source.task][1])} - {"seed", "size"}
+    known = {field.name for field in dataclasses.fields(DATASETS[source.task][1])} - {
+        "seed",
+        "size",
+    }
     unknown = sorted(set(source.knobs) - known)
     if unknown:
-        raise ConfigError(f"task {source.task}: knobs: got {', '.join(unknown)}, expected some of {', '.join(sorted(known))}")
+        raise ConfigError(
+            f"task {source.task}: knobs: got {', '.join(unknown)}, expected some of {', '.join(sorted(known))}"
+        )
     try:
         return create_dataset(source.task, seed=source.seed, size=source.count, **source.knobs)
     except Exception as error:
-        raise ConfigError(f"task {source.task}: knobs: got {dict(source.knobs)}, which it refuses: {type(error).__name__}: {error}") from error
+        raise ConfigError(
+            f"task {source.task}: knobs: got {dict(source.knobs)}, which it refuses: {type(error).__name__}: {error}"
+        ) from error
 
 
 def _prompt(entry: dict[str, Any], source: SourceConfig) -> Prompt:
     values = {**entry["metadata"], "prompt": entry["question"]}
-    unknown = [match[1] for match in PLACEHOLDER.finditer(source.template) if match[1] not in values]
+    unknown = [
+        match[1] for match in PLACEHOLDER.finditer(source.template) if match[1] not in values
+    ]
     if unknown:
-        raise ConfigError(f"task {source.task}: template: got placeholder {{{unknown[0]}}}, expected {', '.join(f'{{{name}}}' for name in sorted(values))}")
+        raise ConfigError(
+            f"task {source.task}: template: got placeholder {{{unknown[0]}}}, expected {', '.join(f'{{{name}}}' for name in sorted(values))}"
+        )
     require_placeholder(source.template, values)
     text = fill_template(source.template, values)
     columns: dict[str, Any] = {"task": source.task, "knobs": dict(source.knobs), "entry": entry}
     messages = ({"role": "user", "content": text},) if source.chat else None
-    return Prompt(text=text, answer=entry["answer"], source=source.name or source.task, band=source.band, messages=messages, columns=columns)
+    return Prompt(
+        text=text,
+        answer=entry["answer"],
+        source=source.name or source.task,
+        band=source.band,
+        messages=messages,
+        columns=columns,
+    )

@@ -11,8 +11,12 @@ PLACEHOLDER = re.compile(r"\{([A-Za-z_][A-Za-z0-9_]*)\}")
 
 
 def fill_template(template: str, values: Mapping[str, object]) -> str:
-    """Return `template` with every `{name}` of `values` replaced, in one pass: braces inside a value are never read as placeholders."""
-    return PLACEHOLDER.sub(lambda match: str(values[match[1]]) if match[1] in values else match[0], template)
+    """Return `template` with every `{name}` of `values` replaced, in one pass: braces inside a
+    value are never read as placeholders.
+    """
+    return PLACEHOLDER.sub(
+        lambda match: str(values[match[1]]) if match[1] in values else match[0], template
+    )
 
 
 def require_placeholder(template: str, names: Collection[str]) -> None:
@@ -22,4 +26,6 @@ def require_placeholder(template: str, names: Collection[str]) -> None:
         ConfigError: None of `{name}` for the given names occurs.
     """
     if not any(match[1] in names for match in PLACEHOLDER.finditer(template)):
-        raise ConfigError(f"template: got {template!r}, expected at least one of {', '.join(f'{{{name}}}' for name in names)} in it")
+        raise ConfigError(
+            f"template: got {template!r}, expected at least one of {', '.join(f'{{{name}}}' for name in names)} in it"
+        )

@@ -1,6 +1,8 @@
-"""The difficulty estimator: an encoder that reads a prompt, two heads, and the calibration of what they say.
+"""The difficulty estimator: an encoder that reads a prompt, two heads, and the calibration of what
+they say.
 
-`depo.sampler.calibration` needs numpy only; the estimator itself loads torch and transformers on first use.
+`depo.sampler.calibration` needs numpy only; the estimator itself loads torch and transformers on
+first use.
 """
 
 from __future__ import annotations

@@ -19,16 +19,25 @@ CAPACITY = 1 << 16
 class FrozenFeatures:
     """Pooled outputs of an encoder that is not trained, remembered by text.
 
-    Each text is encoded alone, without dropout and without gradient. So its features depend on nothing but itself, and whether they were remembered
-    or computed again shows in no result, the last bit included.
+    Each text is encoded alone, without dropout and without gradient. So its features depend on
+    nothing but itself, and whether they were remembered or computed again shows in no result, the
+    last bit included.
     """
 
-    def __init__(self, model: DifficultyModel, text: TextEncoder, device: torch.device, *, capacity: int = CAPACITY) -> None:
+    def __init__(
+        self,
+        model: DifficultyModel,
+        text: TextEncoder,
+        device: torch.device,
+        *,
+        capacity: int = CAPACITY,
+    ) -> None:
         """Remember nothing yet.
 
         Args:
             model: Its encoder and pooling are used; the trunk is not.
-            text: Tokenizes; prompts that do not fit are counted there whenever they are asked for, remembered or not.
+            text: Tokenizes; prompts that do not fit are counted there whenever they are asked for,
+                remembered or not.
             device: Where the model lives.
             capacity: Most texts remembered [>= 0].
         """
@@ -39,7 +48,9 @@ class FrozenFeatures:
         """Return the features of M texts, float32 [M, H]."""
         features_MH = np.empty((len(texts), self._model.encoder.config.hidden_size), np.float32)
         for row, text in enumerate(texts):
-            features_MH[row] = self._recall(text) if text in self._remembered else self._compute(text)
+            features_MH[row] = (
+                self._recall(text) if text in self._remembered else self._compute(text)
+            )
         return features_MH
 
     def forget(self) -> None:

@@ -13,7 +13,9 @@ from depo.types.errors import ConfigError
 
 TRUNK_STD = 0.02
 HEAD_STD = 0.001
-"""Standard deviation of the heads' initial weights: so small that the first prediction is 0.5 for every prompt."""
+"""Standard deviation of the heads' initial weights: so small that the first prediction is 0.5 for
+every prompt.
+"""
 
 logger = logging.getLogger(__name__)
 
@@ -23,7 +25,14 @@ class ResidualBlock(nn.Module):
 
     def __init__(self, width: int, dropout: float) -> None:
         super().__init__()
-        self.inner = nn.Sequential(nn.Linear(width, width), nn.LayerNorm(width), nn.GELU(), nn.Dropout(dropout), nn.Linear(width, width), nn.LayerNorm(width))
+        self.inner = nn.Sequential(
+            nn.Linear(width, width),
+            nn.LayerNorm(width),
+            nn.GELU(),
+            nn.Dropout(dropout),
+            nn.Linear(width, width),
+            nn.LayerNorm(width),
+        )
 
     def forward(self, x_MH: Tensor) -> Tensor:
         """Map float32 [M, width] to the same shape."""
@@ -31,13 +40,16 @@ class ResidualBlock(nn.Module):
 
 
 class DifficultyModel(nn.Module):
-    """Token ids of a prompt, `pool`ed by the encoder -> logit of its pass rate and logit of exp(mean token log-probability).
+    """Token ids of a prompt, `pool`ed by the encoder -> logit of its pass rate and logit of
+    exp(mean token log-probability).
 
     Float32 throughout: the small steps of AdamW vanish in bfloat16 weights.
     """
 
     def __init__(self, encoder: PreTrainedModel, config: EstimatorConfig) -> None:
-        """Put a freshly initialised trunk and heads, drawn from torch's global generator, on `encoder`."""
+        """Put a freshly initialised trunk and heads, drawn from torch's global generator, on
+        `encoder`.
+        """
         super().__init__()
         wide, narrow = config.trunk_sizes
         self.encoder = encoder
@@ -73,14 +85,17 @@ class DifficultyModel(nn.Module):
 
 
 def build_encoder(config: EstimatorConfig, vocabulary: int) -> PreTrainedModel:
-    """Load the encoder that `config.model` names, or initialise a BERT of the configured sizes from torch's global generator.
+    """Load the encoder that `config.model` names, or initialise a BERT of the configured sizes from
+    torch's global generator.
 
     Raises:
         ConfigError: The encoder has fewer positions than `max_length`.
     """
     if not config.model:
         if config.encoder_lr_scale == 0:
-            logger.warning("estimator.encoder_lr_scale is 0 without estimator.model: an encoder with random weights is never trained")
+            logger.warning(
+                "estimator.encoder_lr_scale is 0 without estimator.model: an encoder with random weights is never trained"
+            )
         return BertModel(
             BertConfig(
                 vocab_size=vocabulary, hidden_size=config.hidden_size, num_hidden_layers=config.layers, num_attention_heads=config.heads,
@@ -89,12 +104,16 @@ def build_encoder(config: EstimatorConfig, vocabulary: int) -> PreTrainedModel:
             ),
             add_pooling_layer=False,
         )  # fmt: skip
-    encoder: PreTrainedModel = AutoModel.from_pretrained(config.model, dtype=torch.float32, use_safetensors=True, local_files_only=True)
+    encoder: PreTrainedModel = AutoModel.from_pretrained(
+        config.model, dtype=torch.float32, use_safetensors=True, local_files_only=True
+    )
     if hasattr(encoder, "pooler"):
         encoder.register_module("pooler", None)  # its output is not used
     positions = getattr(encoder.config, "max_position_embeddings", config.max_length)
     if positions < config.max_length:
-        raise ConfigError(f"estimator.max_length: got {config.max_length}, expected at most {positions}, the positions of {config.model}")
+        raise ConfigError(
+            f"estimator.max_length: got {config.max_length}, expected at most {positions}, the positions of {config.model}"
+        )
     return encoder
 
 

@@ -1,4 +1,6 @@
-"""From prompt text to token ids of bounded length; what does not fit is cut by a stated policy and counted."""
+"""From prompt text to token ids of bounded length; what does not fit is cut by a stated policy and
+counted.
+"""
 
 from __future__ import annotations
 
@@ -25,23 +27,30 @@ def load_tokenizer(directory: str | Path) -> PreTrainedTokenizerBase:
         ConfigError: There is no such directory.
     """
     if not Path(directory).is_dir():
-        raise ConfigError(f"estimator.model: got {str(directory)!r}, expected a directory with a Hugging Face encoder and its tokenizer")
-    tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(directory, local_files_only=True)
+        raise ConfigError(
+            f"estimator.model: got {str(directory)!r}, expected a directory with a Hugging Face encoder and its tokenizer"
+        )
+    tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
+        directory, local_files_only=True
+    )
     return tokenizer
 
 
 class TextEncoder:
     """Tokenizes prompts as `[first] content [last]`.
 
-    `first` is the position that CLS pooling reads: the tokenizer's CLS token, or where it has none (decoder tokenizers) its BOS, EOS or padding token,
-    which then only serves as a constant. `last` is the SEP token, left out where the tokenizer has none.
+    `first` is the position that CLS pooling reads: the tokenizer's CLS token, or where it has none
+    (decoder tokenizers) its BOS, EOS or padding token, which then only serves as a constant. `last`
+    is the SEP token, left out where the tokenizer has none.
 
     Attributes:
         seen: Prompts encoded since `take_overflow_share`.
         overflowed: Those of them that were longer than the limit.
     """
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, max_length: int, overflow: Overflow) -> None:
+    def __init__(
+        self, tokenizer: PreTrainedTokenizerBase, max_length: int, overflow: Overflow
+    ) -> None:
         """Bind a tokenizer.
 
         Args:
@@ -52,7 +61,12 @@ class TextEncoder:
         self.tokenizer = tokenizer
         self.seen = 0
         self.overflowed = 0
-        candidates = (tokenizer.cls_token_id, tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id)
+        candidates = (
+            tokenizer.cls_token_id,
+            tokenizer.bos_token_id,
+            tokenizer.eos_token_id,
+            tokenizer.pad_token_id,
+        )
         self._first = [next((token for token in candidates if token is not None), 0)]
         self._last = [] if tokenizer.sep_token_id is None else [tokenizer.sep_token_id]
         self._pad = tokenizer.pad_token_id or 0
@@ -62,7 +76,13 @@ class TextEncoder:
 
     def encode(self, texts: Sequence[str]) -> list[list[int]]:
         """Return the token ids of each text, at most `max_length` of them."""
-        encoded = self.tokenizer(list(texts), add_special_tokens=False, return_attention_mask=False, return_token_type_ids=False, verbose=False)
+        encoded = self.tokenizer(
+            list(texts),
+            add_special_tokens=False,
+            return_attention_mask=False,
+            return_token_type_ids=False,
+            verbose=False,
+        )
         contents: list[list[int]] = encoded["input_ids"]
         overflowed = sum(len(content) > self._room for content in contents)
         self.seen += len(contents)
@@ -85,7 +105,9 @@ class TextEncoder:
         return ids_MT.to(device), mask_MT.to(device)
 
     def take_overflow_share(self) -> float:
-        """Return the share of prompts that were cut since the last call (0 if there was none), and start counting anew."""
+        """Return the share of prompts that were cut since the last call (0 if there was none), and
+        start counting anew.
+        """
         share = self.overflowed / max(self.seen, 1)
         self.seen = self.overflowed = 0
         return share

@@ -17,7 +17,9 @@ LOGPROB_CLAMP = 1e-4
 """Distillation targets are kept within [LOGPROB_CLAMP, 1 - LOGPROB_CLAMP] (DEPO's release)."""
 
 ROUNDING = 1e-4
-"""How far beyond [0, 1] rounding may carry a target: the mean log-probability of certain tokens can come out slightly above 0."""
+"""How far beyond [0, 1] rounding may carry a target: the mean log-probability of certain tokens can
+come out slightly above 0.
+"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,29 +45,44 @@ def check_batch(batch: TargetBatch) -> None:
     """Check lengths and ranges.
 
     Raises:
-        ValueError: A column is not as long as `texts`, a target lies outside [0, 1], or a weight is not positive.
+        ValueError: A column is not as long as `texts`, a target lies outside [0, 1], or a weight is
+            not positive.
     """
     for name in ("reward_targets", "logprob_targets", "counts", "weights"):
         shape = getattr(batch, name).shape
         if shape != (len(batch.texts),):
-            raise ValueError(f"{name}: got shape {shape}, expected ({len(batch.texts)},), one per text")
+            raise ValueError(
+                f"{name}: got shape {shape}, expected ({len(batch.texts)},), one per text"
+            )
     for name in ("reward_targets", "logprob_targets"):
         values = getattr(batch, name)
         if ((values < -ROUNDING) | (values > 1 + ROUNDING)).any():
-            raise ValueError(f"{name}: got values from {np.nanmin(values)} to {np.nanmax(values)}, expected them within [0, 1]")
+            raise ValueError(
+                f"{name}: got values from {np.nanmin(values)} to {np.nanmax(values)}, expected them within [0, 1]"
+            )
     if not (batch.weights > 0).all():
         raise ValueError(f"weights: got {batch.weights.min()}, expected them above 0")
 
 
 def load_targets(batch: TargetBatch, config: EstimatorConfig, device: torch.device) -> Targets:
     """Copy a batch's numbers to `device`, weights set to 1 unless `importance_weighted`."""
-    weights = torch.as_tensor(batch.weights) if config.importance_weighted else torch.ones(len(batch.texts))
-    rewards, logprobs = (torch.as_tensor(batch.reward_targets), torch.as_tensor(batch.logprob_targets))
-    return Targets(rewards=rewards.to(device), logprobs=logprobs.to(device), weights=weights.to(device))
+    weights = (
+        torch.as_tensor(batch.weights)
+        if config.importance_weighted
+        else torch.ones(len(batch.texts))
+    )
+    rewards, logprobs = (
+        torch.as_tensor(batch.reward_targets),
+        torch.as_tensor(batch.logprob_targets),
+    )
+    return Targets(
+        rewards=rewards.to(device), logprobs=logprobs.to(device), weights=weights.to(device)
+    )
 
 
 def ranking_loss(scores_M: Tensor, targets_M: Tensor, gap: float, margin: float) -> Tensor:
-    """Return the mean over ordered pairs with target_i > target_j + gap of relu(margin - (score_i - score_j)); 0 if there is none.
+    """Return the mean over ordered pairs with target_i > target_j + gap of relu(margin - (score_i -
+    score_j)); 0 if there is none.
 
     Args:
         scores_M: float32 [M] logits.
@@ -80,34 +97,57 @@ def ranking_loss(scores_M: Tensor, targets_M: Tensor, gap: float, margin: float)
     return (shortfall_MM * ordered_MM).sum() / ordered_MM.sum().clamp(min=1)
 
 
-def difficulty_loss(scores_M: Tensor, distills_M: Tensor, targets: Targets, config: EstimatorConfig) -> LossTerms:
-    """Return BCE(score, pass rate) + distill_weight * BCE(distill, exp(mean log-prob)) + ranking_weight * ranking loss.
+def difficulty_loss(
+    scores_M: Tensor, distills_M: Tensor, targets: Targets, config: EstimatorConfig
+) -> LossTerms:
+    """Return BCE(score, pass rate) + distill_weight * BCE(distill, exp(mean log-prob)) +
+    ranking_weight * ranking loss.
 
-    Both cross entropies are weighted means; the second covers the known log-probs only and is 0 if there is none.
+    Both cross entropies are weighted means; the second covers the known log-probs only and is 0 if
+    there is none.
     Source: DEPO (arXiv 2602.06375); the weights are this project's.
     """
-    score = _weighted_mean(binary_cross_entropy_with_logits(scores_M, targets.rewards, reduction="none"), targets.weights)
+    score = _weighted_mean(
+        binary_cross_entropy_with_logits(scores_M, targets.rewards, reduction="none"),
+        targets.weights,
+    )
     known_M = ~targets.logprobs.isnan()
     logprobs_M = targets.logprobs.nan_to_num(0.5).clamp(LOGPROB_CLAMP, 1 - LOGPROB_CLAMP)
-    distill = _weighted_mean(binary_cross_entropy_with_logits(distills_M, logprobs_M, reduction="none"), targets.weights * known_M)
+    distill = _weighted_mean(
+        binary_cross_entropy_with_logits(distills_M, logprobs_M, reduction="none"),
+        targets.weights * known_M,
+    )
     ranking = ranking_loss(scores_M, targets.rewards, config.ranking_gap, config.ranking_margin)
     loss = score + config.distill_weight * distill + config.ranking_weight * ranking
     return LossTerms(loss=loss, score=score, distill=distill, ranking=ranking)
 
 
 def build_optimizer(model: DifficultyModel, config: EstimatorConfig) -> torch.optim.AdamW:
-    """Return AdamW over encoder (scaled learning rate) and the rest; a scale of 0 freezes the encoder."""
+    """Return AdamW over encoder (scaled learning rate) and the rest; a scale of 0 freezes the
+    encoder.
+    """
     model.encoder.requires_grad_(config.encoder_lr_scale > 0)
-    rest = [parameter for name, parameter in model.named_parameters() if not name.startswith("encoder.")]
-    groups = [{"params": list(model.encoder.parameters()), "lr": config.learning_rate * config.encoder_lr_scale}, {"params": rest, "lr": config.learning_rate}]
+    rest = [
+        parameter for name, parameter in model.named_parameters() if not name.startswith("encoder.")
+    ]
+    groups = [
+        {
+            "params": list(model.encoder.parameters()),
+            "lr": config.learning_rate * config.encoder_lr_scale,
+        },
+        {"params": rest, "lr": config.learning_rate},
+    ]
     return torch.optim.AdamW(groups, weight_decay=config.weight_decay, fused=True)
 
 
-def optimizer_step(model: DifficultyModel, optimizer: torch.optim.Optimizer, loss: Tensor, max_norm: float) -> float:
+def optimizer_step(
+    model: DifficultyModel, optimizer: torch.optim.Optimizer, loss: Tensor, max_norm: float
+) -> float:
     """Take one step down `loss` with the gradient clipped to `max_norm`.
 
     Returns:
-        The gradient norm before clipping. If it or the loss is not finite, nothing has been changed.
+        The gradient norm before clipping. If it or the loss is not finite, nothing has been
+        changed.
     """
     optimizer.zero_grad(set_to_none=True)
     if not torch.isfinite(loss):
@@ -120,4 +160,6 @@ def optimizer_step(model: DifficultyModel, optimizer: torch.optim.Optimizer, los
 
 
 def _weighted_mean(values_M: Tensor, weights_M: Tensor) -> Tensor:
-    return (values_M * weights_M).sum() / weights_M.sum().clamp(min=torch.finfo(weights_M.dtype).tiny)
+    return (values_M * weights_M).sum() / weights_M.sum().clamp(
+        min=torch.finfo(weights_M.dtype).tiny
+    )

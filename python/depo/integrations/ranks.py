@@ -1,7 +1,8 @@
 """One estimator for all processes of a run, and the check that their samplers agree.
 
-Every process holds a replica of the sampler. Rewards are gathered before they are observed, so replicas stay equal as long as their predictions are; those
-therefore come from one process, because the floats of a network differ between devices.
+Every process holds a replica of the sampler. Rewards are gathered before they are observed, so
+replicas stay equal as long as their predictions are; those therefore come from one process, because
+the floats of a network differ between devices.
 """
 
 from __future__ import annotations
@@ -24,7 +25,9 @@ from depo.types.records import Float32Array, TargetBatch
 
 
 class MainProcessEstimator:
-    """The main process's estimator, heard by all (a `depo.types.protocols.DifficultyEstimator`). All processes call each method together, but for `state_dict`.
+    """The main process's estimator, heard by all (a `depo.types.protocols.DifficultyEstimator`).
+
+    All processes call each method together, but for `state_dict`.
 
     Args:
         estimator: Predicts and learns; None in every process but the main one.
@@ -53,7 +56,9 @@ class MainProcessEstimator:
         return metrics
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the estimator's state, as if it stood alone; empty in every process but the main one."""
+        """Return the estimator's state, as if it stood alone; empty in every process but the main
+        one.
+        """
         return self._estimator.state_dict() if self._estimator else {}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -71,12 +76,16 @@ class MainProcessEstimator:
 
 
 def shared_estimator(
-    estimator: DifficultyEstimator | EstimatorConfig | None, accelerator: Accelerator, tokenizer: PreTrainedTokenizerBase, seed: int
+    estimator: DifficultyEstimator | EstimatorConfig | None,
+    accelerator: Accelerator,
+    tokenizer: PreTrainedTokenizerBase,
+    seed: int,
 ) -> DifficultyEstimator | None:
     """Return an estimator that says the same in every process; all of them call this together.
 
     Args:
-        estimator: Settings of one to be built on the accelerator's device, or one of which the main process's is used, or None.
+        estimator: Settings of one to be built on the accelerator's device, or one of which the main
+            process's is used, or None.
         accelerator: Knows the processes.
         tokenizer: The policy's.
         seed: Source of the built estimator's random numbers.
@@ -84,7 +93,11 @@ def shared_estimator(
     if isinstance(estimator, EstimatorConfig):
         device = accelerator.device if accelerator.device.type == "cuda" else "cpu"
         wanted = estimator.enabled and accelerator.is_main_process
-        built: DifficultyEstimator | None = BertDifficultyEstimator(estimator, tokenizer, seed=seed, device=device) if wanted else None
+        built: DifficultyEstimator | None = (
+            BertDifficultyEstimator(estimator, tokenizer, seed=seed, device=device)
+            if wanted
+            else None
+        )
         absent = not estimator.enabled
     else:
         built, absent = estimator, estimator is None
@@ -106,6 +119,10 @@ def require_equal(what: str, value: object, accelerator: Accelerator) -> None:
     """
     if accelerator.num_processes == 1:
         return
-    checksums = gather(torch.tensor([zlib.crc32(repr(value).encode())], device=accelerator.device)).tolist()
+    checksums = gather(
+        torch.tensor([zlib.crc32(repr(value).encode())], device=accelerator.device)
+    ).tolist()
     if len(set(checksums)) > 1:
-        raise StateError(f"{what}: got checksums {checksums}, one of each process, expected the same in all of them")
+        raise StateError(
+            f"{what}: got checksums {checksums}, one of each process, expected the same in all of them"
+        )

@@ -1,4 +1,6 @@
-"""A PromptSampler over the rows of a framework's data set: which row next, what became of it, and all of it on disk."""
+"""A PromptSampler over the rows of a framework's data set: which row next, what became of it, and
+all of it on disk.
+"""
 
 from __future__ import annotations
 
@@ -24,11 +26,13 @@ logger = logging.getLogger(__name__)
 class RowSampler:
     """Chooses rows of a data set for groups of rollouts.
 
-    Rows of equal prompt and ground truth are one prompt: its first row stands for all of them, which is warned of.
+    Rows of equal prompt and ground truth are one prompt: its first row stands for all of them,
+    which is warned of.
 
     Args:
         rows: The data set's rows, each a mapping of columns.
-        source: How to read them; `SourceConfig(path=NAME, layout="trl")` for example. NAME is for messages alone.
+        source: How to read them; `SourceConfig(path=NAME, layout="trl")` for example. NAME is for
+            messages alone.
         group_size: Rollouts per prompt, G >= 2.
         selector: How to choose; a name is a preset.
         estimator: Predicts pass rates from text; None: history alone.
@@ -49,10 +53,17 @@ class RowSampler:
         estimator: DifficultyEstimator | None = None,
         seed: int = 0,
     ) -> None:
-        read = prompts_from_rows(((f"{source.path}, row {number}", dict(row)) for number, row in enumerate(rows)), source)
+        read = prompts_from_rows(
+            ((f"{source.path}, row {number}", dict(row)) for number, row in enumerate(rows)), source
+        )
         self._row_of = {prompt.id: row for row, prompt in reversed(list(enumerate(read)))}
         if merged := len(read) - len(self._row_of):
-            logger.warning("%s: %d of %d rows repeat an earlier prompt and ground truth; the first row stands for all", source.path, merged, len(read))
+            logger.warning(
+                "%s: %d of %d rows repeat an earlier prompt and ground truth; the first row stands for all",
+                source.path,
+                merged,
+                len(read),
+            )
         config = SelectorConfig.from_preset(selector) if isinstance(selector, str) else selector
         prompts = [replace(read[row], columns={}) for row in sorted(self._row_of.values())]
         self.sampler = PromptSampler(prompts, group_size, config, estimator, seed)
@@ -67,16 +78,29 @@ class RowSampler:
         if len(draws) < n:
             self.sampler.release(draws, reason="too few for a batch")
             size, busy = len(self.sampler.prompts), len(self.sampler.in_flight())
-            raise DataError(f"data set: got {size} distinct prompts, {busy} of them in flight, expected at least {n} free ones for a batch")
+            raise DataError(
+                f"data set: got {size} distinct prompts, {busy} of them in flight, expected at least {n} free ones for a batch"
+            )
         return draws, [self.row_of(draw) for draw in draws]
 
     def row_of(self, draw: Draw) -> int:
         """Return the data set's row of a draw."""
         return self._row_of[draw.prompt.id]
 
-    def observe(self, draws: Sequence[Draw | int], rewards: ArrayLike, *, policy_version: int, logprobs: ArrayLike | None = None) -> list[Verdict]:
-        """Record rewards [B, G] and mean token log-probabilities [B], NaN = unknown; see `PromptSampler.observe`."""
-        return self.sampler.observe(draws, rewards, policy_version=policy_version, logprobs=logprobs)
+    def observe(
+        self,
+        draws: Sequence[Draw | int],
+        rewards: ArrayLike,
+        *,
+        policy_version: int,
+        logprobs: ArrayLike | None = None,
+    ) -> list[Verdict]:
+        """Record rewards [B, G] and mean token log-probabilities [B], NaN = unknown; see
+        `PromptSampler.observe`.
+        """
+        return self.sampler.observe(
+            draws, rewards, policy_version=policy_version, logprobs=logprobs
+        )
 
     def metrics(self) -> dict[str, float]:
         """Return the sampler's metrics, named `depo/...`."""
@@ -85,19 +109,28 @@ class RowSampler:
     def state_dict(self) -> dict[str, Any]:
         """Return what a bit-exact continuation needs, the estimator included."""
         estimator = self.sampler.estimator
-        return {"sampler": self.sampler.state_dict(), "estimator": estimator.state_dict() if estimator else None}
+        return {
+            "sampler": self.sampler.state_dict(),
+            "estimator": estimator.state_dict() if estimator else None,
+        }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restore what `state_dict` returned.
 
         Raises:
-            StateError: The state is of another data set, group size, seed or estimator; nothing has changed then.
+            StateError: The state is of another data set, group size, seed or estimator; nothing has
+                changed then.
         """
         estimator = self.sampler.estimator
         if missing := {"sampler", "estimator"} - set(state):
-            raise StateError(f"row sampler state: got entries {sorted(state)}, expected also {sorted(missing)}")
+            raise StateError(
+                f"row sampler state: got entries {sorted(state)}, expected also {sorted(missing)}"
+            )
         if (state["estimator"] is None) != (estimator is None):
-            got, expected = ("none" if absent else "one" for absent in (state["estimator"] is None, estimator is None))
+            got, expected = (
+                "none" if absent else "one"
+                for absent in (state["estimator"] is None, estimator is None)
+            )
             raise StateError(f"row sampler state: got {got} for the estimator, expected {expected}")
         before = self.sampler.state_dict()
         self.sampler.load_state_dict(state["sampler"])
@@ -120,5 +153,7 @@ class RowSampler:
             StateError: There is no state, or not one of this sampler.
         """
         if not (directory / "state.json").is_file():
-            raise StateError(f"{directory}: got no state.json, expected the state of a depo sampler")
+            raise StateError(
+                f"{directory}: got no state.json, expected the state of a depo sampler"
+            )
         self.load_state_dict(read_state(directory))

@@ -20,7 +20,8 @@ class AdapterSettings:
     """How an adapter chooses.
 
     Attributes:
-        selector: How prompts are selected; probes are whole groups (`probe_rollouts` 0), because frameworks roll out and train whole ones.
+        selector: How prompts are selected; probes are whole groups (`probe_rollouts` 0), because
+            frameworks roll out and train whole ones.
         estimator: The difficulty estimator; None: each prompt's own history alone.
         seed: Seed of every draw.
         device: Where the estimator lives.
@@ -37,16 +38,26 @@ class AdapterSettings:
             return None
         from depo.estimator import BertDifficultyEstimator
 
-        return BertDifficultyEstimator(self.estimator, tokenizer, seed=self.seed, device=self.device)
+        return BertDifficultyEstimator(
+            self.estimator, tokenizer, seed=self.seed, device=self.device
+        )
 
     @property
     def update_options(self) -> dict[str, int]:
         """Keyword arguments of `PromptSampler.update_estimator`."""
-        return {"replay_steps": self.estimator.replay_steps, "replay_batch": self.estimator.replay_batch} if self.estimator else {}
+        return (
+            {
+                "replay_steps": self.estimator.replay_steps,
+                "replay_batch": self.estimator.replay_batch,
+            }
+            if self.estimator
+            else {}
+        )
 
 
 def read_settings(tables: Mapping[str, Any], where: str) -> AdapterSettings:
-    """Read `selection` and `estimator`, as in depo's configuration files, `seed` and `device`; without `estimator` there is none.
+    """Read `selection` and `estimator`, as in depo's configuration files, `seed` and `device`;
+    without `estimator` there is none.
 
     Args:
         tables: What the framework's configuration says of depo.
@@ -56,9 +67,14 @@ def read_settings(tables: Mapping[str, Any], where: str) -> AdapterSettings:
         ConfigError: An unknown name, a value of the wrong type or out of its range.
     """
     if unknown := set(tables) - {"selection", "estimator", "seed", "device"}:
-        raise ConfigError(f"{where}: got {', '.join(map(str, sorted(unknown)))}, expected selection, estimator, seed or device")
+        raise ConfigError(
+            f"{where}: got {', '.join(map(str, sorted(unknown)))}, expected selection, estimator, seed or device"
+        )
     sections = {name: tables[name] for name in ("selection", "estimator") if name in tables}
-    chosen = load_tables({**sections, "run": {name: tables[name] for name in ("seed", "device") if name in tables}}, f"in {where}")
+    chosen = load_tables(
+        {**sections, "run": {name: tables[name] for name in ("seed", "device") if name in tables}},
+        f"in {where}",
+    )
     return AdapterSettings(
         selector=replace(chosen.selection, probe_rollouts=0),
         estimator=chosen.estimator if "estimator" in tables and chosen.estimator.enabled else None,

@@ -1,8 +1,8 @@
 """depo in slime, and in miles and vime, which keep its contract. Flags alone, no patch.
 
-    --data-source-path depo.integrations.slime.DepoDataSource
-    --rollout-all-samples-process-path depo.integrations.slime.observe_all_samples
-    --custom-config-path depo.yaml        # optional; slime makes each key of the file an attribute of its arguments, and `depo` is this adapter's:
+    --data-source-path depo.integrations.slime.DepoDataSource --rollout-all-samples-process-path
+    depo.integrations.slime.observe_all_samples --custom-config-path depo.yaml        # optional;
+    slime makes each key of the file an attribute of its arguments, and `depo` is this adapter's:
 
         depo:
           seed: 0
@@ -10,7 +10,8 @@
           estimator: {preset: online}     # predict from text, too; any key of [estimator]
           device: cpu
 
-The prompts are those of slime's own data set, by its own flags (--prompt-data, --input-key, --label-key, --apply-chat-template ...).
+The prompts are those of slime's own data set, by its own flags (--prompt-data, --input-key,
+--label-key, --apply-chat-template ...).
 """
 
 from __future__ import annotations
@@ -38,7 +39,9 @@ FRAMEWORKS = ("slime", "miles", "vime")
 """Packages with a module `rollout.data_source`, whose RolloutDataSource reads the prompts."""
 
 Group = list[Any]
-"""The samples of one draw: slime's `Sample`, or lists of them where one rollout fans out into several training samples."""
+"""The samples of one draw: slime's `Sample`, or lists of them where one rollout fans out into
+several training samples.
+"""
 
 UNKNOWN_STATUSES = ("aborted", "failed")
 """Values of `Sample.status` that say nothing of the prompt's difficulty."""
@@ -47,11 +50,13 @@ logger = logging.getLogger(__name__)
 
 
 class DepoDataSource:
-    """slime's data source, choosing prompts: `get_samples` asks depo, `observe` tells it what became of them.
+    """slime's data source, choosing prompts: `get_samples` asks depo, `observe` tells it what
+    became of them.
 
-    Groups that slime aborts in the middle of a response and returns (--partial-rollout) come first in the next round; all others that it aborts are free
-    again. After a resume, groups that were open are rolled out anew, first of all. Equal prompts with equal labels are one prompt. A draw's id is its
-    samples' `group_index`.
+    Groups that slime aborts in the middle of a response and returns (--partial-rollout) come first
+    in the next round; all others that it aborts are free again. After a resume, groups that were
+    open are rolled out anew, first of all. Equal prompts with equal labels are one prompt. A draw's
+    id is its samples' `group_index`.
 
     Args:
         args: slime's arguments.
@@ -66,7 +71,9 @@ class DepoDataSource:
         _check(args)
         self._args = args
         self._samples = _read_samples(args)
-        self._settings = read_settings(getattr(args, "depo", None) or {}, "depo of --custom-config-path")
+        self._settings = read_settings(
+            getattr(args, "depo", None) or {}, "depo of --custom-config-path"
+        )
         self.rows = _row_sampler(args, self._samples, self._settings)
         self.policy_version = 0
         self._first: list[Group] = []
@@ -78,11 +85,17 @@ class DepoDataSource:
             DataError: Too few prompts are free.
         """
         again, self._first = self._first[:num_samples], self._first[num_samples:]
-        draws, rows = self.rows.sample(num_samples - len(again), policy_version=self.policy_version) if len(again) < num_samples else ([], [])
+        draws, rows = (
+            self.rows.sample(num_samples - len(again), policy_version=self.policy_version)
+            if len(again) < num_samples
+            else ([], [])
+        )
         return [*again, *(self._group(draw, row) for draw, row in zip(draws, rows, strict=True))]
 
     def add_samples(self, samples: Sequence[Group]) -> None:
-        """Take back groups that were aborted: they come first in the next round, with what was generated."""
+        """Take back groups that were aborted: they come first in the next round, with what was
+        generated.
+        """
         self._first.extend(samples)
 
     def get_buffer_length(self) -> int:
@@ -90,22 +103,34 @@ class DepoDataSource:
         return len(self._first)
 
     def observe(self, groups: Sequence[Group]) -> None:
-        """Record all groups of a round, kept and dropped ones, train the estimator, and begin the next version."""
+        """Record all groups of a round, kept and dropped ones, train the estimator, and begin the
+        next version.
+        """
         own = [group for group in groups if _last(group[0]).group_index is not None]
         draw_ids = [int(_last(group[0]).group_index) for group in own]
         rewards_BG = np.full((len(own), self.rows.sampler.group_size), np.nan, np.float32)
         for row_G, group in zip(rewards_BG, own, strict=True):
-            row_G[: len(group)] = [_reward(_last(sample), self._args.reward_key) for sample in group]
+            row_G[: len(group)] = [
+                _reward(_last(sample), self._args.reward_key) for sample in group
+            ]
         logprobs_B = [_mean_logprob(group) for group in own]
-        self.rows.observe(draw_ids, rewards_BG, policy_version=self.policy_version, logprobs=logprobs_B)
+        self.rows.observe(
+            draw_ids, rewards_BG, policy_version=self.policy_version, logprobs=logprobs_B
+        )
         if not self._args.partial_rollout:
             waiting = {_last(group[0]).group_index for group in self._first}
             lost = [draw for draw in self.rows.sampler.in_flight() if draw.draw_id not in waiting]
             self.rows.sampler.release(lost, reason="aborted by slime at the end of a round")
         learned = self.rows.sampler.update_estimator(**self._settings.update_options)
         self.policy_version += 1
-        metrics = {**self.rows.metrics(), **{f"depo/{name}": value for name, value in learned.items()}}
-        logger.info("depo: %s", {name: round(value, 4) for name, value in metrics.items() if np.isfinite(value)})
+        metrics = {
+            **self.rows.metrics(),
+            **{f"depo/{name}": value for name, value in learned.items()},
+        }
+        logger.info(
+            "depo: %s",
+            {name: round(value, 4) for name, value in metrics.items() if np.isfinite(value)},
+        )
 
     def save(self, rollout_id: int) -> None:
         """Write the state to `{--save}/rollout/depo_state_{rollout_id}/`, JSON and safetensors."""
@@ -121,10 +146,12 @@ class DepoDataSource:
         draft.rename(directory)  # a kill leaves a whole state or none
 
     def load(self, rollout_id: int | None = None) -> None:
-        """Restore what `save` wrote below --load; if nothing is there, as with a checkpoint of another run, warn and begin anew.
+        """Restore what `save` wrote below --load; if nothing is there, as with a checkpoint of
+        another run, warn and begin anew.
 
         Raises:
-            StateError: The state is of other data, another group size, seed or estimator; nothing has changed then.
+            StateError: The state is of other data, another group size, seed or estimator; nothing
+                has changed then.
         """
         if self._args.load is None or rollout_id is None or rollout_id < 0:
             return
@@ -135,7 +162,9 @@ class DepoDataSource:
         state = read_state(directory)
         self.rows.load_state_dict(state)
         self.policy_version = int(state["policy_version"])
-        self._first = [self._group(draw, self.rows.row_of(draw)) for draw in self.rows.sampler.in_flight()]
+        self._first = [
+            self._group(draw, self.rows.row_of(draw)) for draw in self.rows.sampler.in_flight()
+        ]
 
     def __len__(self) -> int:
         """Return the size of slime's data set, duplicates included: its length of an epoch."""
@@ -162,22 +191,32 @@ def observe_all_samples(args: Any, all_samples: Sequence[Group], data_source: An
     """
     source = getattr(data_source, "__self__", data_source)
     if not isinstance(source, DepoDataSource):
-        raise ConfigError(f"--data-source-path: got a {type(source).__name__}, expected depo.integrations.slime.DepoDataSource")
+        raise ConfigError(
+            f"--data-source-path: got a {type(source).__name__}, expected depo.integrations.slime.DepoDataSource"
+        )
     source.observe(all_samples)
 
 
 def _check(args: Any) -> None:
     if args.rollout_all_samples_process_path is None:
         hook = f"{__name__}.{observe_all_samples.__name__}, or a function that calls it"
-        raise ConfigError(f"--rollout-all-samples-process-path: got nothing, expected {hook}: without it depo sees no reward")
+        raise ConfigError(
+            f"--rollout-all-samples-process-path: got nothing, expected {hook}: without it depo sees no reward"
+        )
     if args.prompt_data is None or not args.rollout_global_dataset:
-        raise ConfigError("--prompt-data: got nothing, or --disable-rollout-global-dataset, expected a file of prompts to choose from")
+        raise ConfigError(
+            "--prompt-data: got nothing, or --disable-rollout-global-dataset, expected a file of prompts to choose from"
+        )
     if args.buffer_filter_path is not None:
-        raise ConfigError(f"--buffer-filter-path: got {args.buffer_filter_path}, expected none: a filter could drop groups without depo's knowing")
+        raise ConfigError(
+            f"--buffer-filter-path: got {args.buffer_filter_path}, expected none: a filter could drop groups without depo's knowing"
+        )
 
 
 def _read_samples(args: Any) -> list[Any]:
-    """Return one sample per prompt, read by the framework's own data source, in the order of the file."""
+    """Return one sample per prompt, read by the framework's own data source, in the order of the
+    file.
+    """
     unshuffled = copy.copy(args)
     unshuffled.rollout_shuffle = False
     dataset = _framework_module().RolloutDataSource(unshuffled).dataset
@@ -185,9 +224,13 @@ def _read_samples(args: Any) -> list[Any]:
 
 
 def _framework_module() -> Any:
-    present = [name for name in FRAMEWORKS if name in sys.modules] or [name for name in FRAMEWORKS if importlib.util.find_spec(name)]
+    present = [name for name in FRAMEWORKS if name in sys.modules] or [
+        name for name in FRAMEWORKS if importlib.util.find_spec(name)
+    ]
     if not present:
-        raise ImportError(f"depo.integrations.slime needs one of {', '.join(FRAMEWORKS)}; none is installed, and they come from their repositories alone")
+        raise ImportError(
+            f"depo.integrations.slime needs one of {', '.join(FRAMEWORKS)}; none is installed, and they come from their repositories alone"
+        )
     return importlib.import_module(f"{present[0]}.rollout.data_source")
 
 
@@ -196,17 +239,32 @@ def _row_sampler(args: Any, samples: Sequence[Any], settings: AdapterSettings) -
     if settings.estimator is not None:
         from transformers import AutoTokenizer
 
-        estimator = settings.build_estimator(AutoTokenizer.from_pretrained(args.hf_checkpoint, trust_remote_code=True))
+        estimator = settings.build_estimator(
+            AutoTokenizer.from_pretrained(args.hf_checkpoint, trust_remote_code=True)
+        )
     source = SourceConfig(path=str(args.prompt_data), layout="trl")
     rows = _identities(samples, told_apart=args.multimodal_keys is not None)
-    return RowSampler(rows, source, group_size=args.n_samples_per_prompt, selector=settings.selector, estimator=estimator, seed=settings.seed)
+    return RowSampler(
+        rows,
+        source,
+        group_size=args.n_samples_per_prompt,
+        selector=settings.selector,
+        estimator=estimator,
+        seed=settings.seed,
+    )
 
 
 def _identities(samples: Sequence[Any], *, told_apart: bool) -> Iterator[dict[str, Any]]:
-    """Yield of each sample what makes it the prompt it is; one with images or the like is its own, since texts such as "<image> Find x." repeat."""
+    """Yield of each sample what makes it the prompt it is; one with images or the like is its own,
+    since texts such as "<image> Find x." repeat.
+    """
     for number, sample in enumerate(samples):
         label = [sample.label, number] if told_apart else sample.label
-        yield {"prompt": sample.prompt} if label is None else {"prompt": sample.prompt, "label": label}
+        yield (
+            {"prompt": sample.prompt}
+            if label is None
+            else {"prompt": sample.prompt, "label": label}
+        )
 
 
 def _last(sample: Any) -> Any:
@@ -219,13 +277,20 @@ def _reward(sample: Any, reward_key: str | None) -> float:
     if sample.reward is None or sample.status.value in UNKNOWN_STATUSES:
         return float("nan")
     if reward_key is None and isinstance(sample.reward, dict):
-        raise DataError(f"reward: got a dict of {', '.join(map(str, sample.reward))}, expected a number, or --reward-key to name one of them")
+        raise DataError(
+            f"reward: got a dict of {', '.join(map(str, sample.reward))}, expected a number, or --reward-key to name one of them"
+        )
     return float(sample.reward if reward_key is None else sample.reward[reward_key])
 
 
 def _mean_logprob(group: Group) -> float:
-    """Return the mean over a group of each response's mean token log-probability; NaN if there is none."""
-    means: Float32Array = np.array([np.mean(logprobs) for sample in group if (logprobs := _last(sample).rollout_log_probs)], np.float32)
+    """Return the mean over a group of each response's mean token log-probability; NaN if there is
+    none.
+    """
+    means: Float32Array = np.array(
+        [np.mean(logprobs) for sample in group if (logprobs := _last(sample).rollout_log_probs)],
+        np.float32,
+    )
     return min(float(means.mean()), 0.0) if means.size else float("nan")
 
 

@@ -2,8 +2,10 @@
 
     trainer = DepoGRPOTrainer(model=..., reward_funcs=..., args=..., train_dataset=...)
 
-Each generation batch is drawn after the rewards of the one before are known. TRL's own sampler sets the size of the batch only; the rows it names are ignored.
-Every override calls `super()`, so that `DepoGRPOMixin` goes in front of any subclass of GRPOTrainer: `class Mine(DepoGRPOMixin, MyGRPOTrainer): ...`.
+Each generation batch is drawn after the rewards of the one before are known. TRL's own sampler sets
+the size of the batch only; the rows it names are ignored. Every override calls `super()`, so that
+`DepoGRPOMixin` goes in front of any subclass of GRPOTrainer: `class Mine(DepoGRPOMixin,
+MyGRPOTrainer): ...`.
 
 Logged with TRL's own metrics, once per generation batch: see `LOGGED`.
 """
@@ -25,14 +27,21 @@ from depo.types.errors import ConfigError
 from depo.types.protocols import DifficultyEstimator
 from depo.types.records import Draw, Float32Array, Verdict, VerdictStatus
 
-require_tested("trl")  # before anything that comes with TRL is imported, so that its absence has a clear message
+require_tested(
+    "trl"
+)  # before anything that comes with TRL is imported, so that its absence has a clear message
 
 import torch  # noqa: E402
 from torch import Tensor  # noqa: E402
 from trl import GRPOTrainer  # noqa: E402
 
 from depo.integrations.ranks import require_equal, shared_estimator  # noqa: E402
-from depo.integrations.trl_checks import check_backfill, check_hooks, identifying_rows, reward_column  # noqa: E402
+from depo.integrations.trl_checks import (
+    check_backfill,
+    check_hooks,
+    identifying_rows,
+    reward_column,
+)
 from depo.integrations.trl_responses import (  # noqa: E402
     COMPLETION_IDS,
     COMPLETIONS,
@@ -59,7 +68,9 @@ LOGGED = (
     "calibration/auroc", "calibration/ece", "calibration/false_reject_rate", "calibration/unfiltered_informative_share",
     "estimator/loss", "estimator/overflow_share",
 )  # fmt: skip
-"""Metrics of each generation batch, logged as `depo/NAME`; `depo.runs.metric_names` explains them. Those of `rollout` count groups that backfill replaced, too;
+"""Metrics of each generation batch, logged as `depo/NAME`; `depo.runs.metric_names` explains them.
+
+Those of `rollout` count groups that backfill replaced, too;
 `rollout/unreplaced` are the silent groups that it had to leave in the batch."""
 
 if TYPE_CHECKING:
@@ -100,25 +111,32 @@ class _Batch:
 class DepoGRPOMixin(_Trainer):  # type: ignore[misc]
     """Lets depo choose the prompts of a GRPOTrainer; goes in front of the trainer class.
 
-    The training set must be one that can be indexed, with `prompt` a text or chat messages of text. TRL's groups have one size, so `probe_rollouts` is
-    ignored: a probe is a whole group. All processes of a run hold the sampler, the main one alone the estimator. With `num_iterations` > 1 or
-    `steps_per_generation` > `gradient_accumulation_steps`, TRL itself generates anew when it resumes in the middle of a generation batch; depo then draws anew.
+    The training set must be one that can be indexed, with `prompt` a text or chat messages of text.
+    TRL's groups have one size, so `probe_rollouts` is
+    ignored: a probe is a whole group. All processes of a run hold the sampler, the main one alone
+    the estimator. With `num_iterations` > 1 or `steps_per_generation` >
+    `gradient_accumulation_steps`, TRL itself generates anew when it resumes in the middle of a
+    generation batch; depo then draws anew.
 
     Args:
         *args: The trainer's own.
-        selector: How to choose; a name is a preset. With `backfill`, silent groups are replaced by informative ones of further generations, until none is left
-            or the batch has taken `backfill_rounds` generations.
+        selector: How to choose; a name is a preset. With `backfill`, silent groups are replaced by
+            informative ones of further generations, until none is left or the batch has taken
+            `backfill_rounds` generations.
         estimator: Predicts pass rates from text: settings, an estimator, or None for history alone.
-        informative_reward: Name of the reward function, as TRL logs it, that says whether a prompt teaches anything; None: the weighted sum of all.
-        allow_missing_state: Start afresh, instead of raising, when a checkpoint to resume from holds no state of depo.
+        informative_reward: Name of the reward function, as TRL logs it, that says whether a prompt
+            teaches anything; None: the weighted sum of all.
+        allow_missing_state: Start afresh, instead of raising, when a checkpoint to resume from
+            holds no state of depo.
         **kwargs: The trainer's own.
 
     Attributes:
         depo: The sampler over the rows of the training set.
 
     Raises:
-        ConfigError: The training set cannot be indexed, has images or is smaller than a batch; `informative_reward` is unknown; or backfill is asked for with
-            environments or a rollout function, which it cannot repeat.
+        ConfigError: The training set cannot be indexed, has images or is smaller than a batch;
+            `informative_reward` is unknown; or backfill is asked for with environments or a rollout
+            function, which it cannot repeat.
         DataError: A row has no prompt that depo can read.
         StateError: Processes have different training sets.
     """
@@ -135,7 +153,11 @@ class DepoGRPOMixin(_Trainer):  # type: ignore[misc]
         super().__init__(*args, **kwargs)
         preset = SelectorConfig.from_preset(selector) if isinstance(selector, str) else selector
         self._depo_selector = replace(preset, probe_rollouts=0)
-        self._depo_replay = {name: getattr(estimator, name) for name in ("replay_steps", "replay_batch") if isinstance(estimator, EstimatorConfig)}
+        self._depo_replay = {
+            name: getattr(estimator, name)
+            for name in ("replay_steps", "replay_batch")
+            if isinstance(estimator, EstimatorConfig)
+        }
         self._depo_allow_missing_state = allow_missing_state
         self._depo_batch: _Batch | None = None
         self._depo_reward_column = reward_column(self, informative_reward)
@@ -161,16 +183,29 @@ class DepoGRPOMixin(_Trainer):  # type: ignore[misc]
         if batch is None:
             return super()._generate(prompts)  # type: ignore[no-any-return]
         generated = self._depo_generate(batch, prompts)
-        return self._depo_backfill(batch, prompts, generated) if self._depo_selector.backfill else generated
+        return (
+            self._depo_backfill(batch, prompts, generated)
+            if self._depo_selector.backfill
+            else generated
+        )
 
-    def _calculate_rewards(self, inputs: Any, prompts: Any, completions: Any, completion_ids_list: Any) -> Tensor:
+    def _calculate_rewards(
+        self, inputs: Any, prompts: Any, completions: Any, completion_ids_list: Any
+    ) -> Tensor:
         batch = self._depo_batch
         if batch is not None and batch.rewards_NF is not None:
             return batch.rewards_NF
-        rewards_NF: Tensor = super()._calculate_rewards(inputs, prompts, completions, completion_ids_list)
+        rewards_NF: Tensor = super()._calculate_rewards(
+            inputs, prompts, completions, completion_ids_list
+        )
         if batch is not None:
             rewards_BG = self._depo_scalar(rewards_NF).reshape(-1, self.num_generations)
-            batch.verdicts += self.depo.observe(batch.draws, rewards_BG, policy_version=self.state.global_step, logprobs=batch.logprobs_B)
+            batch.verdicts += self.depo.observe(
+                batch.draws,
+                rewards_BG,
+                policy_version=self.state.global_step,
+                logprobs=batch.logprobs_B,
+            )
         return rewards_NF
 
     def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
@@ -199,8 +234,12 @@ class DepoGRPOMixin(_Trainer):  # type: ignore[misc]
         )
         needed = self.args.generation_batch_size // self.num_generations
         if len(rows.sampler.prompts) < needed:
-            raise ConfigError(f"train_dataset: got {len(rows.sampler.prompts)} distinct prompts, expected at least {needed}, those of one generation batch")
-        require_equal("train_dataset", [prompt.id for prompt in rows.sampler.prompts], self.accelerator)
+            raise ConfigError(
+                f"train_dataset: got {len(rows.sampler.prompts)} distinct prompts, expected at least {needed}, those of one generation batch"
+            )
+        require_equal(
+            "train_dataset", [prompt.id for prompt in rows.sampler.prompts], self.accelerator
+        )
         return rows
 
     def _depo_draw(self, batch: _Batch, n: int) -> None:
@@ -226,18 +265,24 @@ class DepoGRPOMixin(_Trainer):  # type: ignore[misc]
         return items[self.accelerator.process_index * n : (self.accelerator.process_index + 1) * n]
 
     def _depo_scalar(self, rewards_NF: Tensor) -> Float32Array:
-        """Return one reward per response, NaN = unknown. In numpy, so that it is the same on every device."""
+        """Return one reward per response, NaN = unknown.
+
+        In numpy, so that it is the same on every device.
+        """
         values_NF: Float32Array = rewards_NF.detach().float().cpu().numpy()
         if self._depo_reward_column is not None:
             return values_NF[:, self._depo_reward_column]
-        rewards_N: Float32Array = np.nansum(values_NF * self.reward_weights.cpu().numpy(), axis=1, dtype=np.float32)
+        rewards_N: Float32Array = np.nansum(
+            values_NF * self.reward_weights.cpu().numpy(), axis=1, dtype=np.float32
+        )
         rewards_N[np.isnan(values_NF).all(axis=1)] = np.nan
         return rewards_N
 
     def _depo_backfill(self, batch: _Batch, prompts: list[Any], generated: Generated) -> Generated:
         """Replace silent groups by informative ones of further generations.
 
-        TRL pads, scores and averages what it finds in its list of inputs, in `prompts` and in the returned tuple, and so computes on the final batch alone.
+        TRL pads, scores and averages what it finds in its list of inputs, in `prompts` and in the
+        returned tuple, and so computes on the final batch alone.
         """
         inputs = batch.inputs
         places = self._depo_judge(batch, prompts, generated)
@@ -257,34 +302,58 @@ class DepoGRPOMixin(_Trainer):  # type: ignore[misc]
         self._pending_extra_logs.update(extras)
         return joined
 
-    def _depo_judge(self, batch: _Batch, prompts: list[Any], generated: Generated) -> list[RolledOutGroup]:
+    def _depo_judge(
+        self, batch: _Batch, prompts: list[Any], generated: Generated
+    ) -> list[RolledOutGroup]:
         """Score and observe the responses to the latest draws."""
-        rewards_NF = self._calculate_rewards(batch.inputs, prompts, generated[COMPLETIONS], generated[COMPLETION_IDS])
+        rewards_NF = self._calculate_rewards(
+            batch.inputs, prompts, generated[COMPLETIONS], generated[COMPLETION_IDS]
+        )
         rollouts = gather_rollouts(generated, self._pending_extra_logs)
         self._pending_extra_logs.clear()
         verdicts = batch.verdicts[-len(batch.rows) :]
-        parts = [slice(start, start + self.num_generations) for start in range(0, len(rollouts), self.num_generations)]
+        parts = [
+            slice(start, start + self.num_generations)
+            for start in range(0, len(rollouts), self.num_generations)
+        ]
         judged = zip(batch.rows, verdicts, parts, strict=True)
-        return [RolledOutGroup(row, rollouts[part], rewards_NF[part], verdict.informative) for row, verdict, part in judged]
+        return [
+            RolledOutGroup(row, rollouts[part], rewards_NF[part], verdict.informative)
+            for row, verdict, part in judged
+        ]
 
     def _depo_wanted(self, batch: _Batch, silent: int) -> int:
-        """Return how many groups the next round draws, so many that every process has the same number of responses; 0: no further round."""
+        """Return how many groups the next round draws, so many that every process has the same
+        number of responses; 0: no further round.
+        """
         selector, sampler = self._depo_selector, self.depo.sampler
         least = batch.size if selector.backfill_draws == "batch" else silent
-        wanted = next(n for n in range(least, batch.size + 1) if n * self.num_generations % self.accelerator.num_processes == 0)
+        wanted = next(
+            n
+            for n in range(least, batch.size + 1)
+            if n * self.num_generations % self.accelerator.num_processes == 0
+        )
         scanned = sampler.totals()["sampler/scanned"] - batch.totals["sampler/scanned"]
         scanned_then = scanned + wanted * sampler.candidates_per_draw(self.state.global_step)
-        return wanted if batch.rounds < selector.backfill_rounds and scanned_then <= selector.scan_cap * batch.size else 0
+        return (
+            wanted
+            if batch.rounds < selector.backfill_rounds
+            and scanned_then <= selector.scan_cap * batch.size
+            else 0
+        )
 
     def _depo_learn(self, batch: _Batch) -> None:
         """Update the estimator from the batch's labels, and log."""
         estimator = self.depo.sampler.update_estimator(**self._depo_replay)
-        labelled = [verdict for verdict in batch.verdicts if verdict.status is VerdictStatus.LABELLED]
+        labelled = [
+            verdict for verdict in batch.verdicts if verdict.status is VerdictStatus.LABELLED
+        ]
         metrics = selection_metrics(batch.totals, self.depo.sampler.metrics()) | estimator
         metrics |= {
             "rollout/rounds": float(batch.rounds),
             "rollout/groups": float(len(batch.verdicts)),
-            "rollout/zero_variance_share": sum(not verdict.informative for verdict in labelled) / len(batch.verdicts),
+            "rollout/zero_variance_share": sum(not verdict.informative for verdict in labelled)
+            / len(batch.verdicts),
             "rollout/unreplaced": float(batch.unreplaced),
         }
         for name in LOGGED:
@@ -293,4 +362,6 @@ class DepoGRPOMixin(_Trainer):  # type: ignore[misc]
 
 
 class DepoGRPOTrainer(DepoGRPOMixin, GRPOTrainer):  # type: ignore[misc]
-    """GRPOTrainer with prompts that depo chooses; the arguments beyond GRPOTrainer's are those of `DepoGRPOMixin`."""
+    """GRPOTrainer with prompts that depo chooses; the arguments beyond GRPOTrainer's are those of
+    `DepoGRPOMixin`.
+    """

@@ -1,4 +1,6 @@
-"""What the TRL adapter needs of a trainer class, its settings and its data set, said before the first step."""
+"""What the TRL adapter needs of a trainer class, its settings and its data set, said before the
+first step.
+"""
 
 from __future__ import annotations
 
@@ -20,21 +22,27 @@ HOOKS: Mapping[str, tuple[str, ...]] = {
     "_save_optimizer_and_scheduler": ("output_dir",),
     "_load_optimizer_and_scheduler": ("checkpoint",),
 }
-"""Methods of GRPOTrainer that the adapter overrides, and their arguments. They are private, so that another version of TRL may have changed them."""
+"""Methods of GRPOTrainer that the adapter overrides, and their arguments.
+
+They are private, so that another version of TRL may have changed them.
+"""
 
 
 def check_hooks(trainer_class: type) -> None:
     """Check that a trainer class has the methods that the adapter overrides.
 
     Raises:
-        ImportError: A method is missing or takes other arguments; the message names it and TRL's version.
+        ImportError: A method is missing or takes other arguments; the message names it and TRL's
+            version.
     """
     for name, expected in HOOKS.items():
         method = getattr(trainer_class, name, None)
         got = tuple(inspect.signature(method).parameters)[1:] if method else None
         if got != expected:
             found = "no such method" if got is None else f"arguments {', '.join(got)}"
-            raise ImportError(f"trl {__version__}: {trainer_class.__name__}.{name}: got {found}, expected arguments {', '.join(expected)}; depo overrides it")
+            raise ImportError(
+                f"trl {__version__}: {trainer_class.__name__}.{name}: got {found}, expected arguments {', '.join(expected)}; depo overrides it"
+            )
 
 
 def check_backfill(trainer: Any, selector: SelectorConfig) -> None:
@@ -43,10 +51,15 @@ def check_backfill(trainer: Any, selector: SelectorConfig) -> None:
     Raises:
         ConfigError: They cannot.
     """
-    owners = {"environment_factory": trainer.environment_factories, "rollout_func": trainer.rollout_func}
+    owners = {
+        "environment_factory": trainer.environment_factories,
+        "rollout_func": trainer.rollout_func,
+    }
     given = [name for name, value in owners.items() if value is not None]
     if selector.backfill and given:
-        raise ConfigError(f"selector.backfill: got True together with {given[0]}, expected False: depo cannot generate again on its behalf")
+        raise ConfigError(
+            f"selector.backfill: got True together with {given[0]}, expected False: depo cannot generate again on its behalf"
+        )
 
 
 def reward_column(trainer: Any, name: str | None) -> int | None:
@@ -57,7 +70,9 @@ def reward_column(trainer: Any, name: str | None) -> int | None:
     """
     names = trainer.reward_func_names
     if name is not None and names.count(name) != 1:
-        raise ConfigError(f"informative_reward: got {name!r}, expected one that occurs once among {', '.join(names)}")
+        raise ConfigError(
+            f"informative_reward: got {name!r}, expected one that occurs once among {', '.join(names)}"
+        )
     return None if name is None else int(names.index(name))
 
 
@@ -69,12 +84,20 @@ def identifying_rows(dataset: Dataset | IterableDataset) -> Iterator[dict[str, A
         DataError: It has no prompts.
     """
     if isinstance(dataset, IterableDataset):
-        raise ConfigError("train_dataset: got an IterableDataset, expected one that can be indexed: depo draws rows in any order")
+        raise ConfigError(
+            "train_dataset: got an IterableDataset, expected one that can be indexed: depo draws rows in any order"
+        )
     columns = dataset.column_names
     if "prompt" not in columns:
-        raise DataError(f"train_dataset: got columns {', '.join(columns)}, expected prompt among them")
+        raise DataError(
+            f"train_dataset: got columns {', '.join(columns)}, expected prompt among them"
+        )
     if images := sorted({"image", "images"} & set(columns)):
-        raise ConfigError(f"train_dataset: got column {images[0]}, expected text alone: depo cannot tell prompts apart by their images")
+        raise ConfigError(
+            f"train_dataset: got column {images[0]}, expected text alone: depo cannot tell prompts apart by their images"
+        )
     known = {*LAYOUTS["trl"].prompt_columns, *LAYOUTS["trl"].answer_columns}
-    for row in dataset.select_columns([name for name in columns if name in known]):  # others may be costly to read
+    for row in dataset.select_columns(
+        [name for name in columns if name in known]
+    ):  # others may be costly to read
         yield {name: value for name, value in row.items() if value is not None}

@@ -1,4 +1,6 @@
-"""Responses as TRL's `_generate` returns them: read, and taken apart and put together again, so that single groups can be replaced."""
+"""Responses as TRL's `_generate` returns them: read, and taken apart and put together again, so
+that single groups can be replaced.
+"""
 
 from __future__ import annotations
 
@@ -13,13 +15,17 @@ from torch import Tensor
 from depo.types.records import Float32Array
 
 PROMPT_IDS, COMPLETION_IDS, TOOL_MASK, COMPLETIONS, LOGPROBS = range(5)
-"""Places in what `_generate` returns: prompt ids, completion ids, tool mask, completions, log-probabilities, extra fields, images, tool images."""
+"""Places in what `_generate` returns: prompt ids, completion ids, tool mask, completions,
+log-probabilities, extra fields, images, tool images.
+"""
 
 Generated = tuple[Any, ...]
 
 
 class Rollout(NamedTuple):
-    """One response: its entry in each list that `_generate` returned, and what reward functions logged of it (`log_extra`)."""
+    """One response: its entry in each list that `_generate` returned, and what reward functions
+    logged of it (`log_extra`).
+    """
 
     entries: tuple[Any, ...]
     extras: dict[str, Any]
@@ -44,16 +50,21 @@ def gather_rollouts(generated: Generated, extras: Mapping[str, Sequence[Any]]) -
     n = len(generated[PROMPT_IDS])
     lists = [column for column in generated if _is_per_response(column)]
     logged = {name: values for name, values in extras.items() if len(values) == n}
-    local = [Rollout(entries, {name: values[i] for name, values in logged.items()}) for i, entries in enumerate(zip(*lists, strict=True))]
+    local = [
+        Rollout(entries, {name: values[i] for name, values in logged.items()})
+        for i, entries in enumerate(zip(*lists, strict=True))
+    ]
     gathered: list[Rollout] = gather_object(local)
     return gathered
 
 
 def mean_logprobs(generated: Generated, group_size: int) -> Float32Array | None:
-    """Return of each group of all processes the mean of its responses' mean token log-probabilities, float32 [B]; every process calls this.
+    """Return of each group of all processes the mean of its responses' mean token
+    log-probabilities, float32 [B]; every process calls this.
 
     Args:
-        generated: What `_generate` returned here; only vLLM and rollout functions report log-probabilities. What tools wrote does not count.
+        generated: What `_generate` returned here; only vLLM and rollout functions report
+            log-probabilities. What tools wrote does not count.
         group_size: Responses of a group.
 
     Returns:
@@ -63,20 +74,37 @@ def mean_logprobs(generated: Generated, group_size: int) -> Float32Array | None:
         return None
     masks = generated[TOOL_MASK] or [[1] * len(values) for values in generated[LOGPROBS]]
     pairs = zip(generated[LOGPROBS], masks, strict=True)
-    known = [[value for value, own in zip(values, mask, strict=True) if own and value is not None and not math.isnan(value)] for values, mask in pairs]
-    means_N = gather_object([math.fsum(values) / len(values) if values else math.nan for values in known])
+    known = [
+        [
+            value
+            for value, own in zip(values, mask, strict=True)
+            if own and value is not None and not math.isnan(value)
+        ]
+        for values, mask in pairs
+    ]
+    means_N = gather_object(
+        [math.fsum(values) / len(values) if values else math.nan for values in known]
+    )
     means_BG = np.array(means_N, np.float32).reshape(-1, group_size)
     counts_B = (~np.isnan(means_BG)).sum(axis=1)
-    means_B: Float32Array = np.divide(np.nansum(means_BG, axis=1), counts_B, out=np.full(len(means_BG), np.nan, np.float32), where=counts_B > 0)
+    means_B: Float32Array = np.divide(
+        np.nansum(means_BG, axis=1),
+        counts_B,
+        out=np.full(len(means_BG), np.nan, np.float32),
+        where=counts_B > 0,
+    )
     return means_B
 
 
-def join_rollouts(rollouts: Sequence[Rollout], template: Generated) -> tuple[Generated, dict[str, list[Any]]]:
+def join_rollouts(
+    rollouts: Sequence[Rollout], template: Generated
+) -> tuple[Generated, dict[str, list[Any]]]:
     """Return what `_generate` and `log_extra` would have given for these responses.
 
     Args:
         rollouts: This process's responses, at least one.
-        template: What `_generate` returned for others; tells which of its parts are lists of responses. The rest is passed on.
+        template: What `_generate` returned for others; tells which of its parts are lists of
+            responses. The rest is passed on.
     """
     lists = iter(zip(*(rollout.entries for rollout in rollouts), strict=True))
     joined = tuple(list(next(lists)) if _is_per_response(column) else column for column in template)
@@ -85,5 +113,7 @@ def join_rollouts(rollouts: Sequence[Rollout], template: Generated) -> tuple[Gen
 
 
 def _is_per_response(column: object) -> bool:
-    """Whether a part is a list of responses; absent ones are None, or empty where no tool was called."""
+    """Whether a part is a list of responses; absent ones are None, or empty where no tool was
+    called.
+    """
     return isinstance(column, list) and bool(column)

@@ -1,14 +1,17 @@
-"""depo in verl: the training set chooses its rows at the moment verl asks for them. Hydra overrides alone, no patch.
+"""depo in verl: the training set chooses its rows at the moment verl asks for them.
 
-    data.custom_cls.path=pkg://depo.integrations.verl
-    data.custom_cls.name=DepoRLHFDataset
+Hydra overrides alone, no patch.
+
+    data.custom_cls.path=pkg://depo.integrations.verl data.custom_cls.name=DepoRLHFDataset
     data.dataloader_num_workers=0
     trainer.v1.sampler.custom_sampler.path=pkg://depo.integrations.verl_buffer
-    trainer.v1.sampler.custom_sampler.name=DepoReplayBuffer            # DepoReplayBufferAsync in the asynchronous modes
-    +data.depo.selection.preset=depo +data.depo.seed=0                 # optional, like any key of depo's [selection]
-    +data.depo.estimator.preset=online +data.depo.device=cpu           # optional: predict from text, too
+    trainer.v1.sampler.custom_sampler.name=DepoReplayBuffer            # DepoReplayBufferAsync in
+    the asynchronous modes +data.depo.selection.preset=depo +data.depo.seed=0                 #
+    optional, like any key of depo's [selection] +data.depo.estimator.preset=online
+    +data.depo.device=cpu           # optional: predict from text, too
 
-`depo.integrations.verl_buffer` reports what became of the rows. With `trainer.use_v1=False` verl calls `on_batch_end` instead, and no buffer is needed.
+`depo.integrations.verl_buffer` reports what became of the rows. With `trainer.use_v1=False` verl
+calls `on_batch_end` instead, and no buffer is needed.
 """
 
 from __future__ import annotations
@@ -38,7 +41,9 @@ if TYPE_CHECKING:
     from verl import DataProto
 
 DRAW_ID = "depo_draw_id"
-"""Column that every row carries, int64 [1]. A tensor, because verl's legacy loop keeps no other column of the data set."""
+"""Column that every row carries, int64 [1]. A tensor, because verl's legacy loop keeps no other
+column of the data set.
+"""
 
 REWARD = "reward"
 """verl's name of the metric that is the reward itself."""
@@ -46,7 +51,9 @@ REWARD = "reward"
 GROUP_SIZE = "actor_rollout_ref.rollout.n"
 
 TRAINERS: WeakSet[Any] = WeakSet()
-"""V1 trainers of this process whose replay buffer is depo's. verl makes trainer and data set from one configuration: that is how they find each other."""
+"""V1 trainers of this process whose replay buffer is depo's. verl makes trainer and data set from
+one configuration: that is how they find each other.
+"""
 
 logger = logging.getLogger(__name__)
 
@@ -54,17 +61,34 @@ logger = logging.getLogger(__name__)
 class DepoRLHFDataset(RLHFDataset):  # type: ignore[misc]
     """verl's data set with late binding: an index only says "one more row", and depo says which.
 
-    Validation files are read as by verl itself. Rows of equal prompt and ground truth are one prompt. Its settings are `data.depo`: `selection` and
-    `estimator` as in depo's configuration files, `seed`, and `device` of the estimator. Probes are whole groups (`probe_rollouts` 0), because verl would
-    train on a smaller one with its raw reward as advantage; `backfill` is verl's own `algorithm.filter_groups`, whose `metric` is also what depo judges
-    rollouts by, enabled or not: `reward`, or a name of the reward function's extra results such as `acc`, which leaves penalties of length out.
+    Validation files are read as by verl itself. Rows of equal prompt and ground truth are one
+    prompt. Its settings are `data.depo`: `selection` and `estimator` as in depo's configuration
+    files, `seed`, and `device` of the estimator. Probes are whole groups (`probe_rollouts` 0),
+    because verl would train on a smaller one with its raw reward as advantage; `backfill` is verl's
+    own `algorithm.filter_groups`, whose `metric` is also what depo judges rollouts by, enabled or
+    not: `reward`, or a name of the reward function's extra results such as `acc`, which leaves
+    penalties of length out.
 
     Raises:
-        ConfigError: A setting that depo does not know, dataloader workers, the same files for training and validation, or no DepoReplayBuffer.
+        ConfigError: A setting that depo does not know, dataloader workers, the same files for
+            training and validation, or no DepoReplayBuffer.
     """
 
-    def __init__(self, data_files: Any, tokenizer: Any, config: DictConfig, processor: Any = None, max_samples: int = -1) -> None:
-        super().__init__(data_files=data_files, tokenizer=tokenizer, config=config, processor=processor, max_samples=max_samples)
+    def __init__(
+        self,
+        data_files: Any,
+        tokenizer: Any,
+        config: DictConfig,
+        processor: Any = None,
+        max_samples: int = -1,
+    ) -> None:
+        super().__init__(
+            data_files=data_files,
+            tokenizer=tokenizer,
+            config=config,
+            processor=processor,
+            max_samples=max_samples,
+        )
         self._rows: RowSampler | None = None
         self._steps = 0
         if _listed(data_files) == _listed(config.train_files):
@@ -82,7 +106,9 @@ class DepoRLHFDataset(RLHFDataset):  # type: ignore[misc]
     def rows(self) -> RowSampler:
         """The sampler of the training rows."""
         if self._rows is None:
-            raise ConfigError(f"data.val_files: got {self.original_data_files} asked as training rows, expected data.train_files")
+            raise ConfigError(
+                f"data.val_files: got {self.original_data_files} asked as training rows, expected data.train_files"
+            )
         return self._rows
 
     @property
@@ -99,9 +125,19 @@ class DepoRLHFDataset(RLHFDataset):  # type: ignore[misc]
         if self._rows is None:
             return [super(DepoRLHFDataset, self).__getitem__(item) for item in items]
         draws, rows = self._rows.sample(len(items), policy_version=self.policy_version)
-        return [{**super(DepoRLHFDataset, self).__getitem__(row), DRAW_ID: torch.tensor([draw.draw_id])} for draw, row in zip(draws, rows, strict=True)]
+        return [
+            {**super(DepoRLHFDataset, self).__getitem__(row), DRAW_ID: torch.tensor([draw.draw_id])}
+            for draw, row in zip(draws, rows, strict=True)
+        ]
 
-    def observe(self, draw_ids_N: Int64Array, rewards_N: Float32Array, logprobs_N: Float32Array, *, policy_version: int) -> None:
+    def observe(
+        self,
+        draw_ids_N: Int64Array,
+        rewards_N: Float32Array,
+        logprobs_N: Float32Array,
+        *,
+        policy_version: int,
+    ) -> None:
         """Record rollouts in any order of groups.
 
         Args:
@@ -111,7 +147,9 @@ class DepoRLHFDataset(RLHFDataset):  # type: ignore[misc]
             policy_version: Version of the weights that generated them.
         """
         group_size = self.rows.sampler.group_size
-        draw_ids = np.unique(draw_ids_N)  # sorted: verl orders groups by random ids, and the estimator would notice
+        draw_ids = np.unique(
+            draw_ids_N
+        )  # sorted: verl orders groups by random ids, and the estimator would notice
         rewards_BG = np.full((draw_ids.size, group_size), np.nan, np.float32)
         logprobs_B = np.full(draw_ids.size, np.nan, np.float32)
         for group, draw_id in enumerate(draw_ids):
@@ -119,17 +157,35 @@ class DepoRLHFDataset(RLHFDataset):  # type: ignore[misc]
             rewards_BG[group, : members.size] = rewards_N[members]
             known = logprobs_N[members][np.isfinite(logprobs_N[members])]
             logprobs_B[group] = known.mean() if known.size else np.nan
-        self.rows.observe([int(draw_id) for draw_id in draw_ids], rewards_BG, policy_version=policy_version, logprobs=np.minimum(logprobs_B, 0.0))
+        self.rows.observe(
+            [int(draw_id) for draw_id in draw_ids],
+            rewards_BG,
+            policy_version=policy_version,
+            logprobs=np.minimum(logprobs_B, 0.0),
+        )
 
     def release_all_but(self, held: Collection[int]) -> None:
-        """Free the prompts of open draws that verl no longer holds: failed, discarded, or lost with a process."""
+        """Free the prompts of open draws that verl no longer holds: failed, discarded, or lost with
+        a process.
+        """
         lost = [draw for draw in self.rows.sampler.in_flight() if draw.draw_id not in held]
         self.rows.sampler.release(lost, reason="no longer held by verl")
 
     def learn(self) -> dict[str, float]:
-        """Train the estimator on the new labels, if there is one, and return depo's metrics, named `depo/...`; without those still unknown."""
-        learned = {f"depo/{name}": value for name, value in self.rows.sampler.update_estimator(**self._settings.update_options).items()}
-        return {name: value for name, value in {**self.rows.metrics(), **learned}.items() if np.isfinite(value)}
+        """Train the estimator on the new labels, if there is one, and return depo's metrics, named
+        `depo/...`; without those still unknown.
+        """
+        learned = {
+            f"depo/{name}": value
+            for name, value in self.rows.sampler.update_estimator(
+                **self._settings.update_options
+            ).items()
+        }
+        return {
+            name: value
+            for name, value in {**self.rows.metrics(), **learned}.items()
+            if np.isfinite(value)
+        }
 
     def on_batch_end(self, batch: DataProto) -> None:
         """Record a batch of verl's legacy loop, which calls this after each step."""
@@ -137,12 +193,25 @@ class DepoRLHFDataset(RLHFDataset):  # type: ignore[misc]
         by_reward = self.metric == REWARD
         if not by_reward and self.metric not in batch.non_tensor_batch:
             raise unknown_metric(self.metric, batch.non_tensor_batch)
-        rewards_N = batch.batch["token_level_scores"].sum(-1).numpy() if by_reward else np.asarray(batch.non_tensor_batch[self.metric], np.float32)
+        rewards_N = (
+            batch.batch["token_level_scores"].sum(-1).numpy()
+            if by_reward
+            else np.asarray(batch.non_tensor_batch[self.metric], np.float32)
+        )
         mask_NT = batch.batch["response_mask"].float()
-        logprobs_N = mean_logprobs((batch.batch["old_log_probs"] * mask_NT).sum(-1), mask_NT.sum(-1))
+        logprobs_N = mean_logprobs(
+            (batch.batch["old_log_probs"] * mask_NT).sum(-1), mask_NT.sum(-1)
+        )
         self.observe(draw_ids_N, rewards_N, logprobs_N, policy_version=self.policy_version)
-        # verl saves before it calls this, so a resumed run knows of draws that no batch will ever bring; draws are handed out in order.
-        self.release_all_but({draw.draw_id for draw in self.rows.sampler.in_flight() if draw.draw_id > draw_ids_N.max()})
+        # verl saves before it calls this, so a resumed run knows of draws that no batch will ever
+        # bring; draws are handed out in order.
+        self.release_all_but(
+            {
+                draw.draw_id
+                for draw in self.rows.sampler.in_flight()
+                if draw.draw_id > draw_ids_N.max()
+            }
+        )
         self._steps += 1
         logger.info("depo: %s", {name: round(value, 4) for name, value in self.learn().items()})
 
@@ -154,7 +223,8 @@ class DepoRLHFDataset(RLHFDataset):  # type: ignore[misc]
         """Restore what `state_dict` returned.
 
         Raises:
-            StateError: The state is of other data, another group size or seed; nothing has changed then.
+            StateError: The state is of other data, another group size or seed; nothing has changed
+                then.
         """
         if self._rows is not None:
             self._rows.load_state_dict(state)
@@ -164,12 +234,16 @@ class DepoRLHFDataset(RLHFDataset):  # type: ignore[misc]
 def unknown_metric(metric: str, known: Iterable[str]) -> ConfigError:
     """Return the error of a metric that the reward function does not give."""
     names = ", ".join(sorted({REWARD, *known}))
-    return ConfigError(f"algorithm.filter_groups.metric: got {metric!r}, expected what the reward function gives, one of {names}")
+    return ConfigError(
+        f"algorithm.filter_groups.metric: got {metric!r}, expected what the reward function gives, one of {names}"
+    )
 
 
 def mean_logprobs(sums_N: torch.Tensor, counts_N: torch.Tensor) -> Float32Array:
     """Return sums / counts, float32 [N], NaN where there is no token."""
-    means_N: Float32Array = torch.where(counts_N > 0, sums_N / counts_N.clamp(min=1), torch.nan).float().numpy()
+    means_N: Float32Array = (
+        torch.where(counts_N > 0, sums_N / counts_N.clamp(min=1), torch.nan).float().numpy()
+    )
     return means_N
 
 
@@ -178,7 +252,9 @@ def _trainer_of(config: DictConfig) -> Any:
     trainer = next((trainer for trainer in TRAINERS if trainer.config.data is config), None)
     if trainer is None and _outside(config, "trainer.use_v1"):
         expected = "path=pkg://depo.integrations.verl_buffer and name=DepoReplayBuffer, which reports the rewards to the data set"
-        raise ConfigError(f"trainer.v1.sampler.custom_sampler: got none of depo's, expected {expected}")
+        raise ConfigError(
+            f"trainer.v1.sampler.custom_sampler: got none of depo's, expected {expected}"
+        )
     return trainer
 
 
@@ -196,22 +272,39 @@ def settings_of(config: DictConfig) -> AdapterSettings:
 def _check(config: DictConfig) -> None:
     if config.dataloader_num_workers != 0:
         got = config.dataloader_num_workers
-        raise ConfigError(f"data.dataloader_num_workers: got {got}, expected 0: a worker would choose from a copy of the sampler that never sees a reward")
+        raise ConfigError(
+            f"data.dataloader_num_workers: got {got}, expected 0: a worker would choose from a copy of the sampler that never sees a reward"
+        )
     if _listed(config.train_files) == _listed(config.val_files):
-        raise ConfigError(f"data.val_files: got {config.val_files}, the same as data.train_files, expected other files: they tell depo which rows to choose")
+        raise ConfigError(
+            f"data.val_files: got {config.val_files}, the same as data.train_files, expected other files: they tell depo which rows to choose"
+        )
     if _outside(config, GROUP_SIZE) is None:
-        raise ConfigError(f"{GROUP_SIZE}: got nothing, expected verl's whole configuration around `data`")
+        raise ConfigError(
+            f"{GROUP_SIZE}: got nothing, expected verl's whole configuration around `data`"
+        )
 
 
-def _row_sampler(dataset: DepoRLHFDataset, config: DictConfig, settings: AdapterSettings) -> RowSampler:
+def _row_sampler(
+    dataset: DepoRLHFDataset, config: DictConfig, settings: AdapterSettings
+) -> RowSampler:
     source = SourceConfig(path="data.train_files", layout="verl", prompt_column=dataset.prompt_key)
     estimator = settings.build_estimator(dataset.tokenizer)
     group_size = int(_outside(config, GROUP_SIZE))
-    return RowSampler(_identities(dataset), source, group_size=group_size, selector=settings.selector, estimator=estimator, seed=settings.seed)
+    return RowSampler(
+        _identities(dataset),
+        source,
+        group_size=group_size,
+        selector=settings.selector,
+        estimator=estimator,
+        seed=settings.seed,
+    )
 
 
 def _identities(dataset: DepoRLHFDataset) -> Iterator[dict[str, Any]]:
-    """Yield of each row what makes it the prompt it is; a row with images or the like is its own, since texts such as "<image> Find x." repeat."""
+    """Yield of each row what makes it the prompt it is; a row with images or the like is its own,
+    since texts such as "<image> Find x." repeat.
+    """
     columns = set(dataset.dataframe.column_names)
     needed = sorted(columns & {dataset.prompt_key, "data_source", "reward_model"})
     told_apart = bool(columns & {dataset.image_key, dataset.video_key, dataset.audio_key})
@@ -221,7 +314,9 @@ def _identities(dataset: DepoRLHFDataset) -> Iterator[dict[str, Any]]:
 
 
 def _outside(config: DictConfig, name: str) -> Any:
-    """Return a value of verl's configuration from outside of its section `data`; None if there is none."""
+    """Return a value of verl's configuration from outside of its section `data`; None if there is
+    none.
+    """
     try:
         return OmegaConf.select(config, f"..{name}")
     except ConfigKeyError:
@@ -229,4 +324,8 @@ def _outside(config: DictConfig, name: str) -> Any:
 
 
 def _listed(files: Any) -> list[str]:
-    return [str(file) for file in files] if isinstance(files, (list, tuple, ListConfig)) else [str(files)]
+    return (
+        [str(file) for file in files]
+        if isinstance(files, (list, tuple, ListConfig))
+        else [str(files)]
+    )

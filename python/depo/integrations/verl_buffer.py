@@ -1,4 +1,6 @@
-"""verl's replay buffer, reporting every group that it hands to the trainer or throws away to `depo.integrations.verl`."""
+"""verl's replay buffer, reporting every group that it hands to the trainer or throws away to
+`depo.integrations.verl`.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +8,14 @@ from collections.abc import Collection, Mapping
 from typing import Any
 
 # First of what needs verl, since it names the extra where that is missing.
-from depo.integrations.verl import DRAW_ID, REWARD, TRAINERS, DepoRLHFDataset, mean_logprobs, unknown_metric
+from depo.integrations.verl import (
+    DRAW_ID,
+    REWARD,
+    TRAINERS,
+    DepoRLHFDataset,
+    mean_logprobs,
+    unknown_metric,
+)
 from depo.types.errors import ConfigError
 from depo.types.records import Float32Array
 
@@ -21,7 +30,8 @@ TRAINING = "train"
 
 
 class DepoReplayBuffer(ReplayBuffer):  # type: ignore[misc]
-    """Buffer of the mode `sync`: what verl selects, filters out (DAPO), discards as surplus or finds failed is observed before it is cleared.
+    """Buffer of the mode `sync`: what verl selects, filters out (DAPO), discards as surplus or
+    finds failed is observed before it is cleared.
 
     depo's metrics join those of verl's step, named `depo/...`.
 
@@ -30,30 +40,47 @@ class DepoReplayBuffer(ReplayBuffer):  # type: ignore[misc]
     """
 
     def __init__(self, **arguments: Any) -> None:
-        """Take what verl passes to a custom sampler, and from the trainer behind `refill_fn` what it passes to its own alone."""
+        """Take what verl passes to a custom sampler, and from the trainer behind `refill_fn` what
+        it passes to its own alone.
+        """
         self._trainer: Any = getattr(arguments["refill_fn"], "__self__", None)
         if self._trainer is None:
-            raise ConfigError(f"refill_fn: got {arguments['refill_fn']!r}, expected a method of verl's trainer")
+            raise ConfigError(
+                f"refill_fn: got {arguments['refill_fn']!r}, expected a method of verl's trainer"
+            )
         mode = arguments["trainer_mode"]
         if (mode == "sync") == isinstance(self, ReplayBufferAsync):
             expected = "DepoReplayBuffer" if mode == "sync" else "DepoReplayBufferAsync"
-            raise ConfigError(f"trainer.v1.sampler.custom_sampler.name: got {type(self).__name__} in mode {mode}, expected {expected}")
+            raise ConfigError(
+                f"trainer.v1.sampler.custom_sampler.name: got {type(self).__name__} in mode {mode}, expected {expected}"
+            )
         model = self._trainer.config.reward.reward_model
         if model.enable and not model.enable_resource_pool:
-            raise ConfigError("reward.reward_model.enable_resource_pool: got False, expected True: a colocated reward model judges after the buffer was asked")
+            raise ConfigError(
+                "reward.reward_model.enable_resource_pool: got False, expected True: a colocated reward model judges after the buffer was asked"
+            )
         super().__init__(**{**_builtin_settings(self._trainer), **arguments})
         TRAINERS.add(self._trainer)
 
-    def sample(self, global_steps: int, partition_id: str, batch_size: int) -> tuple[tq.KVBatchMeta, dict[str, Any]]:
+    def sample(
+        self, global_steps: int, partition_id: str, batch_size: int
+    ) -> tuple[tq.KVBatchMeta, dict[str, Any]]:
         """Return verl's batch and metrics, depo's among them."""
         dataset = self._dataset  # a wrong class is refused before anything is waited for
-        batch, metrics = super().sample(global_steps=global_steps, partition_id=partition_id, batch_size=batch_size)
+        batch, metrics = super().sample(
+            global_steps=global_steps, partition_id=partition_id, batch_size=batch_size
+        )
         if partition_id != TRAINING:
             return batch, metrics
         dataset.release_all_but(self._held())
         return batch, {**metrics, **dataset.learn()}
 
-    def _materialize_batch(self, partition_id: str, selected_prompt_uids: list[str], partition_snapshot: dict[str, dict[str, Any]]) -> tq.KVBatchMeta:
+    def _materialize_batch(
+        self,
+        partition_id: str,
+        selected_prompt_uids: list[str],
+        partition_snapshot: dict[str, dict[str, Any]],
+    ) -> tq.KVBatchMeta:
         self._observe(partition_id, selected_prompt_uids)
         return super()._materialize_batch(partition_id, selected_prompt_uids, partition_snapshot)
 
@@ -79,27 +106,45 @@ class DepoReplayBuffer(ReplayBuffer):  # type: ignore[misc]
         with_logprobs = self._trainer.config.actor_rollout_ref.rollout.calculate_log_probs
         metric = self._dataset.metric
         judgement = "rm_scores" if metric == REWARD else "extra_fields"
-        fields = [DRAW_ID, judgement, *(["rollout_log_probs", "response_mask"] if with_logprobs else [])]
+        fields = [
+            DRAW_ID,
+            judgement,
+            *(["rollout_log_probs", "response_mask"] if with_logprobs else []),
+        ]
         data = tq.kv_batch_get(keys=keys, partition_id=partition_id, select_fields=fields)
         draw_ids_N = torch.stack(list(data[DRAW_ID])).flatten().numpy()
         rewards_N = _rewards(data[judgement], metric)
-        logprobs_N = _mean_logprobs(data) if with_logprobs else np.full(len(keys), np.nan, np.float32)
-        versions_N = np.array([self.prompt_global_steps[partition_id][key.split("_")[0]] for key in keys])
+        logprobs_N = (
+            _mean_logprobs(data) if with_logprobs else np.full(len(keys), np.nan, np.float32)
+        )
+        versions_N = np.array(
+            [self.prompt_global_steps[partition_id][key.split("_")[0]] for key in keys]
+        )
         for version in np.unique(versions_N):
             rows = versions_N == version
-            self._dataset.observe(draw_ids_N[rows], rewards_N[rows], logprobs_N[rows], policy_version=int(version))
+            self._dataset.observe(
+                draw_ids_N[rows], rewards_N[rows], logprobs_N[rows], policy_version=int(version)
+            )
 
     def _held(self) -> set[int]:
-        """Return the draws that verl still holds when a batch is complete: none, since this mode drains what it has dispatched."""
+        """Return the draws that verl still holds when a batch is complete: none, since this mode
+        drains what it has dispatched.
+        """
         return set()
 
 
 class DepoReplayBufferAsync(DepoReplayBuffer, ReplayBufferAsync):  # type: ignore[misc]
-    """Buffer of the asynchronous modes; groups that were dropped as stale are observed, too, with the version that they were dispatched with."""
+    """Buffer of the asynchronous modes; groups that were dropped as stale are observed, too, with
+    the version that they were dispatched with.
+    """
 
     def _held(self) -> set[int]:
         """Return the draws of the prompts in TransferQueue, which keeps their rows in these modes."""
-        prompts = [key for key, tag in (tq.kv_list(TRAINING) or {}).get(TRAINING, {}).items() if tag.get("is_prompt", False)]
+        prompts = [
+            key
+            for key, tag in (tq.kv_list(TRAINING) or {}).get(TRAINING, {}).items()
+            if tag.get("is_prompt", False)
+        ]
         if not prompts:
             return set()
         data = tq.kv_batch_get(keys=prompts, partition_id=TRAINING, select_fields=[DRAW_ID])
@@ -107,7 +152,9 @@ class DepoReplayBufferAsync(DepoReplayBuffer, ReplayBufferAsync):  # type: ignor
 
 
 def _last_outputs(tags: Mapping[str, Any], uids: set[str]) -> list[str]:
-    """Return the key `{uid}_{session}_{output}` of each session's last output, which carries the session's reward, by session."""
+    """Return the key `{uid}_{session}_{output}` of each session's last output, which carries the
+    session's reward, by session.
+    """
     last: dict[tuple[int, str], int] = {}
     for uid, session, output in (key.split("_") for key in tags if key.split("_")[0] in uids):
         last[int(session), uid] = max(int(output), last.get((int(session), uid), 0))
@@ -115,10 +162,12 @@ def _last_outputs(tags: Mapping[str, Any], uids: set[str]) -> list[str]:
 
 
 def _rewards(judged_N: Any, metric: str) -> Float32Array:
-    """Return the reward of each rollout from its scores per token, or from the extra results of the reward function, float32 [N]; NaN where it has none.
+    """Return the reward of each rollout from its scores per token, or from the extra results of the
+    reward function, float32 [N]; NaN where it has none.
 
     Raises:
-        ConfigError: Not one of them has the metric; verl itself says so only where it filters by it.
+        ConfigError: Not one of them has the metric; verl itself says so only where it filters by
+            it.
     """
     if metric == REWARD:
         return np.array([float(scores.sum()) for scores in judged_N], np.float32)
@@ -129,12 +178,20 @@ def _rewards(judged_N: Any, metric: str) -> Float32Array:
 
 
 def _mean_logprobs(data: Any) -> Any:
-    pairs = [(logprobs * mask, mask) for logprobs, mask in zip(data["rollout_log_probs"], data["response_mask"], strict=True)]
-    return mean_logprobs(torch.stack([masked.sum() for masked, _ in pairs]), torch.stack([mask.sum() for _, mask in pairs]))
+    pairs = [
+        (logprobs * mask, mask)
+        for logprobs, mask in zip(data["rollout_log_probs"], data["response_mask"], strict=True)
+    ]
+    return mean_logprobs(
+        torch.stack([masked.sum() for masked, _ in pairs]),
+        torch.stack([mask.sum() for _, mask in pairs]),
+    )
 
 
 def _builtin_settings(trainer: Any) -> dict[str, Any]:
-    """Return the arguments that verl passes to its own buffers alone; without them `algorithm.filter_groups` would silently do nothing."""
+    """Return the arguments that verl passes to its own buffers alone; without them
+    `algorithm.filter_groups` would silently do nothing.
+    """
     config = trainer.config
     metric = trainer._resolve_filter_groups_metric()
     refill_failed = bool(config.trainer.v1.sampler.get("sync_refill_failed_groups", False))
@@ -143,6 +200,12 @@ def _builtin_settings(trainer: Any) -> dict[str, Any]:
         "filter_groups_metric": metric,
         "sync_refill_failed_groups": refill_failed,
         "train_batch_size": config.data.train_batch_size,
-        "gen_batch_size": 1 if exact else config.data.get("gen_batch_size") or config.data.train_batch_size,
-        "max_inflight_gen_batches": config.algorithm.filter_groups.get("max_inflight_gen_batches", 1) if metric is not None else 1,
+        "gen_batch_size": 1
+        if exact
+        else config.data.get("gen_batch_size") or config.data.train_batch_size,
+        "max_inflight_gen_batches": config.algorithm.filter_groups.get(
+            "max_inflight_gen_batches", 1
+        )
+        if metric is not None
+        else 1,
     }

@@ -26,9 +26,14 @@ def require_tested(package: str) -> None:
     try:
         installed = version(package)
     except PackageNotFoundError as error:
-        raise ImportError(f"depo.integrations.{package} needs {package} {window}, which is not installed: pip install 'depo[{package}]'") from error
+        raise ImportError(
+            f"depo.integrations.{package} needs {package} {window}, which is not installed: pip install 'depo[{package}]'"
+        ) from error
     if not first <= _numbers(installed) < beyond:
-        warnings.warn(f"depo.integrations.{package} was tested with {package} {window}, not with {installed}", stacklevel=3)
+        warnings.warn(
+            f"depo.integrations.{package} was tested with {package} {window}, not with {installed}",
+            stacklevel=3,
+        )
 
 
 def _text(numbers: tuple[int, ...]) -> str:

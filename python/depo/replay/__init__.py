@@ -1,6 +1,8 @@
-"""Recorded rollouts replayed: what each selector would have picked, shown nothing but what it picked.
+"""Recorded rollouts replayed: what each selector would have picked, shown nothing but what it
+picked.
 
-Dimension letters in this package: R records, K ticks, A records of a tick, P picks; G rollouts of a group as everywhere.
+Dimension letters in this package: R records, K ticks, A records of a tick, P picks; G rollouts of a
+group as everywhere.
 """
 
 from depo.replay.log import RolloutLog

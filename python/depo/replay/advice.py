@@ -13,10 +13,13 @@ from depo.replay.suite import Result
 from depo.replay.tables import by_selector, mean
 
 ENOUGH_GROUPS = 200
-"""Effective groups below which shares are uncertain by more than about 0.07 (two standard errors)."""
+"""Effective groups below which shares are uncertain by more than about 0.07 (two standard errors).
+"""
 
 HIGH_SHARE = 0.8
-"""With so many informative groups to begin with, the best selector could save a fifth of the rollouts at most."""
+"""With so many informative groups to begin with, the best selector could save a fifth of the
+rollouts at most.
+"""
 
 SURE = 2.0
 """Standard errors by which a selector must be better than the run to be named."""
@@ -39,15 +42,27 @@ def advise(log: RolloutLog, results: Sequence[Result]) -> str:
 
 
 def _saving(log: RolloutLog, results: Sequence[Result]) -> str:
-    """Compare the best selector with the run itself, at equal informative groups; the run's share is that of what it rolled out, not weighted."""
+    """Compare the best selector with the run itself, at equal informative groups; the run's share
+    is that of what it rolled out, not weighted.
+    """
     scored = log.tick_of_record >= results[0]["warm"]
     spent = float(log.informative[scored].mean())
-    candidates = {key: same for key, same in by_selector(results).items() if key[1] not in REFERENCES and _selects(key[1])}
+    candidates = {
+        key: same
+        for key, same in by_selector(results).items()
+        if key[1] not in REFERENCES and _selects(key[1])
+    }
     if not candidates:
         return "Advice: none, for lack of a selector to compare: name some with --selectors."
-    (budget, selector), best = max(candidates.items(), key=lambda item: mean(item[1], "informative_share"))
+    (budget, selector), best = max(
+        candidates.items(), key=lambda item: mean(item[1], "informative_share")
+    )
     found = mean(best, "informative_share")
-    error = math.sqrt(found * (1 - found) / max(1.0, mean(best, "picks") * log.effective_groups / len(log.successes)))
+    error = math.sqrt(
+        found
+        * (1 - found)
+        / max(1.0, mean(best, "picks") * log.effective_groups / len(log.successes))
+    )
     if not found > spent + SURE * error:
         return f"Advice: no selector would clearly have saved rollouts: the best, {selector}, finds {found:.0%} informative groups, the run found {spent:.0%}."
     groups, rollouts = int(log.informative[scored].sum()), int(scored.sum()) * log.group_size

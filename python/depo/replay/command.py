@@ -73,23 +73,41 @@ def replay_command(options: ReplayOptions) -> int:
     """
     _check(options)
     depo = _depo_config(options.overrides)
-    log = read_log(options.logs, success_threshold=depo.success_threshold, with_texts=options.encoder is not None)
+    log = read_log(
+        options.logs,
+        success_threshold=depo.success_threshold,
+        with_texts=options.encoder is not None,
+    )
     log = log if options.ticks is None else log.first(options.ticks)
     terms = _terms(options, log, depo)
     summary = log_summary(log, terms.warm)
     print(describe_log(summary), flush=True)
-    jobs = [Job(selector, budget, seed) for budget in dict.fromkeys(options.budgets) for selector in terms.configs for seed in range(options.seeds)]
+    jobs = [
+        Job(selector, budget, seed)
+        for budget in dict.fromkeys(options.budgets)
+        for selector in terms.configs
+        for seed in range(options.seeds)
+    ]
     suite = Suite(log, terms, options.state)
     results = _run(suite, jobs)
     if results is None:
-        print("interrupted; the same command goes on from here" if options.state else "interrupted; with --state DIR it could have gone on")
+        print(
+            "interrupted; the same command goes on from here"
+            if options.state
+            else "interrupted; with --state DIR it could have gone on"
+        )
         return INTERRUPTED
     _publish(options, log, summary, results, suite.pooled(jobs))
     return 0
 
 
 def _check(options: ReplayOptions) -> None:
-    for name, value, least in (("--seeds", options.seeds, 1), ("--batch", options.batch, 1), ("--ticks", options.ticks, 1), ("--warm", options.warm, 0)):
+    for name, value, least in (
+        ("--seeds", options.seeds, 1),
+        ("--batch", options.batch, 1),
+        ("--ticks", options.ticks, 1),
+        ("--warm", options.warm, 0),
+    ):
         if value is not None and value < least:
             raise ConfigError(f"{name}: got {value}, expected an integer >= {least}")
     for budget in options.budgets:
@@ -99,7 +117,9 @@ def _check(options: ReplayOptions) -> None:
 
 def _depo_config(overrides: Sequence[str]) -> SelectorConfig:
     if any(text.startswith("--selection.preset=") for text in overrides):
-        raise ConfigError("--selection.preset: choose presets with --selectors; --selection.KEY changes the settings of preset depo")
+        raise ConfigError(
+            "--selection.preset: choose presets with --selectors; --selection.KEY changes the settings of preset depo"
+        )
     if not overrides:
         return SelectorConfig.from_preset("depo", warmup_steps=0)
     from depo.config.load import override_defaults  # needs pydantic
@@ -111,21 +131,41 @@ def _terms(options: ReplayOptions, log: RolloutLog, depo: SelectorConfig) -> Ter
     warm = default_warm(log) if options.warm is None else options.warm
     if warm >= log.n_ticks:
         raise ConfigError(f"--warm: got {warm}, expected fewer than the log's {log.n_ticks} ticks")
-    named = [name.strip() for name in options.selectors.split(",") if name.strip()] or [*SELECTOR_PRESETS, *REFERENCES]
+    named = [name.strip() for name in options.selectors.split(",") if name.strip()] or [
+        *SELECTOR_PRESETS,
+        *REFERENCES,
+    ]
     configs = {name: replay_config(name, depo) for name in named}
     if options.encoder is None:
         configs = _without_text_only(configs)
-    text_models = TextModels(options.encoder, log, _run_directory(options.logs, log)) if options.encoder else None
-    return Terms(configs=configs, warm=warm, batch=options.batch, encoder=options.encoder or "", text_models=text_models)
+    text_models = (
+        TextModels(options.encoder, log, _run_directory(options.logs, log))
+        if options.encoder
+        else None
+    )
+    return Terms(
+        configs=configs,
+        warm=warm,
+        batch=options.batch,
+        encoder=options.encoder or "",
+        text_models=text_models,
+    )
 
 
 def _without_text_only(configs: Mapping[str, SelectorConfig]) -> dict[str, SelectorConfig]:
     """Leave out, and say so, what selects by text alone: nobody reads it here."""
-    kept = {name: config for name, config in configs.items() if config.use_history or name in REFERENCES}
+    kept = {
+        name: config for name, config in configs.items() if config.use_history or name in REFERENCES
+    }
     for name in [name for name in configs if name not in kept]:
-        print(f"{name} is left out: it selects by text alone, and nothing reads the text; name an encoder with --encoder", file=sys.stderr)
+        print(
+            f"{name} is left out: it selects by text alone, and nothing reads the text; name an encoder with --encoder",
+            file=sys.stderr,
+        )
     if not kept:
-        raise ConfigError(f"--selectors: got {', '.join(configs)}, expected one that does not need --encoder")
+        raise ConfigError(
+            f"--selectors: got {', '.join(configs)}, expected one that does not need --encoder"
+        )
     return kept
 
 
@@ -136,7 +176,11 @@ def _run_directory(logs: Sequence[Path], log: RolloutLog) -> Path | None:
 
 
 def _run(suite: Suite, jobs: Sequence[Job]) -> list[Result] | None:
-    with _without_warnings(), interruptible() as received, tick_progress(len(jobs) * suite.log.n_ticks) as on_tick:
+    with (
+        _without_warnings(),
+        interruptible() as received,
+        tick_progress(len(jobs) * suite.log.n_ticks) as on_tick,
+    ):
         return suite.run(jobs, on_tick=on_tick, interrupted=lambda: bool(received))
 
 
@@ -151,7 +195,13 @@ def _without_warnings() -> Iterator[None]:
         sampler_warnings.logger.setLevel(level)
 
 
-def _publish(options: ReplayOptions, log: RolloutLog, summary: Mapping[str, Any], results: Sequence[Result], pooled: Sequence[Pooled]) -> None:
+def _publish(
+    options: ReplayOptions,
+    log: RolloutLog,
+    summary: Mapping[str, Any],
+    results: Sequence[Result],
+    pooled: Sequence[Pooled],
+) -> None:
     advice = advise(log, results) if log.kind == "steps" else ""
     print(f"\n{results_table(results, pooled)}")
     if options.json_file:

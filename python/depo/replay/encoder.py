@@ -1,4 +1,6 @@
-"""Text models for replays: an encoder that somebody trained, or the one that a run had at its start."""
+"""Text models for replays: an encoder that somebody trained, or the one that a run had at its
+start.
+"""
 
 from __future__ import annotations
 
@@ -35,19 +37,29 @@ class TextModels:
 
     def __init__(self, encoder: str, log: RolloutLog, run_directory: Path | None) -> None:
         if not log.has_text:
-            raise ConfigError("--encoder: got a log without prompt texts, expected texts for the encoder to read")
+            raise ConfigError(
+                "--encoder: got a log without prompt texts, expected texts for the encoder to read"
+            )
         if encoder == OWN and run_directory is None:
-            raise ConfigError(f"--encoder: got {OWN}, expected the directory of an encoder: {OWN} is for the directory of a depo-train run")
+            raise ConfigError(
+                f"--encoder: got {OWN}, expected the directory of an encoder: {OWN} is for the directory of a depo-train run"
+            )
         self._encoder, self._run_directory = encoder, run_directory
         self._texts = [prompt.text for prompt in log.prompts]
-        self._config = _own_config(run_directory) if encoder == OWN and run_directory else _given_config(encoder)
+        self._config = (
+            _own_config(run_directory)
+            if encoder == OWN and run_directory
+            else _given_config(encoder)
+        )
         self._by_seed: dict[int, BertDifficultyEstimator] = {}
 
     def __call__(self, seed: int) -> TextModel:
         """Return a text model that has not been trained yet."""
         if seed not in self._by_seed:
             self._by_seed[seed] = self._untrained(seed)
-        return TextModel(copy.deepcopy(self._by_seed[seed]), self._config.replay_steps, self._config.replay_batch)
+        return TextModel(
+            copy.deepcopy(self._by_seed[seed]), self._config.replay_steps, self._config.replay_batch
+        )
 
     def _untrained(self, seed: int) -> BertDifficultyEstimator:
         import torch
@@ -56,7 +68,11 @@ class TextModels:
         from depo.estimator.text import load_tokenizer
 
         torch.set_num_threads(1)  # the same sums on every machine
-        directory = _own_tokenizer(self._run_directory) if self._encoder == OWN and self._run_directory else Path(self._encoder)
+        directory = (
+            _own_tokenizer(self._run_directory)
+            if self._encoder == OWN and self._run_directory
+            else Path(self._encoder)
+        )
         estimator = BertDifficultyEstimator(self._config, load_tokenizer(directory), seed=seed)
         if self._config.encoder_lr_scale == 0:
             estimator.predict(self._texts)
@@ -80,5 +96,7 @@ def _own_tokenizer(run_directory: Path) -> Path:
 
     newest = latest_checkpoint(run_directory / "checkpoints")
     if newest is None:
-        raise ConfigError(f"--encoder: got {OWN}, expected a checkpoint in {run_directory}: the run's encoder reads with the policy's tokenizer")
+        raise ConfigError(
+            f"--encoder: got {OWN}, expected a checkpoint in {run_directory}: the run's encoder reads with the policy's tokenizer"
+        )
     return newest / "policy"

@@ -1,4 +1,6 @@
-"""Fields of a log's rows, checked; what does not fit is a DataError that names file, line and field."""
+"""Fields of a log's rows, checked; what does not fit is a DataError that names file, line and
+field.
+"""
 
 from __future__ import annotations
 
@@ -15,18 +17,34 @@ def require(condition: bool, where: str, name: str, got: object, expected: str) 
         raise DataError(f"{where}: {name}: got {got!r:.80}, expected {expected}")
 
 
-def integer(row: Mapping[str, Any], name: str, where: str, *, least: int = 0, most: int | None = None) -> int:
+def integer(
+    row: Mapping[str, Any], name: str, where: str, *, least: int = 0, most: int | None = None
+) -> int:
     """Return an integer field within its bounds."""
     value = row.get(name)
     expected = f"an integer >= {least}" if most is None else f"an integer in {least}..{most}"
-    require(isinstance(value, int) and not isinstance(value, bool) and least <= value <= (value if most is None else most), where, name, value, expected)
+    require(
+        isinstance(value, int)
+        and not isinstance(value, bool)
+        and least <= value <= (value if most is None else most),
+        where,
+        name,
+        value,
+        expected,
+    )
     return int(row[name])
 
 
 def number(row: Mapping[str, Any], name: str, where: str) -> float:
     """Return a finite number; true and false are 1 and 0."""
     value = row.get(name)
-    require(isinstance(value, (bool, int, float)) and math.isfinite(value), where, name, value, "a finite number")
+    require(
+        isinstance(value, (bool, int, float)) and math.isfinite(value),
+        where,
+        name,
+        value,
+        "a finite number",
+    )
     return float(row[name])
 
 

@@ -1,4 +1,6 @@
-"""A rollout log, whatever wrote it: which prompts had an outcome at which tick, and how many of its rollouts succeeded."""
+"""A rollout log, whatever wrote it: which prompts had an outcome at which tick, and how many of its
+rollouts succeeded.
+"""
 
 from __future__ import annotations
 
@@ -65,7 +67,8 @@ class RolloutLog:
 
     Attributes:
         layout: Name of the layout that it was read from.
-        kind: epochs: every prompt has a record at every tick. steps: each tick has what the recording run rolled out.
+        kind: epochs: every prompt has a record at every tick. steps: each tick has what the
+            recording run rolled out.
         prompts: The prompts; an empty text is unknown.
         group_size: Rollouts of a full group, G >= 2.
         clocks: int64 [K], ascending.
@@ -74,7 +77,8 @@ class RolloutLog:
         successes: int64.
         rollouts: int64.
         weights: float64, 1 / admission of the recording policy.
-        covers_pool: False if the recording policy never rolled out what it rejected: weights cannot make up for that.
+        covers_pool: False if the recording policy never rolled out what it rejected: weights cannot
+            make up for that.
         notes: What was left out, in sentences.
     """
 
@@ -102,13 +106,17 @@ class RolloutLog:
             DataError: No record, a group size below 2, or a prompt twice at a tick.
         """
         if not records or group_size < 2:
-            raise DataError(f"{layout} log: got {len(records)} groups of {group_size} rollouts, expected at least one group of at least 2")
+            raise DataError(
+                f"{layout} log: got {len(records)} groups of {group_size} rollouts, expected at least one group of at least 2"
+            )
         columns = np.array([record[:4] for record in records], np.int64)
         order = np.lexsort((columns[:, 1], columns[:, 0]))
         clock, prompt, successes, rollouts = columns[order].T.copy()
         if (repeated := (np.diff(clock) == 0) & (np.diff(prompt) == 0)).any():
             row = int(np.flatnonzero(repeated)[0])
-            raise DataError(f"{layout} log: got prompt {prompts[prompt[row]].id!r} twice at {kind[:-1]} {clock[row]}, expected it at most once")
+            raise DataError(
+                f"{layout} log: got prompt {prompts[prompt[row]].id!r} twice at {kind[:-1]} {clock[row]}, expected it at most once"
+            )
         clocks, starts = np.unique(clock, return_index=True)
         return cls(
             layout=layout, kind=kind, prompts=tuple(prompts), group_size=group_size, clocks=clocks, bounds=np.append(starts, len(clock)),
@@ -138,7 +146,9 @@ class RolloutLog:
 
     @property
     def effective_groups(self) -> float:
-        """How many groups drawn with equal chances tell as much as the weighted records (Kish's effective sample size)."""
+        """How many groups drawn with equal chances tell as much as the weighted records (Kish's
+        effective sample size).
+        """
         return float(self.weights.sum() ** 2 / (self.weights**2).sum())
 
     def tick(self, index: int) -> Tick:
@@ -165,8 +175,19 @@ class RolloutLog:
 
     def fingerprint(self) -> str:
         """Return a hash of everything that a replay depends on, texts included."""
-        digest = hashlib.sha256(repr((self.kind, self.group_size, [(prompt.id, prompt.text) for prompt in self.prompts])).encode(errors="surrogatepass"))
-        for column in (self.clocks, self.bounds, self.prompt_positions, self.successes, self.rollouts, self.weights):
+        digest = hashlib.sha256(
+            repr(
+                (self.kind, self.group_size, [(prompt.id, prompt.text) for prompt in self.prompts])
+            ).encode(errors="surrogatepass")
+        )
+        for column in (
+            self.clocks,
+            self.bounds,
+            self.prompt_positions,
+            self.successes,
+            self.rollouts,
+            self.weights,
+        ):
             digest.update(np.ascontiguousarray(column).tobytes())
         return digest.hexdigest()
 
@@ -183,15 +204,28 @@ class GroupCollector:
         self._outcomes: dict[tuple[int, str], list[bool]] = {}
         self._weights: dict[tuple[int, str], float] = {}
 
-    def add(self, clock: int, prompt: Prompt, outcomes: Sequence[bool], weight: float = 1.0) -> None:
-        """Add rollouts of a prompt at a step; the weight of a group's first rollouts is the group's."""
+    def add(
+        self, clock: int, prompt: Prompt, outcomes: Sequence[bool], weight: float = 1.0
+    ) -> None:
+        """Add rollouts of a prompt at a step; the weight of a group's first rollouts is the
+        group's.
+        """
         group = (clock, prompt.id)
         self._prompts.setdefault(prompt.id, prompt)
         self._outcomes.setdefault(group, []).extend(outcomes)
         self._weights.setdefault(group, weight)
 
-    def build(self, layout: str, *, group_size: int | None = None, covers_pool: bool = True, notes: Sequence[str] = ()) -> RolloutLog:
-        """Return the log. Of groups larger than G the first G rollouts count, groups with fewer than 2 are left out.
+    def build(
+        self,
+        layout: str,
+        *,
+        group_size: int | None = None,
+        covers_pool: bool = True,
+        notes: Sequence[str] = (),
+    ) -> RolloutLog:
+        """Return the log.
+
+        Of groups larger than G the first G rollouts count, groups with fewer than 2 are left out.
 
         Args:
             layout: Name of the layout.
@@ -208,13 +242,32 @@ class GroupCollector:
         prompts = [prompt for prompt in self._prompts.values() if prompt.id in seen]
         position = {prompt.id: index for index, prompt in enumerate(prompts)}
         records = [*self._records(position, group_size)]
-        dropped, cut = len(self._outcomes) - len(records), sum(count for size, count in sizes.items() if size > group_size)
-        left_out = [f"{dropped} groups with fewer than 2 known rollouts are left out"] if dropped else []
-        left_out += [f"{cut} groups of more than {group_size} rollouts count with their first {group_size}"] if cut else []
-        return RolloutLog.of(layout, "steps", prompts, group_size, records, covers_pool=covers_pool, notes=[*notes, *left_out])
+        dropped, cut = (
+            len(self._outcomes) - len(records),
+            sum(count for size, count in sizes.items() if size > group_size),
+        )
+        left_out = (
+            [f"{dropped} groups with fewer than 2 known rollouts are left out"] if dropped else []
+        )
+        left_out += (
+            [f"{cut} groups of more than {group_size} rollouts count with their first {group_size}"]
+            if cut
+            else []
+        )
+        return RolloutLog.of(
+            layout,
+            "steps",
+            prompts,
+            group_size,
+            records,
+            covers_pool=covers_pool,
+            notes=[*notes, *left_out],
+        )
 
     def _records(self, position: dict[str, int], group_size: int) -> Iterator[Record]:
         for (clock, prompt), outcomes in self._outcomes.items():
             if len(outcomes) >= 2:
                 kept = outcomes[:group_size]
-                yield Record(clock, position[prompt], sum(kept), len(kept), self._weights[clock, prompt])
+                yield Record(
+                    clock, position[prompt], sum(kept), len(kept), self._weights[clock, prompt]
+                )

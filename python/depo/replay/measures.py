@@ -1,9 +1,10 @@
 """What a replay is judged by.
 
-Records count by the log's weights, 1 / admission of the policy that recorded them; in a log of epochs all weights are 1. The first `warm` ticks are
-not scored, but for `early_informative_share` and `max_age`. What is not defined, such as the calibration of nothing, is NaN.
-A cheap probe costs its rollouts, trains nobody and counts as a look at its prompt. Whether it was right to believe so is judged by the whole recorded group,
-of which its selector saw a part.
+Records count by the log's weights, 1 / admission of the policy that recorded them; in a log of
+epochs all weights are 1. The first `warm` ticks are not scored, but for `early_informative_share`
+and `max_age`. What is not defined, such as the calibration of nothing, is NaN. A cheap probe costs
+its rollouts, trains nobody and counts as a look at its prompt. Whether it was right to believe so
+is judged by the whole recorded group, of which its selector saw a part.
 """
 
 from __future__ import annotations
@@ -15,7 +16,13 @@ import numpy as np
 
 from depo.replay.log import RolloutLog
 from depo.replay.picks import Float64Array, Picks
-from depo.sampler.calibration import ReliabilityCurve, brier, expected_calibration_error, reliability_curve, share
+from depo.sampler.calibration import (
+    ReliabilityCurve,
+    brier,
+    expected_calibration_error,
+    reliability_curve,
+    share,
+)
 from depo.types.records import BoolArray
 
 CALIBRATION_BINS = 10
@@ -41,7 +48,9 @@ MEASURES: Mapping[str, str] = {
 
 
 def default_warm(log: RolloutLog) -> int:
-    """Return how many ticks are not scored unless one says so: 4, but none of a log with fewer than 12 ticks."""
+    """Return how many ticks are not scored unless one says so: 4, but none of a log with fewer than
+    12 ticks.
+    """
     return WARM_TICKS if log.n_ticks >= SHORT_LOG else 0
 
 
@@ -65,21 +74,29 @@ def measure(log: RolloutLog, picks: Picks, warm: int) -> dict[str, float]:
         "informative_share": informative_share,
         "recall": recall,
         "lost_share": 1.0 - recall,
-        "false_reject_rate": share(useful_R.astype(float), log.weights * (scored_R & ~full_R)).value,
-        "rollouts_per_informative_group": log.group_size / informative_share if informative_share > 0 else float("nan"),
+        "false_reject_rate": share(
+            useful_R.astype(float), log.weights * (scored_R & ~full_R)
+        ).value,
+        "rollouts_per_informative_group": log.group_size / informative_share
+        if informative_share > 0
+        else float("nan"),
         **calibration(log, picks, warm),
         "max_age": float(_max_age(log, picks)),
-        "early_informative_share": _informative_share(log, picks, tick_R[picks.records] < EARLY_TICKS),
+        "early_informative_share": _informative_share(
+            log, picks, tick_R[picks.records] < EARLY_TICKS
+        ),
         "picks": float(full_P.sum()),
         "probes": float((~full_P).sum()),
     }
 
 
 def calibration(log: RolloutLog, picks: Picks, warm: int) -> dict[str, float]:
-    """Return brier, ece and ece_probed of `MEASURES`; the picks of several replays, joined, are measured as one.
+    """Return brier, ece and ece_probed of `MEASURES`; the picks of several replays, joined, are
+    measured as one.
 
-    Over N picks even a perfect belief has an ece of about `0.8 * sqrt(p * (1 - p) * bins / N)`, see `ece_noise`: that of one replay says little, and
-    that of its few exploring picks nothing, so seeds are pooled.
+    Over N picks even a perfect belief has an ece of about `0.8 * sqrt(p * (1 - p) * bins / N)`, see
+    `ece_noise`: that of one replay says little, and that of its few exploring picks nothing, so
+    seeds are pooled.
     """
     picked, probed = (_predictions(log, picks, judged_P) for judged_P in _judged(log, picks, warm))
     return {
@@ -90,9 +107,11 @@ def calibration(log: RolloutLog, picks: Picks, warm: int) -> dict[str, float]:
 
 
 def ece_noise(log: RolloutLog, picks: Picks, warm: int) -> dict[str, float]:
-    """Return, as ece and ece_probed, what these would be about if every belief were right: the mean distance of a bin's observed share from its true one.
+    """Return, as ece and ece_probed, what these would be about if every belief were right: the mean
+    distance of a bin's observed share from its true one.
 
-    The mean absolute value of a normal variable is sqrt(2 / pi) standard deviations. Several seeds' looks at one group see one outcome, and count as one.
+    The mean absolute value of a normal variable is sqrt(2 / pi) standard deviations. Several seeds'
+    looks at one group see one outcome, and count as one.
     """
     floors = []
     for judged_P in _judged(log, picks, warm):
@@ -100,22 +119,38 @@ def ece_noise(log: RolloutLog, picks: Picks, warm: int) -> dict[str, float]:
         weights = predictions[2]
         weights_R = np.bincount(picks.records[judged_P & np.isfinite(picks.p_informative)], weights)
         curve = reliability_curve(*predictions, bins=CALIBRATION_BINS)
-        effective_K = curve.mass * (weights.sum() ** 2 / (weights_R**2).sum() if weights.size else np.nan)
+        effective_K = curve.mass * (
+            weights.sum() ** 2 / (weights_R**2).sum() if weights.size else np.nan
+        )
         deviation_K = np.sqrt(curve.predicted * (1 - curve.predicted) / effective_K)
-        floors.append(float(np.sqrt(2 / np.pi) * (curve.mass * deviation_K).sum()) if weights.size else float("nan"))
+        floors.append(
+            float(np.sqrt(2 / np.pi) * (curve.mass * deviation_K).sum())
+            if weights.size
+            else float("nan")
+        )
     return dict(zip(("ece", "ece_probed"), floors, strict=True))
 
 
 def informative_share_by_tick(log: RolloutLog, picks: Picks) -> list[float]:
     """Return the informative share of each tick's picks, K values."""
     tick_P = log.tick_of_record[picks.records]
-    cost_K, found_K = (np.bincount(tick_P, values, log.n_ticks) for values in (_costs(log, picks), _found(log, picks)))
-    return [float(found / cost) if cost else float("nan") for found, cost in zip(found_K, cost_K, strict=True)]
+    cost_K, found_K = (
+        np.bincount(tick_P, values, log.n_ticks)
+        for values in (_costs(log, picks), _found(log, picks))
+    )
+    return [
+        float(found / cost) if cost else float("nan")
+        for found, cost in zip(found_K, cost_K, strict=True)
+    ]
 
 
 def reliability(log: RolloutLog, picks: Picks, warm: int) -> ReliabilityCurve:
-    """Return believed against observed frequency of being informative over the scored groups picked."""
-    return reliability_curve(*_predictions(log, picks, _judged(log, picks, warm)[0]), bins=CALIBRATION_BINS)
+    """Return believed against observed frequency of being informative over the scored groups
+    picked.
+    """
+    return reliability_curve(
+        *_predictions(log, picks, _judged(log, picks, warm)[0]), bins=CALIBRATION_BINS
+    )
 
 
 def base_informative_share(log: RolloutLog, warm: int) -> float:
@@ -129,7 +164,9 @@ def _full(log: RolloutLog, picks: Picks) -> BoolArray:
 
 
 def _judged(log: RolloutLog, picks: Picks, warm: int) -> tuple[BoolArray, BoolArray]:
-    """Return which picks are scored groups, and which scored ones explore or re-probe, each bool [P]."""
+    """Return which picks are scored groups, and which scored ones explore or re-probe, each bool
+    [P].
+    """
     scored_P = log.tick_of_record[picks.records] >= warm
     return scored_P & _full(log, picks), scored_P & picks.probed
 
@@ -150,17 +187,27 @@ def _informative_share(log: RolloutLog, picks: Picks, counted_P: BoolArray) -> f
 
 
 def _predictions(log: RolloutLog, picks: Picks, counted_P: BoolArray) -> tuple[Any, Any, Any]:
-    """Return believed probabilities, outcomes of the recorded groups and weights of the picks that count and about which something was believed."""
+    """Return believed probabilities, outcomes of the recorded groups and weights of the picks that
+    count and about which something was believed.
+    """
     known_P = counted_P & np.isfinite(picks.p_informative)
     records = picks.records[known_P]
-    return picks.p_informative[known_P], log.informative[records].astype(float), log.weights[records]
+    return (
+        picks.p_informative[known_P],
+        log.informative[records].astype(float),
+        log.weights[records],
+    )
 
 
 def _max_age(log: RolloutLog, picks: Picks) -> int:
-    """Return the longest time between two picks of a prompt, the start counting as a pick at tick -1 and the end as one at tick K."""
+    """Return the longest time between two picks of a prompt, the start counting as a pick at tick
+    -1 and the end as one at tick K.
+    """
     prompts, n = np.arange(len(log.prompts)), len(log.prompts)
     prompt = np.concatenate([prompts, log.prompt_positions[picks.records], prompts])
-    tick = np.concatenate([np.full(n, -1), log.tick_of_record[picks.records], np.full(n, log.n_ticks)])
+    tick = np.concatenate(
+        [np.full(n, -1), log.tick_of_record[picks.records], np.full(n, log.n_ticks)]
+    )
     order = np.lexsort((tick, prompt))
     same = prompt[order][1:] == prompt[order][:-1]
     return int(np.diff(tick[order])[same].max())

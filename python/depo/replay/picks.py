@@ -21,7 +21,8 @@ class Picks:
     Attributes:
         records: int64, rows of the log.
         p_informative: float64 in [0, 1], believed at the pick; NaN where nothing is believed.
-        probed: bool, picked to look at what the selector would not have picked by itself (kinds explore and reprobe).
+        probed: bool, picked to look at what the selector would not have picked by itself (kinds
+            explore and reprobe).
         n_rollouts: int64, rollouts paid for: the log's group size, fewer of a cheap probe.
     """
 
@@ -33,8 +34,16 @@ class Picks:
     @classmethod
     def join(cls, parts: Sequence[Picks]) -> Picks:
         """Return the picks of all parts, in order."""
-        empty = cls(records=np.empty(0, np.int64), p_informative=np.empty(0), probed=np.empty(0, bool), n_rollouts=np.empty(0, np.int64))
-        columns = {item.name: np.concatenate([getattr(part, item.name) for part in (empty, *parts)]) for item in fields(cls)}
+        empty = cls(
+            records=np.empty(0, np.int64),
+            p_informative=np.empty(0),
+            probed=np.empty(0, bool),
+            n_rollouts=np.empty(0, np.int64),
+        )
+        columns = {
+            item.name: np.concatenate([getattr(part, item.name) for part in (empty, *parts)])
+            for item in fields(cls)
+        }
         return cls(**columns)
 
     def state_dict(self) -> dict[str, Any]:

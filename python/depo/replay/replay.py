@@ -17,12 +17,14 @@ ROUNDING = 1e-9
 
 
 class Replay:
-    """Goes through the ticks of a log; at each, the selector picks a share of what is recorded there and is shown only that.
+    """Goes through the ticks of a log; at each, the selector picks a share of what is recorded
+    there and is shown only that.
 
     Args:
         log: The log.
         selector: A fresh selector of this log.
-        budget: Share of each tick's rollouts that is spent at most, in (0, 1]; a group's worth at least.
+        budget: Share of each tick's rollouts that is spent at most, in (0, 1]; a group's worth at
+            least.
 
     Attributes:
         ticks_done: Ticks played.
@@ -76,12 +78,16 @@ class Replay:
             StateError: The state is of another budget or a longer log.
         """
         if state["budget"] != self.budget or state["ticks_done"] > self.log.n_ticks:
-            raise StateError(f"replay: got {state['ticks_done']} ticks at budget {state['budget']}, expected {self.log.n_ticks} at most at {self.budget}")
+            raise StateError(
+                f"replay: got {state['ticks_done']} ticks at budget {state['budget']}, expected {self.log.n_ticks} at most at {self.budget}"
+            )
         self._selector.load_state_dict(state["selector"])
         self._parts = [Picks.from_state(state["picks"])]
         self.ticks_done, self.cpu_seconds = int(state["ticks_done"]), float(state["cpu_seconds"])
 
 
 def places(budget: float, available: int) -> int:
-    """Return how many of the available groups a budget pays for in full: a whole number, at least 1."""
+    """Return how many of the available groups a budget pays for in full: a whole number, at least
+    1.
+    """
     return max(1, math.floor(budget * available + ROUNDING))

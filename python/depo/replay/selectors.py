@@ -58,33 +58,56 @@ class Selector(Protocol):
 
 
 class SamplerSelector:
-    """`depo.PromptSampler` as a trainer drives it: it sees the outcomes of one batch before it draws the next.
+    """`depo.PromptSampler` as a trainer drives it: it sees the outcomes of one batch before it
+    draws the next.
 
     Args:
         log: What is replayed.
         config: Selection settings.
         seed: Seed of the sampler's draws.
         batch: Prompts drawn at once [>= 1].
-        text_model: Reads the prompts' texts, and is trained after each batch on what was shown; None: history alone.
+        text_model: Reads the prompts' texts, and is trained after each batch on what was shown;
+            None: history alone.
     """
 
-    def __init__(self, log: RolloutLog, config: SelectorConfig, *, seed: int, batch: int, text_model: TextModel | None = None) -> None:
-        self.sampler = PromptSampler(log.prompts, log.group_size, config, text_model.estimator if text_model else None, seed)
+    def __init__(
+        self,
+        log: RolloutLog,
+        config: SelectorConfig,
+        *,
+        seed: int,
+        batch: int,
+        text_model: TextModel | None = None,
+    ) -> None:
+        self.sampler = PromptSampler(
+            log.prompts, log.group_size, config, text_model.estimator if text_model else None, seed
+        )
         self._text_model = text_model
         self._position = {prompt.id: position for position, prompt in enumerate(log.prompts)}
         self._batch = batch
 
     def play(self, tick: Tick, n: int) -> Picks:
-        """Pick prompts of a tick in batches worth `batch` groups; what cheap probes cost goes off the places of their batch, see `PromptSampler.sample`."""
+        """Pick prompts of a tick in batches worth `batch` groups; what cheap probes cost goes off
+        the places of their batch, see `PromptSampler.sample`.
+        """
         parts, waiting = [], np.ones(len(tick.prompts), bool)
         while n > 0 and waiting.any():
             worth = min(self._batch, n)
-            draws = self.sampler.sample(worth, policy_version=tick.clock, among=tick.prompts[waiting])
-            rows = np.searchsorted(tick.prompts, np.array([self._position[draw.prompt.id] for draw in draws], np.int64))
+            draws = self.sampler.sample(
+                worth, policy_version=tick.clock, among=tick.prompts[waiting]
+            )
+            rows = np.searchsorted(
+                tick.prompts, np.array([self._position[draw.prompt.id] for draw in draws], np.int64)
+            )
             n_rollouts_B = np.array([draw.n_rollouts for draw in draws], np.int64)
-            self.sampler.observe(draws, self._shown(tick, rows, n_rollouts_B), policy_version=tick.clock)
+            self.sampler.observe(
+                draws, self._shown(tick, rows, n_rollouts_B), policy_version=tick.clock
+            )
             if self._text_model:
-                self.sampler.update_estimator(replay_steps=self._text_model.replay_steps, replay_batch=self._text_model.replay_batch)
+                self.sampler.update_estimator(
+                    replay_steps=self._text_model.replay_steps,
+                    replay_batch=self._text_model.replay_batch,
+                )
             parts.append(_picks(tick, rows, draws, n_rollouts_B))
             waiting[rows] = False
             n -= worth
@@ -99,7 +122,9 @@ class SamplerSelector:
 
     def state_dict(self) -> dict[str, Any]:
         """Return the states of the sampler and, if there is one, of the estimator."""
-        estimator = {"estimator": self._text_model.estimator.state_dict()} if self._text_model else {}
+        estimator = (
+            {"estimator": self._text_model.estimator.state_dict()} if self._text_model else {}
+        )
         return {"sampler": self.sampler.state_dict(), **estimator}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -110,7 +135,8 @@ class SamplerSelector:
 
 
 class Hindsight:
-    """Picks the most probably informative prompts with the belief of a sampler that is shown every outcome.
+    """Picks the most probably informative prompts with the belief of a sampler that is shown every
+    outcome.
 
     Args:
         everything: Drives the sampler through all prompts of each tick.
@@ -161,7 +187,8 @@ class Oracle:
 
 
 def replay_config(preset: str, depo: SelectorConfig) -> SelectorConfig:
-    """Return the settings of a preset for a replay, without warm-up: that counts training steps, and the clock here is the tick.
+    """Return the settings of a preset for a replay, without warm-up: that counts training steps,
+    and the clock here is the tick.
 
     Args:
         preset: Name of a preset, or of a reference.
@@ -175,7 +202,9 @@ def replay_config(preset: str, depo: SelectorConfig) -> SelectorConfig:
     if preset in REFERENCES:
         return replace(depo, explore_share=0.0, max_age=0, warmup_steps=0)
     if preset not in SELECTOR_PRESETS:
-        raise ConfigError(f"--selectors: got {preset!r}, expected some of {', '.join([*SELECTOR_PRESETS, *REFERENCES])}")
+        raise ConfigError(
+            f"--selectors: got {preset!r}, expected some of {', '.join([*SELECTOR_PRESETS, *REFERENCES])}"
+        )
     return SelectorConfig.from_preset(preset, warmup_steps=0)
 
 
@@ -184,8 +213,18 @@ def reads_text(preset: str, config: SelectorConfig) -> bool:
     return preset != "oracle" and config.policy in TEXT_POLICIES
 
 
-def build_selector(preset: str, log: RolloutLog, config: SelectorConfig, *, seed: int, batch: int = 64, text_model: TextModel | None = None) -> Selector:
-    """Return the selector of a preset's or a reference's name; see `SamplerSelector` for the arguments."""
+def build_selector(
+    preset: str,
+    log: RolloutLog,
+    config: SelectorConfig,
+    *,
+    seed: int,
+    batch: int = 64,
+    text_model: TextModel | None = None,
+) -> Selector:
+    """Return the selector of a preset's or a reference's name; see `SamplerSelector` for the
+    arguments.
+    """
     if preset == "oracle":
         return Oracle(log.group_size, seed)
     driven = SamplerSelector(log, config, seed=seed, batch=batch, text_model=text_model)
@@ -193,17 +232,23 @@ def build_selector(preset: str, log: RolloutLog, config: SelectorConfig, *, seed
 
 
 def recorded_rewards(tick: Tick, rows: Int64Array, group_size: int) -> Float32Array:
-    """Return the recorded outcomes of some rows of a tick as rewards float32 [B, G]: successes first, unknown ones NaN."""
+    """Return the recorded outcomes of some rows of a tick as rewards float32 [B, G]: successes
+    first, unknown ones NaN.
+    """
     rollout = np.arange(group_size)
     rewards_BG = (rollout < tick.successes[rows, None]).astype(np.float32)
     rewards_BG[rollout >= tick.rollouts[rows, None]] = np.nan
     return rewards_BG
 
 
-def subsample(rewards_BG: Float32Array, n_rollouts_B: Int64Array, lots_BG: Float64Array) -> Float32Array:
-    """Return the rewards of the `n_rollouts` known rollouts with the lowest lots of each group, all if there are no more, the rest as NaN.
+def subsample(
+    rewards_BG: Float32Array, n_rollouts_B: Int64Array, lots_BG: Float64Array
+) -> Float32Array:
+    """Return the rewards of the `n_rollouts` known rollouts with the lowest lots of each group, all
+    if there are no more, the rest as NaN.
 
-    With lots drawn evenly the successes among them are hypergeometric: a probe looks at some of the rollouts that the group would have had.
+    With lots drawn evenly the successes among them are hypergeometric: a probe looks at some of the
+    rollouts that the group would have had.
     """
     rank_BG = np.where(np.isnan(rewards_BG), np.inf, lots_BG).argsort(axis=1).argsort(axis=1)
     return np.where(rank_BG < n_rollouts_B[:, None], rewards_BG, np.float32(np.nan))
@@ -218,7 +263,9 @@ def _picks(tick: Tick, rows: Int64Array, draws: Sequence[Draw], n_rollouts_B: In
     )
 
 
-def _reference_picks(tick: Tick, rows: Int64Array, p_informative: Float64Array | Float32Array, group_size: int) -> Picks:
+def _reference_picks(
+    tick: Tick, rows: Int64Array, p_informative: Float64Array | Float32Array, group_size: int
+) -> Picks:
     return Picks(
         records=tick.first_record + rows,
         p_informative=p_informative.astype(np.float64),
@@ -228,6 +275,8 @@ def _reference_picks(tick: Tick, rows: Int64Array, p_informative: Float64Array |
 
 
 def _lots(seed: int, purpose: str, tick: Tick, count: int = 1) -> Float64Array:
-    """Return `count` random numbers for each prompt of a tick, float64 [A, count]; they do not depend on the selector."""
+    """Return `count` random numbers for each prompt of a tick, float64 [A, count]; they do not
+    depend on the selector.
+    """
     lots = uniforms([derive_key(seed, purpose, tick.index)], 0, len(tick.prompts) * count)
     return lots.reshape(len(tick.prompts), count)

@@ -10,7 +10,13 @@ from typing import Any, NamedTuple
 
 from depo.config.selector import SelectorConfig
 from depo.replay.log import RolloutLog
-from depo.replay.measures import calibration, ece_noise, informative_share_by_tick, measure, reliability
+from depo.replay.measures import (
+    calibration,
+    ece_noise,
+    informative_share_by_tick,
+    measure,
+    reliability,
+)
 from depo.replay.picks import Picks
 from depo.replay.replay import Replay
 from depo.replay.selectors import TextModel, build_selector, reads_text
@@ -18,10 +24,14 @@ from depo.state.checkpoints import latest_checkpoint, load_checkpoint, save_chec
 from depo.types.errors import StateError
 
 Result = Mapping[str, Any]
-"""One replay's `measure`s with selector, budget, seed, warm, cpu_seconds, cpu_per_pick, reliability and informative_share_by_tick."""
+"""One replay's `measure`s with selector, budget, seed, warm, cpu_seconds, cpu_per_pick, reliability
+and informative_share_by_tick.
+"""
 
 Pooled = Mapping[str, Any]
-"""The `calibration` of all seeds of a selector and budget together, with selector, budget, seeds, ece_noise, ece_probed_noise and reliability."""
+"""The `calibration` of all seeds of a selector and budget together, with selector, budget, seeds,
+ece_noise, ece_probed_noise and reliability.
+"""
 
 
 class Job(NamedTuple):
@@ -52,7 +62,8 @@ class Terms:
 
 
 class Suite:
-    """Runs replays in order and keeps what is done, in memory and, with a directory, on disk: a checkpoint per replay.
+    """Runs replays in order and keeps what is done, in memory and, with a directory, on disk: a
+    checkpoint per replay.
 
     Args:
         log: The log.
@@ -65,9 +76,20 @@ class Suite:
         self._directory = directory
         self._done: dict[Job, Result] = {}
         self._picks: dict[Job, Picks] = {}
-        self._identity = {"log": log.fingerprint(), "warm": terms.warm, "batch": terms.batch, "encoder": terms.encoder}
+        self._identity = {
+            "log": log.fingerprint(),
+            "warm": terms.warm,
+            "batch": terms.batch,
+            "encoder": terms.encoder,
+        }
 
-    def run(self, jobs: Sequence[Job], *, on_tick: Callable[[int], None], interrupted: Callable[[], bool]) -> list[Result] | None:
+    def run(
+        self,
+        jobs: Sequence[Job],
+        *,
+        on_tick: Callable[[int], None],
+        interrupted: Callable[[], bool],
+    ) -> list[Result] | None:
         """Return the results of the jobs, in order; None if interrupted before the last tick.
 
         Args:
@@ -76,7 +98,8 @@ class Suite:
             interrupted: Asked before each tick; if so, progress is saved and `run` returns.
 
         Raises:
-            StateError: The directory holds one of the jobs on other terms or of another log; nothing was run.
+            StateError: The directory holds one of the jobs on other terms or of another log;
+                nothing was run.
         """
         begun = self._restore(jobs)
         for number, job in enumerate(jobs):
@@ -96,7 +119,9 @@ class Suite:
         return [self._done[job] for job in jobs]
 
     def pooled(self, jobs: Iterable[Job]) -> list[Pooled]:
-        """Return the calibration of finished jobs, those of a selector and budget that differ by the seed taken together, in order of appearance."""
+        """Return the calibration of finished jobs, those of a selector and budget that differ by
+        the seed taken together, in order of appearance.
+        """
         groups: dict[tuple[str, float], list[Job]] = {}
         for job in jobs:
             groups.setdefault((job.selector, job.budget), []).append(job)
@@ -116,8 +141,17 @@ class Suite:
     def _replay(self, job: Job) -> Replay:
         config = self.terms.configs[job.selector]
         reading = self.terms.text_models is not None and reads_text(job.selector, config)
-        text_model = self.terms.text_models(job.seed) if self.terms.text_models and reading else None
-        selector = build_selector(job.selector, self.log, config, seed=job.seed, batch=self.terms.batch, text_model=text_model)
+        text_model = (
+            self.terms.text_models(job.seed) if self.terms.text_models and reading else None
+        )
+        selector = build_selector(
+            job.selector,
+            self.log,
+            config,
+            seed=job.seed,
+            batch=self.terms.batch,
+            text_model=text_model,
+        )
         return Replay(self.log, selector, job.budget)
 
     def _result(self, job: Job, replay: Replay) -> Result:
@@ -134,7 +168,13 @@ class Suite:
 
     def _save(self, job: Job, replay: Replay, content: Mapping[str, Any]) -> None:
         if self._directory:
-            save_checkpoint(self._directory / _name(job), replay.ticks_done, {"identity": self._identity_of(job), **content}, {}, keep=1)
+            save_checkpoint(
+                self._directory / _name(job),
+                replay.ticks_done,
+                {"identity": self._identity_of(job), **content},
+                {},
+                keep=1,
+            )
 
     def _restore(self, jobs: Iterable[Job]) -> dict[Job, Mapping[str, Any]]:
         """Take over which jobs are done, and return the states of those that were interrupted."""
@@ -144,16 +184,27 @@ class Suite:
             if newest is None or job in self._done:
                 continue
             state = load_checkpoint(newest).state
-            if differing := [name for name, value in self._identity_of(job).items() if state["identity"][name] != value]:
-                raise StateError(f"{newest.parent}: holds a replay with another {', '.join(differing)}: choose another directory or delete it")
+            if differing := [
+                name
+                for name, value in self._identity_of(job).items()
+                if state["identity"][name] != value
+            ]:
+                raise StateError(
+                    f"{newest.parent}: holds a replay with another {', '.join(differing)}: choose another directory or delete it"
+                )
             if "result" in state:
-                self._done[job], self._picks[job] = state["result"], Picks.from_state(state["picks"])
+                self._done[job], self._picks[job] = (
+                    state["result"],
+                    Picks.from_state(state["picks"]),
+                )
             else:
                 begun[job] = state["replay"]
         return begun
 
     def _identity_of(self, job: Job) -> dict[str, Any]:
-        settings = json.loads(json.dumps(asdict(self.terms.configs[job.selector])))  # as they come back from disk: tuples as lists
+        settings = json.loads(
+            json.dumps(asdict(self.terms.configs[job.selector]))
+        )  # as they come back from disk: tuples as lists
         return {**self._identity, "selection": settings}
 
 
@@ -162,4 +213,6 @@ def _name(job: Job) -> str:
 
 
 def _curve(log: RolloutLog, picks: Picks, warm: int) -> dict[str, list[float]]:
-    return {name: values.tolist() for name, values in reliability(log, picks, warm)._asdict().items()}
+    return {
+        name: values.tolist() for name, values in reliability(log, picks, warm)._asdict().items()
+    }

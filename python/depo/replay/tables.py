@@ -25,7 +25,9 @@ _COLUMNS: Mapping[str, tuple[str, str]] = {
     "early_informative_share": ("first 2 ticks", ".3f"),
     "cpu_per_pick": ("CPU us/pick", ".1f"),
 }
-"""Measure -> heading and format; the first is shown with its standard deviation over seeds, those of calibration are of all seeds pooled."""
+"""Measure -> heading and format; the first is shown with its standard deviation over seeds, those
+of calibration are of all seeds pooled.
+"""
 
 LEGEND = (
     "informative: informative groups per group rolled out (+- sd over seeds); recall, lost: share of all informative groups that was picked, was not; "
@@ -48,13 +50,19 @@ def mean(results: Sequence[Result], name: str) -> float:
 
 
 def results_table(results: Sequence[Result], pooled: Sequence[Pooled]) -> str:
-    """Return the means over seeds as text, a block for each budget; `Suite.pooled` gives the second argument."""
+    """Return the means over seeds as text, a block for each budget; `Suite.pooled` gives the second
+    argument.
+    """
     grouped = by_selector(results)
     together = {(entry["budget"], entry["selector"]): entry for entry in pooled}
     blocks = []
     for budget in dict.fromkeys(budget for budget, _ in grouped):
         header = [f"budget {budget:g}", *(heading for heading, _ in _COLUMNS.values())]
-        rows = [[selector, *_cells(same, together[budget, selector])] for (of_budget, selector), same in grouped.items() if of_budget == budget]
+        rows = [
+            [selector, *_cells(same, together[budget, selector])]
+            for (of_budget, selector), same in grouped.items()
+            if of_budget == budget
+        ]
         blocks.append(_aligned([header, *rows]))
     return "\n\n".join([*blocks, LEGEND])
 
@@ -85,19 +93,30 @@ def describe_log(summary: Mapping[str, Any]) -> str:
     return "\n".join([first, *(f"  {note}" for note in summary["notes"])])
 
 
-def json_content(log: Mapping[str, Any], results: Sequence[Result], pooled: Sequence[Pooled], advice: str) -> dict[str, Any]:
+def json_content(
+    log: Mapping[str, Any], results: Sequence[Result], pooled: Sequence[Pooled], advice: str
+) -> dict[str, Any]:
     """Return the content of the JSON file; what is not defined is None."""
-    content: dict[str, Any] = _defined({"log": log, "results": list(results), "pooled": list(pooled), "advice": advice})
+    content: dict[str, Any] = _defined(
+        {"log": log, "results": list(results), "pooled": list(pooled), "advice": advice}
+    )
     return content
 
 
 def _cells(same: Sequence[Result], pooled: Pooled) -> list[str]:
-    values = {name: float(pooled[name]) if name in pooled else mean(same, name) for name in _COLUMNS}
+    values = {
+        name: float(pooled[name]) if name in pooled else mean(same, name) for name in _COLUMNS
+    }
     values["cpu_per_pick"] *= 1e6
     values["max_age"] = max(result["max_age"] for result in same)
-    cells = {name: "-" if math.isnan(values[name]) else format(values[name], style) for name, (_, style) in _COLUMNS.items()}
+    cells = {
+        name: "-" if math.isnan(values[name]) else format(values[name], style)
+        for name, (_, style) in _COLUMNS.items()
+    }
     if len(same) > 1:
-        cells["informative_share"] += f" +-{np.std([result['informative_share'] for result in same], ddof=1):.3f}"
+        cells["informative_share"] += (
+            f" +-{np.std([result['informative_share'] for result in same], ddof=1):.3f}"
+        )
     if not math.isnan(values["ece_probed"]):
         cells["ece_probed"] += f" ({pooled['ece_probed_noise']:.3f})"
     return [*cells.values()]
@@ -107,7 +126,10 @@ def _aligned(rows: Sequence[Sequence[str]]) -> str:
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = []
     for row in rows:
-        first, *others = [cell.ljust(width) if index == 0 else cell.rjust(width) for index, (cell, width) in enumerate(zip(row, widths, strict=True))]
+        first, *others = [
+            cell.ljust(width) if index == 0 else cell.rjust(width)
+            for index, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ]
         lines.append("  ".join([first, *others]).rstrip())
     return "\n".join(lines)
 

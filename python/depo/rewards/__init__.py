@@ -16,14 +16,18 @@ def load_reward(config: RewardConfig) -> Reward:
     """Return the reward function that `config` names.
 
     Raises:
-        ConfigError: Unknown function, a user function that cannot be imported or has neither TRL's nor verl's signature.
+        ConfigError: Unknown function, a user function that cannot be imported or has neither TRL's
+            nor verl's signature.
         ImportError: The package behind the function is not installed.
     """
     return Reward(_load_scorer(config), config.truncated)
 
 
-def check_golds(prompts: Sequence[Prompt], config: RewardConfig) -> tuple[list[Prompt], list[Prompt]]:
-    """Split prompts into those whose ground truth the reward function can verify and the rest, which would fail every response.
+def check_golds(
+    prompts: Sequence[Prompt], config: RewardConfig
+) -> tuple[list[Prompt], list[Prompt]]:
+    """Split prompts into those whose ground truth the reward function can verify and the rest,
+    which would fail every response.
 
     Only function `math` with `check_golds` on drops any; the rest is logged as a warning.
 
@@ -58,4 +62,6 @@ def _load_scorer(config: RewardConfig) -> Scorer:
         from depo.rewards.user import load_user_scorer
 
         return load_user_scorer(config.function)
-    raise ConfigError(f"reward.function: got {config.function!r}, expected exact, reasoning_gym, math, module:function or path/file.py:function")
+    raise ConfigError(
+        f"reward.function: got {config.function!r}, expected exact, reasoning_gym, math, module:function or path/file.py:function"
+    )

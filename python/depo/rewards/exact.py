@@ -11,7 +11,9 @@ from depo.types.records import Float32Array, Prompt
 
 
 class ExactScorer:
-    """1.0 where the response is the ground truth (or one of a list) after stripping surrounding white space, else 0.0."""
+    """1.0 where the response is the ground truth (or one of a list) after stripping surrounding
+    white space, else 0.0.
+    """
 
     def score(self, prompts: Sequence[Prompt], responses: Sequence[str]) -> Float32Array:
         """Return float32 [N] of 0.0 and 1.0.
@@ -20,7 +22,11 @@ class ExactScorer:
             DataError: A ground truth is neither a string nor a number nor a list of these.
         """
         return np.array(
-            [response.strip() in map(str.strip, accepted_answers(prompt)) for prompt, response in zip(prompts, responses, strict=True)], dtype=np.float32
+            [
+                response.strip() in map(str.strip, accepted_answers(prompt))
+                for prompt, response in zip(prompts, responses, strict=True)
+            ],
+            dtype=np.float32,
         )
 
     def counters(self) -> dict[str, int]:

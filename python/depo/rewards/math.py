@@ -9,7 +9,14 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from depo.rewards.math_answers import Answer, as_number, clean_gold, compare_text, extract_answer, within_limits
+from depo.rewards.math_answers import (
+    Answer,
+    as_number,
+    clean_gold,
+    compare_text,
+    extract_answer,
+    within_limits,
+)
 from depo.rewards.pool import Outcome, WorkerPool
 from depo.rewards.scorer import accepted_answers
 from depo.types.records import Float32Array, Prompt
@@ -20,15 +27,19 @@ Question = tuple[tuple[str, ...], Answer]
 CACHE_ENTRIES = 100_000
 COUNTER_NAMES = {"timeout": "timeouts", "crash": "crashes", "error": "errors"}
 GOLD_TIMEOUT_FACTOR = 5.0
-"""Ground truths are verified once, so they get this many times the limit of a response; a busy machine must not shrink the data set."""
+"""Ground truths are verified once, so they get this many times the limit of a response; a busy
+machine must not shrink the data set.
+"""
 
 logger = logging.getLogger(__name__)
 
 
 class MathScorer:
-    """1.0 where the final answer equals the ground truth, 0.0 where it does not, NaN where the verification timed out or crashed.
+    """1.0 where the final answer equals the ground truth, 0.0 where it does not, NaN where the
+    verification timed out or crashed.
 
-    Equal strings and numbers are settled at once, the rest by math-verify in a `WorkerPool`. Answers beyond `within_limits` are wrong.
+    Equal strings and numbers are settled at once, the rest by math-verify in a `WorkerPool`.
+    Answers beyond `within_limits` are wrong.
     """
 
     def __init__(self, timeout_seconds: float, workers: int) -> None:
@@ -42,7 +53,9 @@ class MathScorer:
             ImportError: math-verify is not installed.
         """
         if importlib.util.find_spec("math_verify") is None:
-            raise ImportError("reward.function math needs the package math-verify (pip install math-verify)")
+            raise ImportError(
+                "reward.function math needs the package math-verify (pip install math-verify)"
+            )
         self._timeout_seconds = timeout_seconds
         self._workers = workers
         self._pool = self._new_pool(timeout_seconds)
@@ -55,15 +68,23 @@ class MathScorer:
         Raises:
             DataError: A ground truth is neither a string nor a number nor a list of these.
         """
-        questions = [(_golds(prompt), extract_answer(response)) for prompt, response in zip(prompts, responses, strict=True)]
+        questions = [
+            (_golds(prompt), extract_answer(response))
+            for prompt, response in zip(prompts, responses, strict=True)
+        ]
         verdicts = {question: self._settle(*question) for question in questions}
         unsettled = [question for question, verdict in verdicts.items() if verdict is None]
-        for question, outcome in zip(unsettled, self._pool.map([(golds, answer.text, answer.marked) for golds, answer in unsettled]), strict=True):
+        for question, outcome in zip(
+            unsettled,
+            self._pool.map([(golds, answer.text, answer.marked) for golds, answer in unsettled]),
+            strict=True,
+        ):
             verdicts[question] = self._record(question, outcome)
         return np.array([verdicts[question] for question in questions], dtype=np.float32)
 
     def check_golds(self, prompts: Sequence[Prompt]) -> tuple[list[Prompt], list[Prompt]]:
-        """Split prompts into those with a ground truth that verifies against itself and the rest, which is logged as a warning.
+        """Split prompts into those with a ground truth that verifies against itself and the rest,
+        which is logged as a warning.
 
         Raises:
             DataError: A ground truth is neither a string nor a number nor a list of these.
@@ -73,7 +94,9 @@ class MathScorer:
         symbolic = sorted(gold for gold in golds - verified if within_limits(gold))
         with self._new_pool(self._timeout_seconds * GOLD_TIMEOUT_FACTOR) as pool:
             outcomes = pool.map([([gold], gold, True) for gold in symbolic])
-        verified |= {gold for gold, outcome in zip(symbolic, outcomes, strict=True) if outcome.value}
+        verified |= {
+            gold for gold, outcome in zip(symbolic, outcomes, strict=True) if outcome.value
+        }
         kept = [prompt for prompt in prompts if verified.intersection(_golds(prompt))]
         dropped = [prompt for prompt in prompts if not verified.intersection(_golds(prompt))]
         if dropped:
@@ -86,7 +109,9 @@ class MathScorer:
         return kept, dropped
 
     def counters(self) -> dict[str, int]:
-        """Return {"timeouts", "crashes", "errors"}: verifications without a verdict since the start, by cause."""
+        """Return {"timeouts", "crashes", "errors"}: verifications without a verdict since the
+        start, by cause.
+        """
         return {name: self._counters[name] for name in COUNTER_NAMES.values()}
 
     def close(self) -> None:
@@ -94,19 +119,31 @@ class MathScorer:
         self._pool.close()
 
     def _new_pool(self, timeout_seconds: float) -> WorkerPool:
-        return WorkerPool("depo.rewards.math_worker:verify_answer", workers=self._workers, timeout_seconds=timeout_seconds)
+        return WorkerPool(
+            "depo.rewards.math_worker:verify_answer",
+            workers=self._workers,
+            timeout_seconds=timeout_seconds,
+        )
 
     def _settle(self, golds: tuple[str, ...], answer: Answer) -> float | None:
         verdicts = {compare_text(gold, answer.text) for gold in golds}
         if True in verdicts or None not in verdicts:
             return float(True in verdicts)
-        return self._cache.get((golds, answer)) if answer.text and within_limits(answer.text) else 0.0
+        return (
+            self._cache.get((golds, answer)) if answer.text and within_limits(answer.text) else 0.0
+        )
 
     def _record(self, question: Question, outcome: Outcome) -> float:
         if outcome.failure:
             # Not cached: a limit that was missed on a busy machine may be kept the next time.
             self._counters[COUNTER_NAMES[outcome.failure]] += 1
-            logger.warning("math verification of %.80r against %.80r: %s %s", question[1].text, question[0][0], outcome.failure, outcome.detail)
+            logger.warning(
+                "math verification of %.80r against %.80r: %s %s",
+                question[1].text,
+                question[0][0],
+                outcome.failure,
+                outcome.detail,
+            )
             return float("nan")
         if len(self._cache) >= CACHE_ENTRIES:
             del self._cache[next(iter(self._cache))]

@@ -1,4 +1,6 @@
-"""The final answer of a mathematical response, as text: extraction, limits, and comparisons that need no computer algebra."""
+"""The final answer of a mathematical response, as text: extraction, limits, and comparisons that
+need no computer algebra.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +9,8 @@ from dataclasses import dataclass
 from fractions import Fraction
 
 MAX_ANSWER_CHARS = 300
-"""A longer answer is not looked at; of a response without a marked answer, this much of its end is."""
+"""A longer answer is not looked at; of a response without a marked answer, this much of its end is.
+"""
 MAX_NESTING = 20
 
 _BOX = re.compile(r"\\(?:boxed|fbox)\s*\{")
@@ -30,7 +33,8 @@ class Answer:
 
     Attributes:
         text: The answer, or the end of the response.
-        marked: Whether the response marked it (box, tag, ####); unmarked text counts only after words such as "the answer is".
+        marked: Whether the response marked it (box, tag, ####); unmarked text counts only after
+            words such as "the answer is".
     """
 
     text: str
@@ -52,7 +56,9 @@ def extract_answer(response: str) -> Answer:
 
 
 def clean_gold(gold: str) -> str:
-    """Return a ground truth without GSM8K's worked solution before `####` and without surrounding white space."""
+    """Return a ground truth without GSM8K's worked solution before `####` and without surrounding
+    white space.
+    """
     return gold.rpartition("####")[2].strip()
 
 
@@ -63,16 +69,22 @@ def as_latex(answer: str) -> str:
 
 
 def within_limits(answer: str) -> bool:
-    """Return whether computer algebra may look at an answer: not overlong, not nested too deep, no huge powers or factorials."""
+    """Return whether computer algebra may look at an answer: not overlong, not nested too deep, no
+    huge powers or factorials.
+    """
     depth = deepest = 0
     for character in answer[: MAX_ANSWER_CHARS + 1]:
         depth += (character in "({[") - (character in ")}]")
         deepest = max(deepest, depth)
-    return len(answer) <= MAX_ANSWER_CHARS and deepest <= MAX_NESTING and not _EXPLOSIVE.search(answer)
+    return (
+        len(answer) <= MAX_ANSWER_CHARS and deepest <= MAX_NESTING and not _EXPLOSIVE.search(answer)
+    )
 
 
 def compare_text(gold: str, answer: str) -> bool | None:
-    """Return whether two answers are equal as strings or as numbers; None where only computer algebra can tell."""
+    """Return whether two answers are equal as strings or as numbers; None where only computer
+    algebra can tell.
+    """
     if _normalized(gold) == _normalized(answer):
         return bool(_normalized(gold))
     gold_number, answer_number = as_number(gold), as_number(answer)
@@ -113,6 +125,11 @@ def _last_box(text: str) -> str | None:
 
 
 def _normalized(answer: str) -> str:
-    answer = answer.replace("\\dfrac", "\\frac").replace("\\tfrac", "\\frac").replace("\\left", "").replace("\\right", "")
+    answer = (
+        answer.replace("\\dfrac", "\\frac")
+        .replace("\\tfrac", "\\frac")
+        .replace("\\left", "")
+        .replace("\\right", "")
+    )
     answer = answer.replace("\\!", "").replace("{,}", ",").replace("\\$", "")
     return " ".join(answer.strip().strip("$").strip().removesuffix(".").split())

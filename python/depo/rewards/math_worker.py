@@ -1,4 +1,6 @@
-"""What a math worker runs: math-verify without its own time limits, which rest on SIGALRM and do not interrupt C code; the pool has its own."""
+"""What a math worker runs: math-verify without its own time limits, which rest on SIGALRM and do
+not interrupt C code; the pool has its own.
+"""
 
 from __future__ import annotations
 
@@ -13,10 +15,16 @@ _ANCHORED = (
     LatexExtractionConfig(boxed_match_priority=0, try_extract_without_anchor=False),
     ExprExtractionConfig(try_extract_without_anchor=False),
 )
-"""Of unmarked text only what follows words such as "the answer is" counts, not whatever number comes last."""
+"""Of unmarked text only what follows words such as "the answer is" counts, not whatever number
+comes last.
+"""
 
-logging.getLogger("math_verify").setLevel(logging.ERROR)  # it warns once per process that its own limits are off
-parse("$1$", parsing_timeout=None)  # the grammar loads with the first parse, which would count against the first call's limit
+logging.getLogger("math_verify").setLevel(
+    logging.ERROR
+)  # it warns once per process that its own limits are off
+parse(
+    "$1$", parsing_timeout=None
+)  # the grammar loads with the first parse, which would count against the first call's limit
 
 
 def verify_answer(golds: list[str], answer: str, marked: bool) -> bool:
@@ -28,10 +36,15 @@ def verify_answer(golds: list[str], answer: str, marked: bool) -> bool:
         marked: See `Answer.marked`.
 
     Raises:
-        MemoryError, RecursionError: The comparison is beyond the worker's means; nothing is known about the answer.
+        MemoryError, RecursionError: The comparison is beyond the worker's means; nothing is known
+            about the answer.
     """
     expected = [value for gold in golds for value in parse(as_latex(gold), parsing_timeout=None)]
-    targets = parse(as_latex(answer), parsing_timeout=None) if marked else parse(answer, _ANCHORED, parsing_timeout=None)
+    targets = (
+        parse(as_latex(answer), parsing_timeout=None)
+        if marked
+        else parse(answer, _ANCHORED, parsing_timeout=None)
+    )
     return any(_equal(gold, target) for gold, target in product(expected, targets))
 
 
@@ -40,5 +53,7 @@ def _equal(gold: object, target: object) -> bool:
         return bool(verify(gold, target, timeout_seconds=None, raise_on_error=True))
     except (MemoryError, RecursionError):
         raise
-    except Exception:  # sympy raises many classes for things that cannot be compared, which are then not equal
+    except (
+        Exception
+    ):  # sympy raises many classes for things that cannot be compared, which are then not equal
         return False

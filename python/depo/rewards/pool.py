@@ -1,7 +1,9 @@
-"""Long-lived worker processes whose calls end in time: a call beyond its limit costs its process, never the caller.
+"""Long-lived worker processes whose calls end in time: a call beyond its limit costs its process,
+never the caller.
 
-A verifier may hang inside C code, eat all memory or crash. Signals and threads cannot stop that, killing a process can. Workers are fresh
-interpreters (nothing is forked, so no lock of a threaded parent is inherited) and speak JSON lines over pipes.
+A verifier may hang inside C code, eat all memory or crash. Signals and threads cannot stop that,
+killing a process can. Workers are fresh interpreters (nothing is forked, so no lock of a threaded
+parent is inherited) and speak JSON lines over pipes.
 """
 
 from __future__ import annotations
@@ -19,7 +21,9 @@ from dataclasses import dataclass
 from typing import IO, Any, Literal, Self
 
 START_LIMIT_SECONDS = 120.0
-"""Imports of a worker may take long on a busy machine; they do not count against the limit of a call."""
+"""Imports of a worker may take long on a busy machine; they do not count against the limit of a
+call.
+"""
 READ_BYTES = 1 << 16
 
 
@@ -29,7 +33,8 @@ class Outcome:
 
     Attributes:
         value: What the function returned; None unless `failure` is "".
-        failure: "" for a returned value; timeout: killed at the limit; crash: the process died, twice; error: the function raised.
+        failure: "" for a returned value; timeout: killed at the limit; crash: the process died,
+            twice; error: the function raised.
         detail: The exception, for `error`.
     """
 
@@ -39,16 +44,21 @@ class Outcome:
 
 
 class WorkerPool:
-    """Runs one function in `workers` processes; processes start on first use and are replaced when they die."""
+    """Runs one function in `workers` processes; processes start on first use and are replaced when
+    they die.
+    """
 
-    def __init__(self, function: str, *, workers: int, timeout_seconds: float, memory_bytes: int = 2 << 30) -> None:
+    def __init__(
+        self, function: str, *, workers: int, timeout_seconds: float, memory_bytes: int = 2 << 30
+    ) -> None:
         """Describe the pool.
 
         Args:
             function: `module:function`, taking and returning JSON values.
             workers: Processes [>= 1].
             timeout_seconds: Wall-clock limit of one call [> 0].
-            memory_bytes: Limit of a worker's address space; beyond it the function sees MemoryError.
+            memory_bytes: Limit of a worker's address space; beyond it the function sees
+                MemoryError.
         """
         self._arguments = (function, str(memory_bytes), str(timeout_seconds))
         self._timeout_seconds = timeout_seconds
@@ -84,14 +94,22 @@ class WorkerPool:
         pending = deque(range(len(calls)))
         crashed: set[int] = set()
         while pending or any(worker.call is not None for worker in self._workers):
-            self._workers += [_Worker(self._arguments) for _ in range(min(self._size, len(pending)) - len(self._workers))]
+            self._workers += [
+                _Worker(self._arguments)
+                for _ in range(min(self._size, len(pending)) - len(self._workers))
+            ]
             for worker in self._workers:
-                if worker.idle and pending and worker.send(pending[0], calls[pending[0]], self._timeout_seconds):
+                if (
+                    worker.idle
+                    and pending
+                    and worker.send(pending[0], calls[pending[0]], self._timeout_seconds)
+                ):
                     pending.popleft()
             for call, outcome in self._wait():
                 outcomes[call] = outcome
                 if outcome.failure == "crash" and call not in crashed:
-                    # Its worker may have been killed from outside (out of memory, an operator): only a second crash is the call's own.
+                    # Its worker may have been killed from outside (out of memory, an operator):
+                    # only a second crash is the call's own.
                     crashed.add(call)
                     pending.append(call)
         return outcomes
@@ -102,7 +120,10 @@ class WorkerPool:
         with selectors.DefaultSelector() as selector:
             for worker in awaited:
                 selector.register(worker.output, selectors.EVENT_READ)
-            remaining = min((worker.deadline for worker in awaited), default=time.monotonic()) - time.monotonic()
+            remaining = (
+                min((worker.deadline for worker in awaited), default=time.monotonic())
+                - time.monotonic()
+            )
             readable = {key.fd for key, _ in selector.select(max(remaining, 0.0))}
         for worker in awaited:
             call = worker.call
@@ -116,10 +137,22 @@ class _Worker:
     """One process: starting, idle, busy with `call`, or dead."""
 
     def __init__(self, arguments: Sequence[str]) -> None:
-        # A session of its own keeps the terminal's Ctrl-C away; the module path is the parent's, so that both find the same function.
-        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(map(os.path.abspath, sys.path)), "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
+        # A session of its own keeps the terminal's Ctrl-C away; the module path is the parent's, so
+        # that both find the same function.
+        environment = {
+            **os.environ,
+            "PYTHONPATH": os.pathsep.join(map(os.path.abspath, sys.path)),
+            "OMP_NUM_THREADS": "1",
+            "OPENBLAS_NUM_THREADS": "1",
+        }
         command = [sys.executable, "-P", "-m", "depo.rewards.pool_worker", *arguments]
-        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment, start_new_session=True)
+        self._process = subprocess.Popen(
+            command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            env=environment,
+            start_new_session=True,
+        )
         self._received = b""
         self._ready = False
         self.alive = True
@@ -170,7 +203,9 @@ class _Worker:
     def _end(self, failure: Literal["crash", "timeout"]) -> Outcome:
         self.kill()
         if not self._ready:
-            raise RuntimeError(f"verifier process did not start ({failure}, exit status {self._process.returncode}); its own error message is on stderr")
+            raise RuntimeError(
+                f"verifier process did not start ({failure}, exit status {self._process.returncode}); its own error message is on stderr"
+            )
         self.call = None
         return Outcome(failure=failure)
 

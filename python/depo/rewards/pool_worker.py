@@ -1,4 +1,7 @@
-"""Main program of a pool worker: one JSON line in, one out. Started by `WorkerPool` as a fresh interpreter."""
+"""Main program of a pool worker: one JSON line in, one out.
+
+Started by `WorkerPool` as a fresh interpreter.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +20,8 @@ def main(function: str, memory_bytes: int, timeout_seconds: float) -> None:
     Args:
         function: `module:function`.
         memory_bytes: Limit of the address space, from after the imports on.
-        timeout_seconds: The parent's limit of a call. Should the parent be gone, the kernel ends a runaway call at twice this.
+        timeout_seconds: The parent's limit of a call. Should the parent be gone, the kernel ends a
+            runaway call at twice this.
     """
     replies = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)  # whatever the function prints must not get between the replies
@@ -31,7 +35,9 @@ def main(function: str, memory_bytes: int, timeout_seconds: float) -> None:
         try:
             reply = json.dumps({"value": run(*json.loads(line))})
         except Exception as error:  # the parent is told, whatever it is
-            reply = json.dumps({"failure": "error", "detail": f"{type(error).__name__}: {error}"[:1000]})
+            reply = json.dumps(
+                {"failure": "error", "detail": f"{type(error).__name__}: {error}"[:1000]}
+            )
         signal.setitimer(signal.ITIMER_REAL, 0)
         print(reply, file=replies, flush=True)
 

@@ -28,14 +28,18 @@ ACCEPTED_RESPONSES: Mapping[str, re.Pattern[str]] = {
     "spiral_matrix": _BOARD,
     "string_insertion": _BOARD,
 }
-"""Families whose scorers evaluate the response as Python code (reasoning-gym 0.1.25) see only responses of this form; others cannot be fully right anyway:
-an answer of countdown is arithmetic without powers, and in the board families a Python list earns partial credit at most."""
+"""Families whose scorers evaluate the response as Python code (reasoning-gym 0.1.25) see only
+responses of this form; others cannot be fully right anyway:
+an answer of countdown is arithmetic without powers, and in the board families a Python list earns
+partial credit at most."""
 
 
 class ReasoningGymScorer:
-    """1.0 where the task's scorer gives full marks, else 0.0: its partial credit can be had without solving anything.
+    """1.0 where the task's scorer gives full marks, else 0.0: its partial credit can be had without
+    solving anything.
 
-    What stands in the last `<answer>..</answer>` is judged if there is one, else the whole response without surrounding white space.
+    What stands in the last `<answer>..</answer>` is judged if there is one, else the whole response
+    without surrounding white space.
     """
 
     def __init__(self) -> None:
@@ -43,13 +47,20 @@ class ReasoningGymScorer:
         self._counters: Counter[str] = Counter()
 
     def score(self, prompts: Sequence[Prompt], responses: Sequence[str]) -> Float32Array:
-        """Return float32 [N] of 0.0 and 1.0; NaN where the scorer fails on its own reference answer.
+        """Return float32 [N] of 0.0 and 1.0; NaN where the scorer fails on its own reference
+        answer.
 
         Raises:
             DataError: A prompt's columns hold no task and entry.
         """
         with contextlib.redirect_stdout(io.StringIO()):  # some scorers print
-            return np.array([self._score(prompt, response) for prompt, response in zip(prompts, responses, strict=True)], dtype=np.float32)
+            return np.array(
+                [
+                    self._score(prompt, response)
+                    for prompt, response in zip(prompts, responses, strict=True)
+                ],
+                dtype=np.float32,
+            )
 
     def counters(self) -> dict[str, int]:
         """Return {"errors": number of scorer failures} since the start."""
@@ -61,7 +72,9 @@ class ReasoningGymScorer:
     def _score(self, prompt: Prompt, response: str) -> float:
         task, entry = prompt.columns.get("task"), prompt.columns.get("entry")
         if not isinstance(task, str) or not isinstance(entry, Mapping):
-            raise DataError(f"columns of prompt {prompt.text!r:.80}: got {', '.join(prompt.columns)}, expected task and entry of a reasoning-gym source")
+            raise DataError(
+                f"columns of prompt {prompt.text!r:.80}: got {', '.join(prompt.columns)}, expected task and entry of a reasoning-gym source"
+            )
         answer = extract_answer(response)
         answer = response.strip() if answer is None else answer
         if task in ACCEPTED_RESPONSES and not ACCEPTED_RESPONSES[task].fullmatch(answer):
@@ -69,11 +82,18 @@ class ReasoningGymScorer:
         score_answer = _scorer(task)
         try:
             return float(score_answer(answer, entry) >= 1.0)
-        except Exception as error:  # each family chokes on malformed responses in its own way; they are wrong
+        except (
+            Exception
+        ) as error:  # each family chokes on malformed responses in its own way; they are wrong
             if entry["answer"] is None or _accepts_reference(score_answer, entry):
                 return 0.0
             self._counters["errors"] += 1
-            logger.warning("reasoning-gym scorer of %s failed on its own answer %.80r: %r", task, entry["answer"], error)
+            logger.warning(
+                "reasoning-gym scorer of %s failed on its own answer %.80r: %r",
+                task,
+                entry["answer"],
+                error,
+            )
             return float("nan")
 
 

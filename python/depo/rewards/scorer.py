@@ -25,19 +25,26 @@ class Scorer(Protocol):
 
 
 class Reward:
-    """A scorer with the rule for truncated responses; satisfies `depo.types.protocols.RewardFunction`."""
+    """A scorer with the rule for truncated responses; satisfies
+    `depo.types.protocols.RewardFunction`.
+    """
 
-    def __init__(self, scorer: Scorer, truncated: Literal["zero", "score", "unknown"] = "zero") -> None:
+    def __init__(
+        self, scorer: Scorer, truncated: Literal["zero", "score", "unknown"] = "zero"
+    ) -> None:
         """Wrap a scorer.
 
         Args:
             scorer: Judges responses.
-            truncated: Reward of a response cut by the token budget: 0, what the scorer says, or NaN.
+            truncated: Reward of a response cut by the token budget: 0, what the scorer says, or
+                NaN.
         """
         self.scorer = scorer
         self._truncated = truncated
 
-    def __call__(self, prompts: Sequence[Prompt], responses: Sequence[str], finished: BoolArray) -> Float32Array:
+    def __call__(
+        self, prompts: Sequence[Prompt], responses: Sequence[str], finished: BoolArray
+    ) -> Float32Array:
         """Return one reward per response, float32 [N]; NaN means unknown, never "wrong".
 
         Args:
@@ -49,10 +56,14 @@ class Reward:
             ValueError: The three differ in length.
         """
         if not len(prompts) == len(responses) == len(finished):
-            raise ValueError(f"prompts, responses, finished: got {len(prompts)}, {len(responses)}, {len(finished)} entries, expected as many of each")
+            raise ValueError(
+                f"prompts, responses, finished: got {len(prompts)}, {len(responses)}, {len(finished)} entries, expected as many of each"
+            )
         rewards = self.scorer.score(prompts, responses)
         if self._truncated != "score":
-            rewards[~np.asarray(finished, dtype=np.bool_)] = 0.0 if self._truncated == "zero" else np.nan
+            rewards[~np.asarray(finished, dtype=np.bool_)] = (
+                0.0 if self._truncated == "zero" else np.nan
+            )
         return rewards
 
     def counters(self) -> dict[str, int]:
@@ -65,13 +76,16 @@ class Reward:
 
 
 def accepted_answers(prompt: Prompt) -> tuple[str, ...]:
-    """Return the ground truth of a prompt as text; a list holds alternatives, any of which is right.
+    """Return the ground truth of a prompt as text; a list holds alternatives, any of which is
+    right.
 
     Raises:
         DataError: It is neither a string nor a number nor a non-empty list of these.
     """
     answers = prompt.answer if isinstance(prompt.answer, (list, tuple)) else [prompt.answer]
-    if not answers or any(isinstance(answer, bool) or not isinstance(answer, (str, int, float)) for answer in answers):
+    if not answers or any(
+        isinstance(answer, bool) or not isinstance(answer, (str, int, float)) for answer in answers
+    ):
         raise DataError(
             f"answer of prompt {prompt.text!r:.80} (source {prompt.source}): got {prompt.answer!r:.80}, expected a string, a number or a list of these"
         )

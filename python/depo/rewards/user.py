@@ -31,7 +31,8 @@ def load_user_scorer(reference: str) -> Scorer:
         reference: `package.module:function` or `path/file.py:function`.
 
     Raises:
-        ConfigError: It cannot be imported, is no function, or has neither TRL's nor verl's signature.
+        ConfigError: It cannot be imported, is no function, or has neither TRL's nor verl's
+            signature.
     """
     function = load_function(reference, "reward.function")
     parameters = inspect.signature(function).parameters
@@ -45,38 +46,62 @@ def load_user_scorer(reference: str) -> Scorer:
 
 
 class TrlScorer:
-    """A batched function: gets all prompts, completions and columns at once, returns a number or None (unknown) for each."""
+    """A batched function: gets all prompts, completions and columns at once, returns a number or
+    None (unknown) for each.
+    """
 
     def __init__(self, function: Callable[..., Any]) -> None:
         """Wrap `function`, plain or async."""
         self._function = function
         self._parameters = inspect.signature(function).parameters
-        self._takes_any = any(parameter.kind is parameter.VAR_KEYWORD for parameter in self._parameters.values())
+        self._takes_any = any(
+            parameter.kind is parameter.VAR_KEYWORD for parameter in self._parameters.values()
+        )
 
     def score(self, prompts: Sequence[Prompt], responses: Sequence[str]) -> Float32Array:
         """Return float32 [N], NaN where the function returned None or NaN.
 
         Raises:
-            ValueError: The function needs a column that the data lacks, or returned something else than N numbers.
+            ValueError: The function needs a column that the data lacks, or returned something else
+                than N numbers.
             RuntimeError: The function raised.
         """
         if not prompts:
             return np.empty(0, dtype=np.float32)
         arguments = self._arguments(prompts, responses)
-        missing = [name for name, parameter in self._parameters.items() if _required(parameter) and name not in arguments]
+        missing = [
+            name
+            for name, parameter in self._parameters.items()
+            if _required(parameter) and name not in arguments
+        ]
         if missing:
-            raise ValueError(f"{_name(self._function)} needs {', '.join(missing)}, but the data has columns {', '.join(sorted(arguments))}")
+            raise ValueError(
+                f"{_name(self._function)} needs {', '.join(missing)}, but the data has columns {', '.join(sorted(arguments))}"
+            )
         try:
-            values = self._function(**{name: value for name, value in arguments.items() if self._takes_any or name in self._parameters})
+            values = self._function(
+                **{
+                    name: value
+                    for name, value in arguments.items()
+                    if self._takes_any or name in self._parameters
+                }
+            )
             if inspect.isawaitable(values):
                 values = _run(_gather([values]))[0]
             if isinstance(values, Exception):
                 raise values
         except Exception as error:
-            raise RuntimeError(f"{_name(self._function)} raised on a batch of {len(prompts)}: {type(error).__name__}: {error}") from error
+            raise RuntimeError(
+                f"{_name(self._function)} raised on a batch of {len(prompts)}: {type(error).__name__}: {error}"
+            ) from error
         if not hasattr(values, "__len__") or len(values) != len(prompts):
-            raise ValueError(f"{_name(self._function)}: got {values!r:.80}, expected a list of {len(prompts)} numbers or None")
-        return np.array([math.nan if value is None else _as_float(value, self._function) for value in values], dtype=np.float32)
+            raise ValueError(
+                f"{_name(self._function)}: got {values!r:.80}, expected a list of {len(prompts)} numbers or None"
+            )
+        return np.array(
+            [math.nan if value is None else _as_float(value, self._function) for value in values],
+            dtype=np.float32,
+        )
 
     def counters(self) -> dict[str, int]:
         """Return nothing: this function reports unknown verdicts itself, as None."""
@@ -90,8 +115,13 @@ class TrlScorer:
         columns = {name: [prompt.columns.get(name) for prompt in prompts] for name in names}
         return {
             **columns,
-            "prompts": [list(prompt.messages) if prompt.messages else prompt.text for prompt in prompts],
-            "completions": [_completion(prompt, response) for prompt, response in zip(prompts, responses, strict=True)],
+            "prompts": [
+                list(prompt.messages) if prompt.messages else prompt.text for prompt in prompts
+            ],
+            "completions": [
+                _completion(prompt, response)
+                for prompt, response in zip(prompts, responses, strict=True)
+            ],
             "trainer_state": None,
             "log_extra": _ignore,
             "log_metric": _ignore,
@@ -99,22 +129,30 @@ class TrlScorer:
 
 
 class VerlScorer:
-    """A function of one sample that returns a number or a mapping with `score`; where it raises, the verdict is unknown."""
+    """A function of one sample that returns a number or a mapping with `score`; where it raises,
+    the verdict is unknown.
+    """
 
     def __init__(self, function: Callable[..., Any]) -> None:
         """Wrap `function`, plain or async."""
         self._function = function
         parameters = inspect.signature(function).parameters
-        self._takes_extra_info = "extra_info" in parameters or any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
+        self._takes_extra_info = "extra_info" in parameters or any(
+            parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values()
+        )
         self._errors = 0
 
     def score(self, prompts: Sequence[Prompt], responses: Sequence[str]) -> Float32Array:
         """Return float32 [N], NaN where the function raised or returned NaN.
 
         Raises:
-            ValueError: The function returned something else than a number or a mapping with a number as `score`.
+            ValueError: The function returned something else than a number or a mapping with a
+                number as `score`.
         """
-        values = [self._call(prompt, response) for prompt, response in zip(prompts, responses, strict=True)]
+        values = [
+            self._call(prompt, response)
+            for prompt, response in zip(prompts, responses, strict=True)
+        ]
         if any(inspect.isawaitable(value) for value in values):
             values = _run(_gather(values))
         return np.array([self._as_reward(value) for value in values], dtype=np.float32)
@@ -127,10 +165,14 @@ class VerlScorer:
         """Do nothing: the function runs in this process."""
 
     def _call(self, prompt: Prompt, response: str) -> Any:
-        extra = {"extra_info": prompt.columns.get("extra_info") or {}} if self._takes_extra_info else {}
+        extra = (
+            {"extra_info": prompt.columns.get("extra_info") or {}} if self._takes_extra_info else {}
+        )
         source = prompt.columns.get("data_source", prompt.source)
         try:
-            return self._function(data_source=source, solution_str=response, ground_truth=prompt.answer, **extra)
+            return self._function(
+                data_source=source, solution_str=response, ground_truth=prompt.answer, **extra
+            )
         except Exception as error:  # a user's function may raise anything
             return error
 
@@ -138,17 +180,26 @@ class VerlScorer:
         if isinstance(value, Exception):
             self._errors += 1
             if self._errors == 1:
-                logger.warning("%s raised; such samples are unknown (NaN), further errors are only counted", _name(self._function), exc_info=value)
+                logger.warning(
+                    "%s raised; such samples are unknown (NaN), further errors are only counted",
+                    _name(self._function),
+                    exc_info=value,
+                )
             return math.nan
         if isinstance(value, Mapping):
             if "score" not in value:
-                raise ValueError(f"{_name(self._function)}: got a mapping with {', '.join(map(str, value))}, expected one with score")
+                raise ValueError(
+                    f"{_name(self._function)}: got a mapping with {', '.join(map(str, value))}, expected one with score"
+                )
             value = value["score"]
         return _as_float(value, self._function)
 
 
 def _required(parameter: inspect.Parameter) -> bool:
-    return parameter.default is parameter.empty and parameter.kind in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY)
+    return parameter.default is parameter.empty and parameter.kind in (
+        parameter.POSITIONAL_OR_KEYWORD,
+        parameter.KEYWORD_ONLY,
+    )
 
 
 def _completion(prompt: Prompt, response: str) -> str | list[dict[str, str]]:
@@ -166,20 +217,26 @@ def _name(function: Callable[..., Any]) -> str:
 def _as_float(value: Any, function: Callable[..., Any]) -> float:
     number = value.item() if hasattr(value, "item") else value  # numpy and torch scalars
     if not isinstance(number, Real) or math.isinf(number):
-        raise ValueError(f"{_name(function)}: got {value!r:.80}, expected a finite number, or None or NaN for unknown")
+        raise ValueError(
+            f"{_name(function)}: got {value!r:.80}, expected a finite number, or None or NaN for unknown"
+        )
     return float(number)
 
 
 async def _gather(values: Sequence[Any]) -> list[Any]:
     """Return values with every awaitable replaced by its result or the exception that it raised."""
     positions = [position for position, value in enumerate(values) if inspect.isawaitable(value)]
-    results = await asyncio.gather(*(values[position] for position in positions), return_exceptions=True)
+    results = await asyncio.gather(
+        *(values[position] for position in positions), return_exceptions=True
+    )
     result_at = dict(zip(positions, results, strict=True))
     return [result_at.get(position, value) for position, value in enumerate(values)]
 
 
 def _run(coroutine: Coroutine[Any, Any, list[Any]]) -> list[Any]:
-    """Run a coroutine in this thread, or on one of its own where an event loop is running already (notebooks)."""
+    """Run a coroutine in this thread, or on one of its own where an event loop is running already
+    (notebooks).
+    """
     try:
         asyncio.get_running_loop()
     except RuntimeError:

@@ -1,1 +1,3 @@
-"""Rollout engines: they turn prompts into groups of responses (`depo.types.protocols.RolloutEngine`)."""
+"""Rollout engines: they turn prompts into groups of responses
+(`depo.types.protocols.RolloutEngine`).
+"""

@@ -15,13 +15,21 @@ from depo.types.records import Int64Array
 
 
 class DecodingRows:
-    """R rows of unfinished text: their keys and values, padding and positions. Each prompt is prefilled once, however many rows continue it.
+    """R rows of unfinished text: their keys and values, padding and positions.
+
+    Each prompt is prefilled once, however many rows continue it.
 
     Attributes:
         logits_RV: Logits of the next token of every row.
     """
 
-    def __init__(self, model: PreTrainedModel, prompt_ids: Sequence[Int64Array], prompt_of_row: Int64Array, max_new_tokens: int) -> None:
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        prompt_ids: Sequence[Int64Array],
+        prompt_of_row: Int64Array,
+        max_new_tokens: int,
+    ) -> None:
         """Prefill.
 
         Args:
@@ -32,7 +40,9 @@ class DecodingRows:
         """
         self._model = model
         self._length = max(ids.size for ids in prompt_ids)
-        padding_B = torch.tensor([self._length - ids.size for ids in prompt_ids], device=model.device)
+        padding_B = torch.tensor(
+            [self._length - ids.size for ids in prompt_ids], device=model.device
+        )
         self._cache = DynamicCache(config=model.config)
         logits_BV = self._prefill(prompt_ids, padding_B)
         rows = torch.as_tensor(prompt_of_row, device=model.device)
@@ -62,23 +72,44 @@ class DecodingRows:
             row_P[self._length - ids.size :] = torch.from_numpy(ids)
         index_BP = torch.arange(self._length, device=padding_B.device) - padding_B[:, None]
         mask_BP = (index_BP >= 0).long() if padding_B.any() else None
-        last_only = {"logits_to_keep": 1} if "logits_to_keep" in inspect.signature(self._model.forward).parameters else {}
-        return self._next_logits(ids_BP.to(padding_B.device), mask_BP, index_BP.clamp(min=0), **last_only)
+        last_only = (
+            {"logits_to_keep": 1}
+            if "logits_to_keep" in inspect.signature(self._model.forward).parameters
+            else {}
+        )
+        return self._next_logits(
+            ids_BP.to(padding_B.device), mask_BP, index_BP.clamp(min=0), **last_only
+        )
 
-    def _next_logits(self, input_ids: Tensor, mask: Tensor | None, position_ids: Tensor, **options: int) -> Tensor:
-        output = self._model(input_ids=input_ids, attention_mask=mask, position_ids=position_ids, past_key_values=self._cache, use_cache=True, **options)
+    def _next_logits(
+        self, input_ids: Tensor, mask: Tensor | None, position_ids: Tensor, **options: int
+    ) -> Tensor:
+        output = self._model(
+            input_ids=input_ids,
+            attention_mask=mask,
+            position_ids=position_ids,
+            past_key_values=self._cache,
+            use_cache=True,
+            **options,
+        )
         logits_RV: Tensor = output.logits[:, -1]
         return logits_RV
 
     def _decoding_mask(self, padding_R: Tensor, capacity: int) -> Tensor:
         """Return the mask of all positions up to `capacity`.
 
-        It is int64 [R, capacity] with 1 for tokens or, where the model takes it, additive [R, 1, 1, capacity]: that spares the model from building
-        one at every step.
+        It is int64 [R, capacity] with 1 for tokens or, where the model takes it, additive [R, 1, 1,
+        capacity]: that spares the model from building one at every step.
         """
         is_token = torch.arange(capacity, device=padding_R.device) >= padding_R[:, None]
         dtype = plain_attention_dtype(self._cache)
         attention = self._model.config.get_text_config()._attn_implementation
-        if dtype is None or attention not in ("sdpa", "eager") or not self._model._supports_attention_backend:
+        if (
+            dtype is None
+            or attention not in ("sdpa", "eager")
+            or not self._model._supports_attention_backend
+        ):
             return is_token.long()
-        return torch.zeros(is_token.shape, dtype=dtype, device=is_token.device).masked_fill(~is_token, torch.finfo(dtype).min)[:, None, None]
+        return torch.zeros(is_token.shape, dtype=dtype, device=is_token.device).masked_fill(
+            ~is_token, torch.finfo(dtype).min
+        )[:, None, None]

@@ -1,4 +1,6 @@
-"""Keys and values of a batch of decoding rows, held in buffers that are allocated once instead of growing with every token."""
+"""Keys and values of a batch of decoding rows, held in buffers that are allocated once instead of
+growing with every token.
+"""
 
 from __future__ import annotations
 
@@ -10,13 +12,17 @@ from transformers.cache_utils import Cache, DynamicLayer
 
 
 class PreallocatedLayer(DynamicLayer):  # type: ignore[no-untyped-call]
-    """One attention layer's keys and values with room for `capacity` positions; `keys` and `values` are views of the filled part.
+    """One attention layer's keys and values with room for `capacity` positions; `keys` and `values`
+    are views of the filled part.
 
-    Appending a token writes one position per row. The layer it replaces copies everything that it holds for each token.
+    Appending a token writes one position per row. The layer it replaces copies everything that it
+    holds for each token.
     """
 
     def __init__(self, keys: Tensor, values: Tensor, rows: Tensor, capacity: int) -> None:
-        """Hold copies of the rows `rows` (int64 [R], repeats allowed) of prefilled keys and values, [B, heads, P, size] each."""
+        """Hold copies of the rows `rows` (int64 [R], repeats allowed) of prefilled keys and values,
+        [B, heads, P, size] each.
+        """
         super().__init__()  # type: ignore[no-untyped-call]
         self.dtype, self.device = keys.dtype, keys.device
         self.is_initialized = True
@@ -25,10 +31,18 @@ class PreallocatedLayer(DynamicLayer):  # type: ignore[no-untyped-call]
         self._hold(keys, values, rows)
 
     def reorder_cache(self, beam_idx: Tensor) -> None:
-        """Hold the rows `beam_idx` (int64 [R], repeats allowed) of the present rows, in new buffers."""
-        self._hold(self._key_buffer[:, :, : self._length], self._value_buffer[:, :, : self._length], beam_idx)
+        """Hold the rows `beam_idx` (int64 [R], repeats allowed) of the present rows, in new
+        buffers.
+        """
+        self._hold(
+            self._key_buffer[:, :, : self._length],
+            self._value_buffer[:, :, : self._length],
+            beam_idx,
+        )
 
-    def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
+    def update(
+        self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any
+    ) -> tuple[Tensor, Tensor]:
         """Append positions, [R, heads, T, size], and return all keys and values so far."""
         start = self._length
         self._length += key_states.shape[-2]
@@ -37,7 +51,10 @@ class PreallocatedLayer(DynamicLayer):  # type: ignore[no-untyped-call]
         return self._show_filled()
 
     def _hold(self, keys: Tensor, values: Tensor, rows: Tensor) -> None:
-        self._key_buffer, self._value_buffer = self._gathered(keys, rows), self._gathered(values, rows)
+        self._key_buffer, self._value_buffer = (
+            self._gathered(keys, rows),
+            self._gathered(values, rows),
+        )
         self._show_filled()
 
     def _gathered(self, states: Tensor, rows: Tensor) -> Tensor:
@@ -47,15 +64,20 @@ class PreallocatedLayer(DynamicLayer):  # type: ignore[no-untyped-call]
         return buffer
 
     def _show_filled(self) -> tuple[Tensor, Tensor]:
-        keys, values = self._key_buffer[:, :, : self._length], self._value_buffer[:, :, : self._length]
+        keys, values = (
+            self._key_buffer[:, :, : self._length],
+            self._value_buffer[:, :, : self._length],
+        )
         self.keys, self.values = keys, values
         return keys, values
 
 
 def preallocate(cache: Cache, rows: Tensor, capacity: int) -> None:
-    """Make every full-attention layer of a prefilled cache a `PreallocatedLayer` and hold its rows `rows` (int64 [R], repeats allowed).
+    """Make every full-attention layer of a prefilled cache a `PreallocatedLayer` and hold its rows
+    `rows` (int64 [R], repeats allowed).
 
-    Layers of other kinds (sliding window, recurrent) stay what they are: what they hold does not grow.
+    Layers of other kinds (sliding window, recurrent) stay what they are: what they hold does not
+    grow.
     """
     for index, layer in enumerate(cache.layers):
         if type(layer) is DynamicLayer and layer.keys is not None and layer.values is not None:
@@ -65,6 +87,10 @@ def preallocate(cache: Cache, rows: Tensor, capacity: int) -> None:
 
 
 def plain_attention_dtype(cache: Cache) -> torch.dtype | None:
-    """Return the type of the keys if every layer attends to all positions before it, so that one mask serves all layers; else None."""
-    dtypes = [layer.dtype if isinstance(layer, PreallocatedLayer) else None for layer in cache.layers]
+    """Return the type of the keys if every layer attends to all positions before it, so that one
+    mask serves all layers; else None.
+    """
+    dtypes = [
+        layer.dtype if isinstance(layer, PreallocatedLayer) else None for layer in cache.layers
+    ]
     return None if None in dtypes else dtypes[0]

@@ -14,20 +14,30 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from depo.rollout.decoding import DecodingRows
 from depo.rollout.precision import mixed_precision
 from depo.rollout.prompts import encode_prompts
-from depo.rollout.requests import check_limits, check_request, decode_responses, end_tokens, prompt_positions
+from depo.rollout.requests import (
+    check_limits,
+    check_request,
+    decode_responses,
+    end_tokens,
+    prompt_positions,
+)
 from depo.rollout.sampling import sample_tokens
 from depo.sampler.keyed import derive_key, uniforms
 from depo.types.records import BoolArray, Float32Array, Int64Array, Prompt, RolloutGroup
 
 COMPACT_BELOW = 0.75
-"""Finished rows are dropped once fewer than this share of the held rows is unfinished: dropping copies the whole cache, a step only reads it."""
+"""Finished rows are dropped once fewer than this share of the held rows is unfinished: dropping
+copies the whole cache, a step only reads it.
+"""
 
 
 class LocalEngine:
-    """Generates with any Hugging Face causal LM: one prefill per prompt, then one token per step for every unfinished row.
+    """Generates with any Hugging Face causal LM: one prefill per prompt, then one token per step
+    for every unfinished row.
 
-    Response g of prompt b takes its random numbers from (keys[b], g) and the position alone, so it depends neither on the other prompts of the
-    call nor on how rows are batched, up to the rounding of the batched forward pass.
+    Response g of prompt b takes its random numbers from (keys[b], g) and the position alone, so it
+    depends neither on the other prompts of the call nor on how rows are batched, up to the rounding
+    of the batched forward pass.
     """
 
     def __init__(
@@ -49,18 +59,25 @@ class LocalEngine:
             max_new_tokens: Token budget of a response, T >= 1.
             sequences_per_batch: Rows generated together, >= 1.
             max_prompt_tokens: Longer prompts are an error, >= 1.
-            eos_token_ids: Tokens that end a response; None: those of the model's generation config and of the tokenizer.
+            eos_token_ids: Tokens that end a response; None: those of the model's generation config
+                and of the tokenizer.
             autocast: Compute type, as `PolicyConfig.autocast`; the learner's own.
 
         Raises:
             ValueError: An argument is out of its range, or no end-of-sequence token is known.
         """
-        check_limits(max_new_tokens=max_new_tokens, sequences_per_batch=sequences_per_batch, max_prompt_tokens=max_prompt_tokens)
+        check_limits(
+            max_new_tokens=max_new_tokens,
+            sequences_per_batch=sequences_per_batch,
+            max_prompt_tokens=max_prompt_tokens,
+        )
         self._model = model
         self._tokenizer = tokenizer
         self._max_new_tokens = max_new_tokens
         self._sequences_per_batch = sequences_per_batch
-        self._max_prompt_tokens = min(max_prompt_tokens, prompt_positions(model.config, max_new_tokens))
+        self._max_prompt_tokens = min(
+            max_prompt_tokens, prompt_positions(model.config, max_new_tokens)
+        )
         self._eos_token_ids = np.array(end_tokens(eos_token_ids, model, tokenizer), dtype=np.int64)
         self._policy_version = 0
         self._autocast = autocast
@@ -72,27 +89,38 @@ class LocalEngine:
 
     @property
     def max_prompt_tokens(self) -> int:
-        """Longest prompt that `generate` takes: the limit given, or what the model's positions leave beside `max_new_tokens` if that is less."""
+        """Longest prompt that `generate` takes: the limit given, or what the model's positions
+        leave beside `max_new_tokens` if that is less.
+        """
         return self._max_prompt_tokens
 
     def load_weights(self, policy: PreTrainedModel, policy_version: int) -> None:
-        """Take over the weights of `policy` as `policy_version`. Nothing is copied if `policy` is the engine's own module.
+        """Take over the weights of `policy` as `policy_version`.
+
+        Nothing is copied if `policy` is the engine's own module.
 
         Raises:
-            ValueError: `policy` is of another architecture, or only one of the two models ties its embeddings.
+            ValueError: `policy` is of another architecture, or only one of the two models ties its
+                embeddings.
         """
         if policy is not self._model:
             ours, theirs = self._model.config.tie_word_embeddings, policy.config.tie_word_embeddings
             if ours != theirs:
-                raise ValueError(f"policy: got tie_word_embeddings={theirs}, expected {ours} as in the engine's model")
+                raise ValueError(
+                    f"policy: got tie_word_embeddings={theirs}, expected {ours} as in the engine's model"
+                )
             try:
                 self._model.load_state_dict(policy.state_dict())
             except RuntimeError as error:
-                raise ValueError(f"policy: its weights do not fit the engine's model: {error}") from error
+                raise ValueError(
+                    f"policy: its weights do not fit the engine's model: {error}"
+                ) from error
         self._policy_version = policy_version
 
     @torch.inference_mode()
-    def generate(self, prompts: Sequence[Prompt], group_size: int, keys: Sequence[int], *, temperature: float) -> list[RolloutGroup]:
+    def generate(
+        self, prompts: Sequence[Prompt], group_size: int, keys: Sequence[int], *, temperature: float
+    ) -> list[RolloutGroup]:
         """Return one group per prompt, in order.
 
         Args:
@@ -102,25 +130,38 @@ class LocalEngine:
             temperature: Sampling temperature; 0 is greedy, and then every log-probability is 0.
 
         Raises:
-            ValueError: An argument is out of its range, or a prompt is too long, empty, or needs a chat template that the tokenizer lacks.
+            ValueError: An argument is out of its range, or a prompt is too long, empty, or needs a
+                chat template that the tokenizer lacks.
             FloatingPointError: The model's logits, divided by the temperature, are not finite.
         """
         check_request(prompts, group_size, keys, temperature)
         if not prompts:
             return []
         prompt_ids = encode_prompts(prompts, self._tokenizer, self._max_prompt_tokens)
-        row_keys_BG = np.array([[derive_key(key, "response", g) for g in range(group_size)] for key in keys], dtype=np.uint64)
+        row_keys_BG = np.array(
+            [[derive_key(key, "response", g) for g in range(group_size)] for key in keys],
+            dtype=np.uint64,
+        )
         tokens_NT = np.empty((len(prompts) * group_size, self._max_new_tokens), dtype=np.int64)
         logprobs_NT = np.empty(tokens_NT.shape, dtype=np.float32)
         with _evaluation_mode(self._model), mixed_precision(self._autocast, self._model.device):
             for rows in self._batches(prompt_ids, group_size):
                 chosen, prompt_of_row = np.unique(rows // group_size, return_inverse=True)
-                decoding = DecodingRows(self._model, [prompt_ids[b] for b in chosen], prompt_of_row.astype(np.int64), self._max_new_tokens)
-                tokens_NT[rows], logprobs_NT[rows] = self._decode(decoding, row_keys_BG.ravel()[rows], temperature)
+                decoding = DecodingRows(
+                    self._model,
+                    [prompt_ids[b] for b in chosen],
+                    prompt_of_row.astype(np.int64),
+                    self._max_new_tokens,
+                )
+                tokens_NT[rows], logprobs_NT[rows] = self._decode(
+                    decoding, row_keys_BG.ravel()[rows], temperature
+                )
         return self._groups(prompt_ids, tokens_NT, logprobs_NT, group_size)
 
     def _batches(self, prompt_ids: Sequence[Int64Array], group_size: int) -> Iterator[Int64Array]:
-        """Yield batches of rows (row b * G + g is response g of prompt b), prompts of like length together, groups whole unless one alone is too large."""
+        """Yield batches of rows (row b * G + g is response g of prompt b), prompts of like length
+        together, groups whole unless one alone is too large.
+        """
         by_length = np.argsort([ids.size for ids in prompt_ids], kind="stable")
         rows = (by_length[:, None] * group_size + np.arange(group_size)).ravel()
         limit = self._sequences_per_batch
@@ -128,8 +169,12 @@ class LocalEngine:
         for start in range(0, rows.size, size):
             yield rows[start : start + size]
 
-    def _decode(self, decoding: DecodingRows, row_keys_R: NDArray[np.uint64], temperature: float) -> tuple[Int64Array, Float32Array]:
-        """Return tokens and log-probs, [R, T] each; what stands behind a row's first end-of-sequence token has no meaning."""
+    def _decode(
+        self, decoding: DecodingRows, row_keys_R: NDArray[np.uint64], temperature: float
+    ) -> tuple[Int64Array, Float32Array]:
+        """Return tokens and log-probs, [R, T] each; what stands behind a row's first
+        end-of-sequence token has no meaning.
+        """
         device = decoding.logits_RV.device
         eos_token_ids = torch.from_numpy(self._eos_token_ids).to(device)
         uniforms_RT = torch.from_numpy(uniforms(row_keys_R, 0, self._max_new_tokens)).to(device)
@@ -138,7 +183,9 @@ class LocalEngine:
         held = torch.arange(row_keys_R.size, device=device)
         unfinished = torch.ones_like(held, dtype=torch.bool)
         for step in range(self._max_new_tokens):
-            tokens_R, logprobs_R = sample_tokens(decoding.logits_RV, uniforms_RT[held, step], temperature)
+            tokens_R, logprobs_R = sample_tokens(
+                decoding.logits_RV, uniforms_RT[held, step], temperature
+            )
             tokens_RT[held, step] = tokens_R
             logprobs_RT[held, step] = logprobs_R
             unfinished &= (tokens_R[:, None] != eos_token_ids).all(-1)
@@ -151,15 +198,25 @@ class LocalEngine:
                 held, unfinished, tokens_R = held[kept], unfinished[kept], tokens_R[kept]
             decoding.append(tokens_R)
         if not torch.isfinite(logprobs_RT).all():
-            raise FloatingPointError(f"policy version {self._policy_version}: its logits at temperature {temperature} are not finite; has training diverged?")
+            raise FloatingPointError(
+                f"policy version {self._policy_version}: its logits at temperature {temperature} are not finite; has training diverged?"
+            )
         return tokens_RT.cpu().numpy(), logprobs_RT.cpu().numpy()
 
-    def _groups(self, prompt_ids: Sequence[Int64Array], tokens_NT: Int64Array, logprobs_NT: Float32Array, group_size: int) -> list[RolloutGroup]:
+    def _groups(
+        self,
+        prompt_ids: Sequence[Int64Array],
+        tokens_NT: Int64Array,
+        logprobs_NT: Float32Array,
+        group_size: int,
+    ) -> list[RolloutGroup]:
         """Cut each row at its first end-of-sequence token, decode it, and gather rows into groups."""
         is_eos_NT = np.isin(tokens_NT, self._eos_token_ids)
         finished_N: BoolArray = np.asarray(is_eos_NT.any(axis=1))
         lengths_N = np.where(finished_N, is_eos_NT.argmax(axis=1) + 1, self._max_new_tokens)
-        response_ids = [row[:length].copy() for row, length in zip(tokens_NT, lengths_N, strict=True)]
+        response_ids = [
+            row[:length].copy() for row, length in zip(tokens_NT, lengths_N, strict=True)
+        ]
         logprobs = [row[:length].copy() for row, length in zip(logprobs_NT, lengths_N, strict=True)]
         responses = decode_responses(response_ids, finished_N, self._tokenizer)
         return [

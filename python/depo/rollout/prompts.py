@@ -10,20 +10,26 @@ from transformers import PreTrainedTokenizerBase
 from depo.types.records import Int64Array, Prompt
 
 
-def encode_prompts(prompts: Sequence[Prompt], tokenizer: PreTrainedTokenizerBase, max_prompt_tokens: int) -> list[Int64Array]:
+def encode_prompts(
+    prompts: Sequence[Prompt], tokenizer: PreTrainedTokenizerBase, max_prompt_tokens: int
+) -> list[Int64Array]:
     """Return the token ids of each prompt, int64 [P].
 
-    A prompt with messages goes through the chat template, with the header that opens the assistant's turn. Plain text is tokenized as the
-    tokenizer tokenizes any text, with its own beginning-of-sequence token if it has one.
+    A prompt with messages goes through the chat template, with the header that opens the
+    assistant's turn. Plain text is tokenized as the tokenizer tokenizes any text, with its own
+    beginning-of-sequence token if it has one.
 
     Raises:
-        ValueError: A prompt is empty or longer than `max_prompt_tokens`, or has messages although the tokenizer has no chat template.
+        ValueError: A prompt is empty or longer than `max_prompt_tokens`, or has messages although
+            the tokenizer has no chat template.
     """
     encoded = [_encode(prompt, tokenizer) for prompt in prompts]
     for prompt, ids in zip(prompts, encoded, strict=True):
         if not 1 <= ids.size <= max_prompt_tokens:
             expected = f"1 to max_prompt_tokens = {max_prompt_tokens}"
-            raise ValueError(f"prompt {prompt.id} (source {prompt.source!r}): got {ids.size} tokens, expected {expected}; it begins {prompt.text[:80]!r}")
+            raise ValueError(
+                f"prompt {prompt.id} (source {prompt.source!r}): got {ids.size} tokens, expected {expected}; it begins {prompt.text[:80]!r}"
+            )
     return encoded
 
 
@@ -31,8 +37,12 @@ def _encode(prompt: Prompt, tokenizer: PreTrainedTokenizerBase) -> Int64Array:
     if prompt.messages is None:
         ids = tokenizer(prompt.text).input_ids
     elif tokenizer.chat_template is None:
-        raise ValueError(f"prompt {prompt.id} (source {prompt.source!r}): got messages, expected plain text because the tokenizer has no chat template")
+        raise ValueError(
+            f"prompt {prompt.id} (source {prompt.source!r}): got messages, expected plain text because the tokenizer has no chat template"
+        )
     else:
         messages = [dict(message) for message in prompt.messages]
-        ids = tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=True, return_dict=False)
+        ids = tokenizer.apply_chat_template(
+            messages, add_generation_prompt=True, tokenize=True, return_dict=False
+        )
     return np.asarray(ids, dtype=np.int64)

@@ -11,8 +11,12 @@ from depo.types.errors import ConfigError
 from depo.types.records import BoolArray, Int64Array, Prompt
 
 
-def check_request(prompts: Sequence[Prompt], group_size: int, keys: Sequence[int], temperature: float) -> None:
-    """Raise a ValueError that names the argument of `RolloutEngine.generate` that is out of its range."""
+def check_request(
+    prompts: Sequence[Prompt], group_size: int, keys: Sequence[int], temperature: float
+) -> None:
+    """Raise a ValueError that names the argument of `RolloutEngine.generate` that is out of its
+    range.
+    """
     if group_size < 1:
         raise ValueError(f"group_size: got {group_size}, expected at least 1")
     if not 0 <= temperature < float("inf"):
@@ -34,24 +38,35 @@ def prompt_positions(config: PreTrainedConfig, max_new_tokens: int) -> int:
     Raises:
         ValueError: None do.
     """
-    positions = getattr(config.get_text_config(), "max_position_embeddings", None) or np.iinfo(np.int64).max
+    positions = (
+        getattr(config.get_text_config(), "max_position_embeddings", None) or np.iinfo(np.int64).max
+    )
     if positions <= max_new_tokens:
-        raise ValueError(f"max_new_tokens: got {max_new_tokens}, expected less than the model's {positions} positions")
+        raise ValueError(
+            f"max_new_tokens: got {max_new_tokens}, expected less than the model's {positions} positions"
+        )
     return int(positions) - max_new_tokens
 
 
-def end_tokens(given: Sequence[int] | None, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    """Return the tokens that end a response, ascending: those given, or those of the model's generation config and of the tokenizer.
+def end_tokens(
+    given: Sequence[int] | None, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase
+) -> list[int]:
+    """Return the tokens that end a response, ascending: those given, or those of the model's
+    generation config and of the tokenizer.
 
     Raises:
         ValueError: There is none.
     """
     if given is None:
-        configured = model.generation_config.eos_token_id if model.generation_config is not None else None
+        configured = (
+            model.generation_config.eos_token_id if model.generation_config is not None else None
+        )
         ids = configured if isinstance(configured, (list, tuple)) else [configured]
         given = [int(token) for token in [*ids, tokenizer.eos_token_id] if token is not None]
     if not given:
-        raise ValueError("eos_token_ids: got none, expected at least one; neither the model's generation config nor the tokenizer names one")
+        raise ValueError(
+            "eos_token_ids: got none, expected at least one; neither the model's generation config nor the tokenizer names one"
+        )
     return sorted(set(given))
 
 
@@ -63,17 +78,27 @@ def stop_tokens(stop: str, tokenizer: PreTrainedTokenizerBase) -> list[int]:
     """
     ids = [int(token) for token in tokenizer.encode(stop, add_special_tokens=False)]
     if stop and len(ids) != 1:
-        raise ConfigError(f"rollout.stop: got {stop!r}, which is {len(ids)} tokens {ids} of the policy's tokenizer, expected the text of one")
+        raise ConfigError(
+            f"rollout.stop: got {stop!r}, which is {len(ids)} tokens {ids} of the policy's tokenizer, expected the text of one"
+        )
     return ids
 
 
-def decode_responses(response_ids: Sequence[Int64Array], finished: BoolArray, tokenizer: PreTrainedTokenizerBase) -> list[str]:
-    """Return the texts. The ending token goes by hand: a stop token of the caller's need not be special to the tokenizer.
+def decode_responses(
+    response_ids: Sequence[Int64Array], finished: BoolArray, tokenizer: PreTrainedTokenizerBase
+) -> list[str]:
+    """Return the texts.
+
+    The ending token goes by hand: a stop token of the caller's need not be special to the
+    tokenizer.
 
     Args:
         response_ids: N arrays int64 [T].
         finished: bool [N], True where the last token is an end-of-sequence token.
         tokenizer: The policy's.
     """
-    bodies = [(ids[:-1] if ended else ids).tolist() for ids, ended in zip(response_ids, finished, strict=True)]
+    bodies = [
+        (ids[:-1] if ended else ids).tolist()
+        for ids, ended in zip(response_ids, finished, strict=True)
+    ]
     return [str(text) for text in tokenizer.batch_decode(bodies, skip_special_tokens=True)]

@@ -6,13 +6,17 @@ import torch
 from torch import Tensor
 
 
-def sample_tokens(logits_RV: Tensor, uniforms_R: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
+def sample_tokens(
+    logits_RV: Tensor, uniforms_R: Tensor, temperature: float
+) -> tuple[Tensor, Tensor]:
     """Sample one token per row from softmax(logits / temperature).
 
-    Row r takes the first token whose cumulative probability exceeds `uniforms_R[r]` times the row's total. The sum runs in float64: in float32
-    it stalls once a token's probability is below 2**-25 of what is summed already, which silences the tail of a large vocabulary. Scaling by the
-    total makes up for probabilities that do not sum to exactly one; since u <= 1 - 2**-53, the rounded product stays below the total, so some
-    token always exceeds it, and because the comparison is strict that token added something to the sum: zero probability is never sampled.
+    Row r takes the first token whose cumulative probability exceeds `uniforms_R[r]` times the row's
+    total. The sum runs in float64: in float32 it stalls once a token's probability is below 2**-25
+    of what is summed already, which silences the tail of a large vocabulary. Scaling by the total
+    makes up for probabilities that do not sum to exactly one; since u <= 1 - 2**-53, the rounded
+    product stays below the total, so some token always exceeds it, and because the comparison is
+    strict that token added something to the sum: zero probability is never sampled.
 
     Args:
         logits_RV: Float [R, V], any float type.
@@ -20,8 +24,9 @@ def sample_tokens(logits_RV: Tensor, uniforms_R: Tensor, temperature: float) -> 
         temperature: 0 takes the most likely token, the first one of equals.
 
     Returns:
-        Tokens int64 [R] and their log-probabilities float32 [R] under the distribution they were sampled from (all 0 when greedy),
-        computed in float32, or float64 for float64 logits. NaN among a row's logits makes its log-probability NaN.
+        Tokens int64 [R] and their log-probabilities float32 [R] under the distribution they were
+        sampled from (all 0 when greedy), computed in float32, or float64 for float64 logits. NaN
+        among a row's logits makes its log-probability NaN.
     """
     if temperature == 0:
         return logits_RV.argmax(-1), logits_RV.new_zeros(logits_RV.shape[0], dtype=torch.float32)
@@ -29,5 +34,7 @@ def sample_tokens(logits_RV: Tensor, uniforms_R: Tensor, temperature: float) -> 
     logprobs_RV = torch.log_softmax(logits_RV.to(compute_type) / temperature, dim=-1)
     cumulative_RV = logprobs_RV.exp().cumsum(-1, dtype=torch.float64)
     thresholds_R1 = uniforms_R[:, None] * cumulative_RV[:, -1:]
-    tokens_R1 = torch.searchsorted(cumulative_RV, thresholds_R1, right=True).clamp_(max=logits_RV.shape[-1] - 1)
+    tokens_R1 = torch.searchsorted(cumulative_RV, thresholds_R1, right=True).clamp_(
+        max=logits_RV.shape[-1] - 1
+    )
     return tokens_R1[:, 0], logprobs_RV.gather(-1, tokens_R1)[:, 0].float()

@@ -23,11 +23,22 @@ def require_same_run(config: TrainConfig, run_directory: Path) -> Path | None:
     newest = latest_checkpoint(run_directory / "checkpoints")
     if newest is None:
         return None
-    changed = [f"{name} was {old!r}, is {new!r}" for name, (new, old) in differences(config, load_config(run_directory / CONFIG_FILE)).items()]
+    changed = [
+        f"{name} was {old!r}, is {new!r}"
+        for name, (new, old) in differences(
+            config, load_config(run_directory / CONFIG_FILE)
+        ).items()
+    ]
     if changed:
-        more = f" and {len(changed) - SHOWN_DIFFERENCES} more" if len(changed) > SHOWN_DIFFERENCES else ""
+        more = (
+            f" and {len(changed) - SHOWN_DIFFERENCES} more"
+            if len(changed) > SHOWN_DIFFERENCES
+            else ""
+        )
         ways = f"choose another directory or --run.name, continue it with depo-train --resume {run_directory}, or delete it"
-        raise ConfigError(f"{run_directory} holds a run of another configuration ({'; '.join(changed[:SHOWN_DIFFERENCES])}{more}): {ways}")
+        raise ConfigError(
+            f"{run_directory} holds a run of another configuration ({'; '.join(changed[:SHOWN_DIFFERENCES])}{more}): {ways}"
+        )
     return newest
 
 

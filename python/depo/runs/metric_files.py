@@ -1,9 +1,9 @@
-"""The files of a run directory that hold its metrics; what each is called and means is in `metric_names`.
+"""The files of a run directory that hold its metrics; what each is called and means is in
+`metric_names`.
 
-metrics.jsonl   one row per step, deterministic values alone: two runs of one configuration write the same bytes
-timings.jsonl   CPU seconds of the same steps
-journal.jsonl   one row per rollout group
-tensorboard/    the same metrics as event files, where TensorBoard is installed
+metrics.jsonl   one row per step, deterministic values alone: two runs of one configuration write
+the same bytes timings.jsonl   CPU seconds of the same steps journal.jsonl   one row per rollout
+group tensorboard/    the same metrics as event files, where TensorBoard is installed
 """
 
 from __future__ import annotations
@@ -25,22 +25,31 @@ class StepRows:
 
     Args:
         path: The file.
-        resume_step: Rows of later steps are cut off, and so is a torn last row; None starts with an empty file.
+        resume_step: Rows of later steps are cut off, and so is a torn last row; None starts with an
+            empty file.
 
     Raises:
         StateError: A row other than the last is no JSON object with a step.
     """
 
     def __init__(self, path: Path, *, resume_step: int | None) -> None:
-        kept = b"" if resume_step is None or not path.exists() else b"".join(_rows_up_to(path, resume_step))
+        kept = (
+            b""
+            if resume_step is None or not path.exists()
+            else b"".join(_rows_up_to(path, resume_step))
+        )
         draft = path.with_name(f".{path.name}")
         draft.write_bytes(kept)
         os.replace(draft, path)
         self._file = path.open("a", encoding="utf-8")
 
     def append(self, row: Mapping[str, Any]) -> None:
-        """Write one row, keys in order, NaN and infinities as null; it is with the operating system when this returns."""
-        self._file.write(json.dumps({key: _plain(row[key]) for key in sorted(row)}, allow_nan=False) + "\n")
+        """Write one row, keys in order, NaN and infinities as null; it is with the operating system
+        when this returns.
+        """
+        self._file.write(
+            json.dumps({key: _plain(row[key]) for key in sorted(row)}, allow_nan=False) + "\n"
+        )
         self._file.flush()
 
     def close(self) -> None:
@@ -63,10 +72,14 @@ class MetricsLog:
         run_directory.mkdir(parents=True, exist_ok=True)
         self._metrics = StepRows(run_directory / "metrics.jsonl", resume_step=resume_step)
         self._timings = StepRows(run_directory / "timings.jsonl", resume_step=resume_step)
-        self._events = _event_writer(run_directory / "tensorboard", 0 if resume_step is None else resume_step + 1)
+        self._events = _event_writer(
+            run_directory / "tensorboard", 0 if resume_step is None else resume_step + 1
+        )
 
     def write(self, step: int, metrics: Mapping[str, float], timings: Mapping[str, float]) -> None:
-        """Write the rows of one step [>= 0]; a metric that does not apply to the step is left out or NaN."""
+        """Write the rows of one step [>= 0]; a metric that does not apply to the step is left out
+        or NaN.
+        """
         self._metrics.append({**metrics, "step": step})
         self._timings.append({**timings, "step": step})
         if self._events is not None:
@@ -96,7 +109,9 @@ class Journal:
         run_directory.mkdir(parents=True, exist_ok=True)
         self._rows = StepRows(run_directory / "journal.jsonl", resume_step=resume_step)
 
-    def write(self, step: int, draw: Draw, group: RolloutGroup, rewards_G: Float32Array, verdict: Verdict) -> None:
+    def write(
+        self, step: int, draw: Draw, group: RolloutGroup, rewards_G: Float32Array, verdict: Verdict
+    ) -> None:
         """Write one group of training step `step`; rewards float32 [G], NaN = unknown."""
         row = {
             "step": step,
@@ -142,7 +157,9 @@ def _rows(path: Path) -> Iterator[tuple[bytes, dict[str, Any]]]:
             except (ValueError, TypeError, KeyError):
                 valid = False
             if not valid:
-                raise StateError(f"{path}, line {number}: got {line[:80]!r}, expected a JSON object with a step")
+                raise StateError(
+                    f"{path}, line {number}: got {line[:80]!r}, expected a JSON object with a step"
+                )
             yield line, row
 
 
@@ -159,7 +176,9 @@ def _plain(value: Any) -> Any:
 
 
 def _event_writer(directory: Path, purge_step: int) -> Any:
-    """Return TensorBoard's writer, which hides what earlier attempts logged from purge_step on; None without torch and TensorBoard."""
+    """Return TensorBoard's writer, which hides what earlier attempts logged from purge_step on;
+    None without torch and TensorBoard.
+    """
     if not (importlib.util.find_spec("torch") and importlib.util.find_spec("tensorboard")):
         return None
     from torch.utils.tensorboard import SummaryWriter

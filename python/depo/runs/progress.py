@@ -13,11 +13,17 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 PLAIN_LINES = 20
 """About how many lines a whole run prints where stdout is no terminal."""
 
-_SHOWN = {"reward/mean": "reward {:.3f}", "rollout/informative_share": "informative {:.0%}", "selection/sequences_saved_total": "saved {:,.0f} rollouts"}
+_SHOWN = {
+    "reward/mean": "reward {:.3f}",
+    "rollout/informative_share": "informative {:.0%}",
+    "selection/sequences_saved_total": "saved {:,.0f} rollouts",
+}
 
 
 class RunProgress:
-    """Shows the steps of a run as they are done. A context manager: leaving it leaves the last line standing.
+    """Shows the steps of a run as they are done.
+
+    A context manager: leaving it leaves the last line standing.
 
     Args:
         name: Name of the run.
@@ -26,11 +32,19 @@ class RunProgress:
         console: Where to print; default: stdout.
     """
 
-    def __init__(self, name: str, total_steps: int, *, done: int = 0, console: Console | None = None) -> None:
+    def __init__(
+        self, name: str, total_steps: int, *, done: int = 0, console: Console | None = None
+    ) -> None:
         self._console = console or Console(highlight=False)
         self._total, self._done, self._start = total_steps, done, time.monotonic()
         self._every = max(1, total_steps // PLAIN_LINES)
-        columns = (TextColumn(name, markup=False), BarColumn(bar_width=24), MofNCompleteColumn(), TextColumn("{task.fields[summary]}"), TimeRemainingColumn())
+        columns = (
+            TextColumn(name, markup=False),
+            BarColumn(bar_width=24),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[summary]}"),
+            TimeRemainingColumn(),
+        )
         self._bar = Progress(*columns, console=self._console, disable=not self._console.is_terminal)
         self._task = self._bar.add_task(name, total=total_steps, completed=done, summary="")
 
@@ -38,11 +52,18 @@ class RunProgress:
         self._bar.start()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
         self._bar.stop()
 
     def update(self, step: int, metrics: Mapping[str, float]) -> None:
-        """Show that `step` steps are done, with the step's metrics; an evaluation gets a line that stays."""
+        """Show that `step` steps are done, with the step's metrics; an evaluation gets a line that
+        stays.
+        """
         summary = _summary(metrics)
         self._bar.update(self._task, completed=step, summary=summary)
         if not self._console.is_terminal and (step % self._every == 0 or step == self._total):
@@ -62,4 +83,8 @@ class RunProgress:
 
 
 def _summary(metrics: Mapping[str, float]) -> str:
-    return "  ".join(text.format(metrics[name]) for name, text in _SHOWN.items() if math.isfinite(metrics.get(name, math.nan)))
+    return "  ".join(
+        text.format(metrics[name])
+        for name, text in _SHOWN.items()
+        if math.isfinite(metrics.get(name, math.nan))
+    )

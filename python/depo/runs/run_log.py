@@ -14,21 +14,27 @@ from depo.types.records import JudgedGroup
 
 
 class RunLog:
-    """metrics.jsonl, timings.jsonl, journal.jsonl, probes.jsonl, TensorBoard and the progress display of one run.
+    """metrics.jsonl, timings.jsonl, journal.jsonl, probes.jsonl, TensorBoard and the progress
+    display of one run.
 
     Args:
         run_directory: Where the files live; made if missing.
         config: The run's configuration.
-        resume_step: Steps done at the checkpoint that the run continues from; None for a fresh run. Later rows are cut off.
+        resume_step: Steps done at the checkpoint that the run continues from; None for a fresh run.
+            Later rows are cut off.
     """
 
-    def __init__(self, run_directory: Path, config: TrainConfig, *, resume_step: int | None) -> None:
+    def __init__(
+        self, run_directory: Path, config: TrainConfig, *, resume_step: int | None
+    ) -> None:
         self._metrics = MetricsLog(run_directory, resume_step=resume_step)
         self._journal = Journal(run_directory, resume_step=resume_step)
         self._probes = StepRows(run_directory / "probes.jsonl", resume_step=resume_step)
         self._progress = RunProgress(config.run.name, config.run.steps, done=resume_step or 0)
 
-    def write(self, steps_done: int, metrics: Mapping[str, float], timings: Mapping[str, float]) -> None:
+    def write(
+        self, steps_done: int, metrics: Mapping[str, float], timings: Mapping[str, float]
+    ) -> None:
         """Write and show the row of one step."""
         self._metrics.write(steps_done, metrics, timings)
         self._progress.update(steps_done, metrics)
@@ -36,7 +42,9 @@ class RunLog:
     def journal(self, steps_done: int, groups: Sequence[JudgedGroup]) -> None:
         """Write every group that was rolled out for one step."""
         for group in groups:
-            self._journal.write(steps_done, group.draw, group.rollouts, group.rewards_G, group.verdict)
+            self._journal.write(
+                steps_done, group.draw, group.rollouts, group.rewards_G, group.verdict
+            )
 
     def probes(self, rows: Sequence[Mapping[str, Any]]) -> None:
         """Write the unfiltered probes of one evaluation."""
@@ -47,7 +55,12 @@ class RunLog:
         self._progress.__enter__()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
         self._progress.__exit__(kind, error, trace)
         for file in (self._metrics, self._journal, self._probes):
             file.close()

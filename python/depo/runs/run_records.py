@@ -44,11 +44,21 @@ class RunRecords:
             StateError: A file is damaged.
         """
         if not (directory / "metrics.jsonl").is_file():
-            raise DataError(f"{directory}: got no metrics.jsonl, expected the directory of a depo-train run")
-        return cls(directory, *(_rows_if_any(directory / f"{name}.jsonl") for name in ("metrics", "timings", "journal", "probes")))
+            raise DataError(
+                f"{directory}: got no metrics.jsonl, expected the directory of a depo-train run"
+            )
+        return cls(
+            directory,
+            *(
+                _rows_if_any(directory / f"{name}.jsonl")
+                for name in ("metrics", "timings", "journal", "probes")
+            ),
+        )
 
     def series(self, name: str) -> tuple[Float64Array, Float64Array]:
-        """Return steps and values of one metric, where it was written and is a number; both float64 [K]."""
+        """Return steps and values of one metric, where it was written and is a number; both float64
+        [K].
+        """
         pairs = [(row["step"], row[name]) for row in self.metrics if row.get(name) is not None]
         steps, values = np.array(pairs, np.float64).reshape(-1, 2).T
         return steps, values

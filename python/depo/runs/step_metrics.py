@@ -1,4 +1,6 @@
-"""What one training step says about its rollouts and its selection: pure functions of the groups and of the sampler's totals."""
+"""What one training step says about its rollouts and its selection: pure functions of the groups
+and of the sampler's totals.
+"""
 
 from __future__ import annotations
 
@@ -9,15 +11,26 @@ import numpy as np
 from depo.types.records import JudgedGroup, VerdictStatus
 
 
-def rollout_metrics(rounds: Sequence[Sequence[JudgedGroup]], trained: Sequence[JudgedGroup]) -> dict[str, float]:
+def rollout_metrics(
+    rounds: Sequence[Sequence[JudgedGroup]], trained: Sequence[JudgedGroup]
+) -> dict[str, float]:
     """Return `reward/...`, `rollout/...` and `train/groups` of one step.
 
-    Shares are over rolled-out groups (without probes) or sequences (with them), 0 where there are none.
+    Shares are over rolled-out groups (without probes) or sequences (with them), 0 where there are
+    none.
     """
     generated = [group for judged in rounds for group in judged]
     lengths = np.array([ids.size for group in generated for ids in group.rollouts.response_ids])
-    finished = np.concatenate([group.rollouts.finished for group in generated]) if generated else np.zeros(0, bool)
-    rewards = np.concatenate([group.rewards_G[: group.draw.n_rollouts] for group in generated]) if generated else np.zeros(0, np.float32)
+    finished = (
+        np.concatenate([group.rollouts.finished for group in generated])
+        if generated
+        else np.zeros(0, bool)
+    )
+    rewards = (
+        np.concatenate([group.rewards_G[: group.draw.n_rollouts] for group in generated])
+        if generated
+        else np.zeros(0, np.float32)
+    )
     groups = [group for group in generated if not group.is_probe]
     informative = sum(group.verdict.informative for group in groups)
     unknown_groups = sum(group.verdict.status is VerdictStatus.UNKNOWN for group in groups)
@@ -30,7 +43,8 @@ def rollout_metrics(rounds: Sequence[Sequence[JudgedGroup]], trained: Sequence[J
         "rollout/response_tokens_mean": _mean(lengths),
         "rollout/truncated_share": _mean(~finished),
         "rollout/informative_share": informative / max(len(groups), 1),
-        "rollout/zero_variance_share": (len(groups) - informative - unknown_groups) / max(len(groups), 1),
+        "rollout/zero_variance_share": (len(groups) - informative - unknown_groups)
+        / max(len(groups), 1),
         "rollout/unknown_share": _mean(np.isnan(rewards)),
         "train/groups": float(len(trained)),
     }
@@ -40,8 +54,13 @@ def selection_metrics(before: Mapping[str, float], after: Mapping[str, float]) -
     """Return what the sampler did between two calls of its `metrics`, and its present calibration."""
     change = {name: after[name] - before[name] for name in after if name.startswith("sampler/")}
     scanned = change["sampler/scanned"]
-    counts = {f"selection/{name}": change[f"sampler/{name}"] for name in ("scanned", "rejected", "drawn_explore", "drawn_reprobe", "drawn_fill")}
-    calibration = {name: value for name, value in after.items() if name.startswith(("calibration/", "belief/"))}
+    counts = {
+        f"selection/{name}": change[f"sampler/{name}"]
+        for name in ("scanned", "rejected", "drawn_explore", "drawn_reprobe", "drawn_fill")
+    }
+    calibration = {
+        name: value for name, value in after.items() if name.startswith(("calibration/", "belief/"))
+    }
     return {
         **counts,
         "selection/reject_share": change["sampler/rejected"] / scanned if scanned else 0.0,
@@ -52,9 +71,11 @@ def selection_metrics(before: Mapping[str, float], after: Mapping[str, float]) -
 
 
 def sequences_saved(metrics: Mapping[str, float], group_size: int) -> float:
-    """Return how many more sequences uniform sampling would have needed for this step's informative groups; 0 while nothing is known about the rejected.
+    """Return how many more sequences uniform sampling would have needed for this step's informative
+    groups; 0 while nothing is known about the rejected.
 
-    The share of informative groups without selection is estimated from what was observed, weighted by 1/admission.
+    The share of informative groups without selection is estimated from what was observed, weighted
+    by 1/admission.
     """
     unfiltered = metrics["calibration/unfiltered_informative_share"]
     if not unfiltered > 0:

@@ -1,7 +1,9 @@
-"""How good are predicted pass rates and P(informative)? Weighted metrics over what was observed (numpy only).
+"""How good are predicted pass rates and P(informative)? Weighted metrics over what was observed
+(numpy only).
 
-Weights are 1 / admission throughout: the observed are a biased sample of the pool, and the weights undo it (Horvitz-Thompson). A metric that is not
-defined, such as the AUROC of a single class, is NaN.
+Weights are 1 / admission throughout: the observed are a biased sample of the pool, and the weights
+undo it (Horvitz-Thompson). A metric that is not defined, such as the AUROC of a single class, is
+NaN.
 """
 
 from __future__ import annotations
@@ -19,14 +21,18 @@ STATE_FORMAT = 1
 
 
 class Share(NamedTuple):
-    """A weighted share in [0, 1] and its standard error (that of a ratio of weighted sums); both NaN over nothing."""
+    """A weighted share in [0, 1] and its standard error (that of a ratio of weighted sums); both
+    NaN over nothing.
+    """
 
     value: float
     standard_error: float
 
 
 class ReliabilityCurve(NamedTuple):
-    """Predicted against observed frequency, one entry per non-empty bin, ascending; each float64 [K], K <= bins."""
+    """Predicted against observed frequency, one entry per non-empty bin, ascending; each float64
+    [K], K <= bins.
+    """
 
     predicted: Float64Array
     observed: Float64Array
@@ -37,7 +43,8 @@ class ReliabilityCurve(NamedTuple):
 
 
 def auroc(values: ArrayLike, labels: ArrayLike, weights: ArrayLike | None = None) -> float:
-    """Return the probability that a random positive has a higher value than a random negative, ties counted half.
+    """Return the probability that a random positive has a higher value than a random negative, ties
+    counted half.
 
     Args:
         values: [N] scores.
@@ -53,7 +60,11 @@ def auroc(values: ArrayLike, labels: ArrayLike, weights: ArrayLike | None = None
     negative_K = np.bincount(group_N, weights_N * (1 - labels_N))
     pairs = positive_K.sum() * negative_K.sum()
     below_K = np.cumsum(negative_K) - negative_K
-    return float((positive_K * (below_K + negative_K / 2)).sum() / pairs) if pairs > 0 else float("nan")
+    return (
+        float((positive_K * (below_K + negative_K / 2)).sum() / pairs)
+        if pairs > 0
+        else float("nan")
+    )
 
 
 def brier(probabilities: ArrayLike, outcomes: ArrayLike, weights: ArrayLike | None = None) -> float:
@@ -62,11 +73,19 @@ def brier(probabilities: ArrayLike, outcomes: ArrayLike, weights: ArrayLike | No
     Raises:
         ValueError: The lengths differ.
     """
-    probabilities_N, outcomes_N, weights_N = _columns(probabilities=probabilities, outcomes=outcomes, weights=weights)
+    probabilities_N, outcomes_N, weights_N = _columns(
+        probabilities=probabilities, outcomes=outcomes, weights=weights
+    )
     return share((probabilities_N - outcomes_N) ** 2, weights_N).value
 
 
-def reliability_curve(probabilities: ArrayLike, outcomes: ArrayLike, weights: ArrayLike | None = None, *, bins: int = 10) -> ReliabilityCurve:
+def reliability_curve(
+    probabilities: ArrayLike,
+    outcomes: ArrayLike,
+    weights: ArrayLike | None = None,
+    *,
+    bins: int = 10,
+) -> ReliabilityCurve:
     """Compare [N] probabilities with [N] outcomes in bins of equal weight.
 
     Equal probabilities share a bin, so the curve does not depend on the order of the observations.
@@ -74,7 +93,9 @@ def reliability_curve(probabilities: ArrayLike, outcomes: ArrayLike, weights: Ar
     Raises:
         ValueError: The lengths differ.
     """
-    probabilities_N, outcomes_N, weights_N = _columns(probabilities=probabilities, outcomes=outcomes, weights=weights)
+    probabilities_N, outcomes_N, weights_N = _columns(
+        probabilities=probabilities, outcomes=outcomes, weights=weights
+    )
     _, group_N = np.unique(probabilities_N, return_inverse=True)
     mass_K = np.bincount(group_N, weights_N)
     middle_K = (np.cumsum(mass_K) - mass_K / 2) / max(mass_K.sum(), np.finfo(float).tiny)
@@ -82,40 +103,60 @@ def reliability_curve(probabilities: ArrayLike, outcomes: ArrayLike, weights: Ar
     members = [bin_N == index for index in np.unique(bin_N)]
     observed = [share(outcomes_N[member], weights_N[member]) for member in members]
     return ReliabilityCurve(
-        predicted=np.array([share(probabilities_N[member], weights_N[member]).value for member in members]),
+        predicted=np.array(
+            [share(probabilities_N[member], weights_N[member]).value for member in members]
+        ),
         observed=np.array([entry.value for entry in observed]),
         standard_errors=np.array([entry.standard_error for entry in observed]),
         mass=np.array([weights_N[member].sum() for member in members]) / weights_N.sum(),
     )
 
 
-def expected_calibration_error(probabilities: ArrayLike, outcomes: ArrayLike, weights: ArrayLike | None = None, *, bins: int = 10) -> float:
+def expected_calibration_error(
+    probabilities: ArrayLike,
+    outcomes: ArrayLike,
+    weights: ArrayLike | None = None,
+    *,
+    bins: int = 10,
+) -> float:
     """Return the mean distance of the `reliability_curve` from the diagonal, weighted by mass.
 
     Raises:
         ValueError: The lengths differ.
     """
     curve = reliability_curve(probabilities, outcomes, weights, bins=bins)
-    return float((curve.mass * np.abs(curve.predicted - curve.observed)).sum()) if curve.mass.size else float("nan")
+    return (
+        float((curve.mass * np.abs(curve.predicted - curve.observed)).sum())
+        if curve.mass.size
+        else float("nan")
+    )
 
 
-def false_reject_rate(informative: ArrayLike, rejected: ArrayLike, weights: ArrayLike | None = None) -> Share:
+def false_reject_rate(
+    informative: ArrayLike, rejected: ArrayLike, weights: ArrayLike | None = None
+) -> Share:
     """Return which weighted share of the rejected was informative, both bool [N].
 
     Raises:
         ValueError: The lengths differ.
     """
-    informative_N, rejected_N, weights_N = _columns(informative=informative, rejected=rejected, weights=weights)
+    informative_N, rejected_N, weights_N = _columns(
+        informative=informative, rejected=rejected, weights=weights
+    )
     return share(informative_N, weights_N * rejected_N)
 
 
-def lost_share(informative: ArrayLike, rejected: ArrayLike, weights: ArrayLike | None = None) -> Share:
+def lost_share(
+    informative: ArrayLike, rejected: ArrayLike, weights: ArrayLike | None = None
+) -> Share:
     """Return which weighted share of the informative was rejected, both bool [N].
 
     Raises:
         ValueError: The lengths differ.
     """
-    informative_N, rejected_N, weights_N = _columns(informative=informative, rejected=rejected, weights=weights)
+    informative_N, rejected_N, weights_N = _columns(
+        informative=informative, rejected=rejected, weights=weights
+    )
     return share(rejected_N, weights_N * informative_N)
 
 
@@ -131,7 +172,14 @@ def share(values_N: Float64Array, weights_N: Float64Array) -> Share:
 class CalibrationWindow:
     """The newest observations, and the metrics over them."""
 
-    COLUMNS = ("p_informative", "predicted_reward", "admission", "informative", "pass_rate", "rejected_by_policy")
+    COLUMNS = (
+        "p_informative",
+        "predicted_reward",
+        "admission",
+        "informative",
+        "pass_rate",
+        "rejected_by_policy",
+    )
 
     def __init__(self, capacity: int = 1024) -> None:
         """Remember the `capacity` newest observations."""
@@ -156,7 +204,8 @@ class CalibrationWindow:
         """Record observed groups; each argument is a number or [B].
 
         Args:
-            p_informative: Probability of being informative that was predicted at the draw, in [0, 1]; NaN = unknown.
+            p_informative: Probability of being informative that was predicted at the draw, in [0,
+                1]; NaN = unknown.
             predicted_reward: Predicted pass rate at the draw, in (0, 1); NaN = unknown.
             admission: Probability with which the prompt was drawn, in (0, 1].
             informative: Whether the group's rewards differed.
@@ -166,11 +215,20 @@ class CalibrationWindow:
         Raises:
             ValueError: The lengths differ, or an admission lies outside (0, 1].
         """
-        given = (p_informative, predicted_reward, admission, informative, pass_rate, rejected_by_policy)
+        given = (
+            p_informative,
+            predicted_reward,
+            admission,
+            informative,
+            pass_rate,
+            rejected_by_policy,
+        )
         columns = _columns(**dict(zip(self.COLUMNS, map(np.atleast_1d, given), strict=True)))
         admission_B = columns[2]
         if not ((admission_B > 0) & (admission_B <= 1)).all():
-            raise ValueError(f"admission: got values from {admission_B.min()} to {admission_B.max()}, expected them above 0 and at most 1")
+            raise ValueError(
+                f"admission: got values from {admission_B.min()} to {admission_B.max()}, expected them above 0 and at most 1"
+            )
         rows = np.column_stack(columns)
         positions = (self._total + np.arange(len(rows))) % len(self._rows)
         kept = slice(max(0, len(rows) - len(self._rows)), None)
@@ -186,12 +244,13 @@ class CalibrationWindow:
         """Return metrics named `calibration/...`, NaN where undefined.
 
         Args:
-            of_admitted: Whether to leave out the rejected, of whom too few are known: each weighs so much that they drown the rest. Then the last three
-                are NaN.
+            of_admitted: Whether to leave out the rejected, of whom too few are known: each weighs
+                so much that they drown the rest. Then the last three are NaN.
 
         Returns:
-            brier, ece and auroc of p_informative; mae of predicted_reward against the observed pass rate; false_reject_rate and lost_share;
-            unfiltered_informative_share, what uniform sampling would find.
+            brier, ece and auroc of p_informative; mae of predicted_reward against the observed pass
+            rate; false_reject_rate and lost_share; unfiltered_informative_share, what uniform
+            sampling would find.
         """
         rows = self._rows[: len(self)]
         rows = rows[rows[:, self.COLUMNS.index("rejected_by_policy")] == 0] if of_admitted else rows
@@ -208,28 +267,42 @@ class CalibrationWindow:
             "calibration/mae": share(errors_N[measured_N], weights_N[measured_N]).value,
         }
         about_rejected = {
-            "calibration/false_reject_rate": false_reject_rate(informative_N, rejected_N, weights_N).value,
+            "calibration/false_reject_rate": false_reject_rate(
+                informative_N, rejected_N, weights_N
+            ).value,
             "calibration/lost_share": lost_share(informative_N, rejected_N, weights_N).value,
             "calibration/unfiltered_informative_share": share(informative_N, weights_N).value,
         }
-        return calibration | (dict.fromkeys(about_rejected, float("nan")) if of_admitted else about_rejected)
+        return calibration | (
+            dict.fromkeys(about_rejected, float("nan")) if of_admitted else about_rejected
+        )
 
     def state_dict(self) -> dict[str, Any]:
         """Return a copy of the observations."""
-        return {"format": STATE_FORMAT, "capacity": len(self._rows), "total": self._total, "rows": self._rows[: len(self)].copy()}
+        return {
+            "format": STATE_FORMAT,
+            "capacity": len(self._rows),
+            "total": self._total,
+            "rows": self._rows[: len(self)].copy(),
+        }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restore what `state_dict` returned.
 
         Raises:
-            StateError: Another format or capacity, or entries that do not fit together; nothing has been changed.
+            StateError: Another format or capacity, or entries that do not fit together; nothing has
+                been changed.
         """
         expected = {"format": STATE_FORMAT, "capacity": len(self._rows)}
         if set(state) != {*expected, "total", "rows"}:
-            raise StateError(f"calibration window: got entries {sorted(state)}, expected {sorted([*expected, 'total', 'rows'])}")
+            raise StateError(
+                f"calibration window: got entries {sorted(state)}, expected {sorted([*expected, 'total', 'rows'])}"
+            )
         for name, value in expected.items():
             if state[name] != value:
-                raise StateError(f"calibration window, {name}: got {state[name]!r}, expected {value}")
+                raise StateError(
+                    f"calibration window, {name}: got {state[name]!r}, expected {value}"
+                )
         rows = np.asarray(state["rows"], np.float64)
         shape = (min(int(state["total"]), len(self._rows)), len(self.COLUMNS))
         if rows.shape != shape:
@@ -240,9 +313,15 @@ class CalibrationWindow:
 
 def _columns(**columns: ArrayLike | None) -> tuple[Float64Array, ...]:
     """Return the named columns as float64 [N] of equal length, a missing one filled with 1."""
-    arrays = {name: np.asarray(column, np.float64) for name, column in columns.items() if column is not None}
+    arrays = {
+        name: np.asarray(column, np.float64)
+        for name, column in columns.items()
+        if column is not None
+    }
     first, reference = next(iter(arrays.items()))
     for name, array in arrays.items():
         if array.ndim != 1 or array.shape != reference.shape:
-            raise ValueError(f"{name}: got shape {array.shape}, expected one dimension, as long as {first} {reference.shape}")
+            raise ValueError(
+                f"{name}: got shape {array.shape}, expected one dimension, as long as {first} {reference.shape}"
+            )
     return tuple(arrays.get(name, np.ones(reference.shape)) for name in columns)

@@ -1,4 +1,6 @@
-"""The Rust core that a pool and a configuration make, and what it says of the pool's prompts as records."""
+"""The Rust core that a pool and a configuration make, and what it says of the pool's prompts as
+records.
+"""
 
 from __future__ import annotations
 
@@ -29,23 +31,39 @@ def pool_of(prompts: Sequence[Prompt | str]) -> Sequence[Prompt]:
         ValueError: There is no prompt.
     """
     if hasattr(prompts, "__arrow_c_stream__") or hasattr(prompts, "__arrow_c_array__"):
-        raise ValueError(f"prompts: got {type(prompts).__qualname__}, expected a sequence of Prompt or strings, or PromptTable.from_arrow(...) of it")
+        raise ValueError(
+            f"prompts: got {type(prompts).__qualname__}, expected a sequence of Prompt or strings, or PromptTable.from_arrow(...) of it"
+        )
     if isinstance(prompts, (str, Mapping)) or not len(prompts):
-        raise ValueError(f"prompts: got {prompts!r:.80}, expected a sequence of at least one Prompt or string")
+        raise ValueError(
+            f"prompts: got {prompts!r:.80}, expected a sequence of at least one Prompt or string"
+        )
     if isinstance(prompts, PromptTable):
         return prompts
     pool = tuple(Prompt(text=prompt) if isinstance(prompt, str) else prompt for prompt in prompts)
-    if (other := next((row for row, prompt in enumerate(pool) if not isinstance(prompt, Prompt)), None)) is not None:
-        raise ValueError(f"prompts: got {pool[other]!r:.80} at position {other}, expected a Prompt or a string")
+    if (
+        other := next(
+            (row for row, prompt in enumerate(pool) if not isinstance(prompt, Prompt)), None
+        )
+    ) is not None:
+        raise ValueError(
+            f"prompts: got {pool[other]!r:.80} at position {other}, expected a Prompt or a string"
+        )
     return pool
 
 
 def texts_of(pool: Sequence[Prompt], positions: Int64Array) -> list[str]:
     """Return the texts at some positions; of a table no prompts are made for it."""
-    return pool.texts(positions) if isinstance(pool, PromptTable) else [pool[position].text for position in positions]
+    return (
+        pool.texts(positions)
+        if isinstance(pool, PromptTable)
+        else [pool[position].text for position in positions]
+    )
 
 
-def draws_of(pool: Sequence[Prompt], taken: Mapping[str, Any], policy_versions: Int64Array) -> list[Draw]:
+def draws_of(
+    pool: Sequence[Prompt], taken: Mapping[str, Any], policy_versions: Int64Array
+) -> list[Draw]:
     """Return the core's columns of draws as records."""
     return [
         Draw(
@@ -62,7 +80,9 @@ def draws_of(pool: Sequence[Prompt], taken: Mapping[str, Any], policy_versions: 
     ]
 
 
-def build_core(pool: Sequence[Prompt], group_size: int, config: SelectorConfig, seed: int) -> _core.Sampler:
+def build_core(
+    pool: Sequence[Prompt], group_size: int, config: SelectorConfig, seed: int
+) -> _core.Sampler:
     """Return the core for a pool.
 
     Raises:
@@ -71,13 +91,18 @@ def build_core(pool: Sequence[Prompt], group_size: int, config: SelectorConfig, 
     """
     index = pool.pool_index() if isinstance(pool, PromptTable) else _index(pool)
     if unknown := set(config.source_floors) - set(index.source_names):
-        raise ConfigError(f"selection.source_floors: got {sorted(unknown)}, expected sources of the pool: {', '.join(index.source_names)}")
+        raise ConfigError(
+            f"selection.source_floors: got {sorted(unknown)}, expected sources of the pool: {', '.join(index.source_names)}"
+        )
     return _core.Sampler(
         index.ids,
         index.sources,
         group_size=group_size,
         seed=seed,
-        source_floors=np.array([config.source_floors.get(source, 0.0) for source in index.source_names], dtype=np.float32),
+        source_floors=np.array(
+            [config.source_floors.get(source, 0.0) for source in index.source_names],
+            dtype=np.float32,
+        ),
         **{name: getattr(config, name) for name in CORE_SETTINGS},
     )
 

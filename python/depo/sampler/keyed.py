@@ -1,4 +1,6 @@
-"""Keyed random numbers: every draw is a pure function of (seed, purpose, counter), so there is no generator state to save or to share."""
+"""Keyed random numbers: every draw is a pure function of (seed, purpose, counter), so there is no
+generator state to save or to share.
+"""
 
 from __future__ import annotations
 
@@ -21,6 +23,8 @@ def derive_key(seed: int, purpose: str, *parts: int) -> int:
     return _core.derive_key(seed, purpose, parts)
 
 
-def uniforms(keys: Sequence[int] | NDArray[np.uint64], first: int, count: int) -> NDArray[np.float64]:
+def uniforms(
+    keys: Sequence[int] | NDArray[np.uint64], first: int, count: int
+) -> NDArray[np.float64]:
     """Return draws first .. first + count - 1 of each key, float64 [len(keys), count] in [0, 1)."""
     return _core.uniforms(np.asarray(keys, dtype=np.uint64), first, count)

@@ -1,10 +1,13 @@
-"""PromptSampler: which prompts are worth a rollout now. The embeddable face of the Rust core and, if given, of a difficulty estimator.
+"""PromptSampler: which prompts are worth a rollout now.
+
+The embeddable face of the Rust core and, if given, of a difficulty estimator.
 
     draws = sampler.sample(n, policy_version=v)                       # prompts, chosen
     verdicts = sampler.observe(draws, rewards_BG, policy_version=v)   # what their rollouts said
     sampler.update_estimator()                                        # learn from it
 
-The clock is `policy_version`: an integer that never falls and rises by one with every training step, also with one that updated nothing.
+The clock is `policy_version`: an integer that never falls and rises by one with every training
+step, also with one that updated nothing.
 """
 
 from __future__ import annotations
@@ -25,13 +28,30 @@ from depo.sampler.core import DRAW_KINDS, build_core, draws_of, pool_of, texts_o
 from depo.sampler.warnings import SamplerWarnings
 from depo.types.errors import StateError
 from depo.types.protocols import DifficultyEstimator
-from depo.types.records import BoolArray, Draw, DrawKind, Float32Array, Int64Array, Prompt, TargetBatch, Verdict, VerdictStatus
+from depo.types.records import (
+    BoolArray,
+    Draw,
+    DrawKind,
+    Float32Array,
+    Int64Array,
+    Prompt,
+    TargetBatch,
+    Verdict,
+    VerdictStatus,
+)
 
 STATE_VERSION = 1
-VERDICT_STATUSES = (VerdictStatus.LABELLED, VerdictStatus.UNKNOWN, VerdictStatus.CLOSED, VerdictStatus.NEVER_ISSUED)
+VERDICT_STATUSES = (
+    VerdictStatus.LABELLED,
+    VerdictStatus.UNKNOWN,
+    VerdictStatus.CLOSED,
+    VerdictStatus.NEVER_ISSUED,
+)
 
 LOGPROB_ROUNDING = 1e-3  # a mean log-probability may exceed 0 by so much
-REJECTED_BEFORE_CLAIMS = 30  # rejected prompts that were drawn all the same, before anything is said of the rejected
+REJECTED_BEFORE_CLAIMS = (
+    30  # rejected prompts that were drawn all the same, before anything is said of the rejected
+)
 
 logger = logging.getLogger(__name__)
 
@@ -39,20 +59,25 @@ logger = logging.getLogger(__name__)
 class PromptSampler:
     """Chooses prompts, remembers what became of them, and can be saved at any moment.
 
-    Any number of threads may call. `sample`, `prepare`, `beliefs` and `update_estimator`, which ask the estimator, and `load_state_dict` wait for one another;
-    no other call waits for the estimator, and labels that arrive while `sample` predicts count at once. A state is that of one moment; a batch that is being
-    chosen then is in it as candidates. The same seed and the same calls in the same order give the same draws on every platform. Order is that in which calls
-    take effect: labels that arrive in another order, or at another time between two batches, make another run.
+    Any number of threads may call. `sample`, `prepare`, `beliefs` and `update_estimator`, which ask
+    the estimator, and `load_state_dict` wait for one another; no other call waits for the
+    estimator, and labels that arrive while `sample` predicts count at once. A state is that of one
+    moment; a batch that is being chosen then is in it as candidates. The same seed and the same
+    calls in the same order give the same draws on every platform. Order is that in which calls take
+    effect: labels that arrive in another order, or at another time between two batches, make
+    another run.
 
     Args:
-        prompts: The pool, as `Prompt` records or plain strings, or a `PromptTable`, which is kept as it is; ids must be distinct.
+        prompts: The pool, as `Prompt` records or plain strings, or a `PromptTable`, which is kept
+            as it is; ids must be distinct.
         group_size: Rollouts per prompt, G >= 2.
         config: Selection settings; default `SelectorConfig.from_preset("depo")`.
         estimator: Predicts pass rates from text; None: history alone.
         seed: Seed of every draw.
 
     Raises:
-        ValueError: No prompts, two prompts with the same id, group_size below 2, or a floor for a source that does not exist.
+        ValueError: No prompts, two prompts with the same id, group_size below 2, or a floor for a
+            source that does not exist.
     """
 
     def __init__(
@@ -71,23 +96,32 @@ class PromptSampler:
         self._core = build_core(self.prompts, group_size, self.config, seed)
         self._calibration = CalibrationWindow()
         self._warnings = SamplerWarnings(self.config)
-        # Reentrant, because an estimator or a signal handler may call. Whoever takes both takes `_scoring` first.
-        self._scoring = threading.RLock()  # held by who asks the estimator, and from the first proposal of a batch to its draws
+        # Reentrant, because an estimator or a signal handler may call. Whoever takes both takes
+        # `_scoring` first.
+        self._scoring = (
+            threading.RLock()
+        )  # held by who asks the estimator, and from the first proposal of a batch to its draws
         self._labelling = threading.RLock()  # core and calibration window change together
 
-    def sample(self, n: int, *, policy_version: int, among: Sequence[int] | Int64Array | None = None) -> list[Draw]:
-        """Return prompts to roll out now, worth n groups, and mark them in flight; a probe costs `n_rollouts` / group size of a group.
+    def sample(
+        self, n: int, *, policy_version: int, among: Sequence[int] | Int64Array | None = None
+    ) -> list[Draw]:
+        """Return prompts to roll out now, worth n groups, and mark them in flight; a probe costs
+        `n_rollouts` / group size of a group.
 
-        Never raises for lack of good prompts: when too few pass, the nearest rejected ones fill up; when the pool has fewer than n free
-        prompts, fewer come back. Both are counted in `metrics` and warned of once.
+        Never raises for lack of good prompts: when too few pass, the nearest rejected ones fill up;
+        when the pool has fewer than n free prompts, fewer come back. Both are counted in `metrics`
+        and warned of once.
 
         Args:
             n: Number of groups wanted [>= 1].
             policy_version: Current version; see the module's first paragraph.
-            among: Distinct positions in the pool: no other prompts are candidates, and all of them that are free are looked at. None: in epoch order.
+            among: Distinct positions in the pool: no other prompts are candidates, and all of them
+                that are free are looked at. None: in epoch order.
 
         Raises:
-            ValueError: A position is twice in `among`, or `prepare` has begun a batch without `among`.
+            ValueError: A position is twice in `among`, or `prepare` has begun a batch without
+                `among`.
             IndexError: A position in `among` is out of range.
         """
         with self._scoring:
@@ -95,27 +129,51 @@ class PromptSampler:
             named = None if among is None else np.asarray(among)
             self._score(n, policy_version, named)
             taken = self._core.take(n, policy_version)
-            drawn_from = f"the pool of {len(self.prompts)}" if named is None else f"`among` of {named.size}"
-            self._warnings.shortage(n, taken["kinds"].size, int((taken["kinds"] == DRAW_KINDS.index(DrawKind.FILL)).sum()), drawn_from)
-            self._warnings.idle_window(policy_version, self.totals()["sampler/rejected"] > rejected_before)
+            drawn_from = (
+                f"the pool of {len(self.prompts)}" if named is None else f"`among` of {named.size}"
+            )
+            self._warnings.shortage(
+                n,
+                taken["kinds"].size,
+                int((taken["kinds"] == DRAW_KINDS.index(DrawKind.FILL)).sum()),
+                drawn_from,
+            )
+            self._warnings.idle_window(
+                policy_version, self.totals()["sampler/rejected"] > rejected_before
+            )
             return draws_of(self.prompts, taken, np.full(taken["prompts"].size, policy_version))
 
     def prepare(self, n: int, *, policy_version: int) -> None:
-        """Score now, as `sample(n)` without `among` would, what the next `sample`, which must be such a one, draws from: it takes as long, at another time."""
+        """Score now, as `sample(n)` without `among` would, what the next `sample`, which must be
+        such a one, draws from: it takes as long, at another time.
+        """
         self._score(n, policy_version, None)
 
     def candidates_per_draw(self, policy_version: int) -> int:
-        """Return how many candidates `sample` without `among` may look at for each prompt wanted, at this version."""
+        """Return how many candidates `sample` without `among` may look at for each prompt wanted,
+        at this version.
+        """
         return self._core.candidates_per_draw(policy_version)
 
-    def observe(self, draws: Sequence[Draw | int], rewards: ArrayLike, *, policy_version: int, logprobs: ArrayLike | None = None) -> list[Verdict]:
+    def observe(
+        self,
+        draws: Sequence[Draw | int],
+        rewards: ArrayLike,
+        *,
+        policy_version: int,
+        logprobs: ArrayLike | None = None,
+    ) -> list[Verdict]:
         """Record the rewards of some draws, in any order, at any later time; each draw counts once.
 
         Args:
-            draws: B draws or draw ids. Ids that were never issued, or were observed or released before, are ignored and said so.
-            rewards: [B, G] of any finite scale; NaN = unknown (verifier failure, aborted rollout). A group that is partly known counts as far as it is known.
-            policy_version: Version of the weights that generated the rollouts; older than the newest label of the prompt is fine.
-            logprobs: [B] mean token log-probability of each group (`RolloutGroup.mean_token_logprob`), the distillation target; NaN = unknown.
+            draws: B draws or draw ids. Ids that were never issued, or were observed or released
+                before, are ignored and said so.
+            rewards: [B, G] of any finite scale; NaN = unknown (verifier failure, aborted rollout).
+                A group that is partly known counts as far as it is known.
+            policy_version: Version of the weights that generated the rollouts; older than the
+                newest label of the prompt is fine.
+            logprobs: [B] mean token log-probability of each group
+                (`RolloutGroup.mean_token_logprob`), the distillation target; NaN = unknown.
 
         Returns:
             One verdict per draw, in order.
@@ -127,9 +185,15 @@ class PromptSampler:
         if not draw_ids.size:
             return []
         rewards_BG = np.asarray(rewards, dtype=np.float32)
-        logprobs_B = np.full(len(draw_ids), np.nan, np.float32) if logprobs is None else np.asarray(logprobs, dtype=np.float32)
+        logprobs_B = (
+            np.full(len(draw_ids), np.nan, np.float32)
+            if logprobs is None
+            else np.asarray(logprobs, dtype=np.float32)
+        )
         if logprobs_B.size and np.nanmax(logprobs_B, initial=-np.inf) > LOGPROB_ROUNDING:
-            raise ValueError(f"logprobs: got {np.nanmax(logprobs_B)}, expected log-probabilities, at most 0")
+            raise ValueError(
+                f"logprobs: got {np.nanmax(logprobs_B)}, expected log-probabilities, at most 0"
+            )
         targets_B = np.exp(np.minimum(logprobs_B, 0.0))
         with self._labelling:
             seen = self._core.observe(draw_ids, rewards_BG, targets_B, policy_version)
@@ -146,13 +210,18 @@ class PromptSampler:
         ]
 
     def release(self, draws: Sequence[Draw | int], *, reason: str = "aborted") -> int:
-        """Free the prompts of draws that will never be observed; returns how many were in flight. `reason` goes to the log."""
+        """Free the prompts of draws that will never be observed; returns how many were in flight.
+
+        `reason` goes to the log.
+        """
         released = self._core.release(_draw_ids(draws))
         if released:
             logger.info("released %d draws without a label: %s", released, reason)
         return released
 
-    def update_estimator(self, *, replay_steps: int = 2, replay_batch: int = 48) -> dict[str, float]:
+    def update_estimator(
+        self, *, replay_steps: int = 2, replay_batch: int = 48
+    ) -> dict[str, float]:
         """Train the estimator on the labels since the last call, then on replayed ones.
 
         Args:
@@ -167,27 +236,40 @@ class PromptSampler:
             if self.estimator is None or fresh["prompts"].size == 0:
                 return {}
             replayed = [self._core.replay_targets(replay_batch) for _ in range(replay_steps)]
-            return self.estimator.update([self._target_batch(targets) for targets in (fresh, *replayed)])
+            return self.estimator.update(
+                [self._target_batch(targets) for targets in (fresh, *replayed)]
+            )
 
     def metrics(self) -> dict[str, float]:
-        """Return `totals`, what was fitted (`belief/...`) and, weighted by 1/admission, calibration over the newest observations (`calibration/...`).
+        """Return `totals`, what was fitted (`belief/...`) and, weighted by 1/admission, calibration
+        over the newest observations (`calibration/...`).
 
-        What concerns the rejected (false_reject_rate, lost_share, unfiltered_informative_share) is NaN before enough of them were drawn, and for a policy
-        that does not explore all it rejects; calibration is then that of the admitted.
+        What concerns the rejected (false_reject_rate, lost_share, unfiltered_informative_share) is
+        NaN before enough of them were drawn, and for a policy that does not explore all it rejects;
+        calibration is then that of the admitted.
         """
         with self._labelling:
             rejects = self.config.policy != "uniform"
-            unknown = rejects and (not self.config.measures_rejects or self._calibration.rejected < REJECTED_BEFORE_CLAIMS)
+            unknown = rejects and (
+                not self.config.measures_rejects
+                or self._calibration.rejected < REJECTED_BEFORE_CLAIMS
+            )
             calibration = self._calibration.metrics(of_admitted=unknown)
-            belief = {f"belief/{name}": value for name, value in self._core.belief_parameters().items()}
+            belief = {
+                f"belief/{name}": value for name, value in self._core.belief_parameters().items()
+            }
             return {**self.totals(), **belief, **calibration}
 
     def totals(self) -> dict[str, float]:
-        """Return totals since the start (`sampler/...`), scanned, rejected, drawn by kind, labelled, released and more, and `sampler/oldest_label_age`."""
+        """Return totals since the start (`sampler/...`), scanned, rejected, drawn by kind,
+        labelled, released and more, and `sampler/oldest_label_age`.
+        """
         return {f"sampler/{name}": float(value) for name, value in self._core.counters().items()}
 
     def undisturbed(self) -> AbstractContextManager[object]:
-        """Return a context in which no other thread asks or trains the estimator, or draws: for what must be saved together."""
+        """Return a context in which no other thread asks or trains the estimator, or draws: for
+        what must be saved together.
+        """
         return self._scoring
 
     def in_flight(self) -> list[Draw]:
@@ -195,43 +277,66 @@ class PromptSampler:
         opened = self._core.in_flight()
         return draws_of(self.prompts, opened, opened["policy_versions"])
 
-    def beliefs(self, prompts: Sequence[int] | Int64Array, *, policy_version: int) -> tuple[Float32Array, Float32Array, BoolArray]:
-        """Return what is believed of some prompts now, changing nothing: the measure of a selector that costs no rollout.
+    def beliefs(
+        self, prompts: Sequence[int] | Int64Array, *, policy_version: int
+    ) -> tuple[Float32Array, Float32Array, BoolArray]:
+        """Return what is believed of some prompts now, changing nothing: the measure of a selector
+        that costs no rollout.
 
         Args:
             prompts: C positions in the pool.
             policy_version: Current version.
 
         Returns:
-            predicted reward float32 [C] (NaN without estimator), P(informative) float32 [C], and whether the policy alone would admit it, bool [C].
+            predicted reward float32 [C] (NaN without estimator), P(informative) float32 [C], and
+            whether the policy alone would admit it, bool [C].
         """
         indices = np.asarray(prompts, dtype=np.int64)
         predicted_C = self._predict(indices)
         believed = self._core.beliefs(indices, predicted_C, policy_version)
-        return predicted_C, believed["p_informative"], self._core.wanted(indices, predicted_C, policy_version)
+        return (
+            predicted_C,
+            believed["p_informative"],
+            self._core.wanted(indices, predicted_C, policy_version),
+        )
 
-    def state_dict(self, *, of_core: Callable[[_core.Sampler], Any] = _core.Sampler.state_dict) -> dict[str, Any]:
-        """Return everything that a bit-exact continuation needs, open draws included; the estimator saves itself. `of_core` saves the core's share."""
+    def state_dict(
+        self, *, of_core: Callable[[_core.Sampler], Any] = _core.Sampler.state_dict
+    ) -> dict[str, Any]:
+        """Return everything that a bit-exact continuation needs, open draws included; the estimator
+        saves itself. `of_core` saves the core's share.
+        """
         with self._labelling:
-            return {"version": STATE_VERSION, "core": of_core(self._core), "calibration": self._calibration.state_dict()}
+            return {
+                "version": STATE_VERSION,
+                "core": of_core(self._core),
+                "calibration": self._calibration.state_dict(),
+            }
 
     def load_state_dict(self, state: Mapping[str, Any], *, strict: bool = True) -> dict[str, int]:
         """Restore what `state_dict` returned.
 
         Args:
             state: The state.
-            strict: The pool must be the same. Otherwise what is known of each prompt is carried over by id, in any order and to any other pool.
+            strict: The pool must be the same. Otherwise what is known of each prompt is carried
+                over by id, in any order and to any other pool.
 
         Returns:
-            Numbers of prompts `matched`, `missing` (in the state alone) and `added` (in this pool alone).
+            Numbers of prompts `matched`, `missing` (in the state alone) and `added` (in this pool
+            alone).
 
         Raises:
-            StateError: Another version, group size or seed, or (strict) another pool; nothing has changed then.
+            StateError: Another version, group size or seed, or (strict) another pool; nothing has
+                changed then.
         """
         if state.get("version") != STATE_VERSION:
-            raise StateError(f"sampler state: got version {state.get('version')!r}, expected {STATE_VERSION}")
+            raise StateError(
+                f"sampler state: got version {state.get('version')!r}, expected {STATE_VERSION}"
+            )
         if missing := {"core", "calibration"} - set(state):
-            raise StateError(f"sampler state: got entries {sorted(state)}, expected also {sorted(missing)}")
+            raise StateError(
+                f"sampler state: got entries {sorted(state)}, expected also {sorted(missing)}"
+            )
         calibration = CalibrationWindow()
         calibration.load_state_dict(state["calibration"])
         with self._scoring, self._labelling:
@@ -247,8 +352,12 @@ class PromptSampler:
                     begun = True
                     self._core.offer(candidates, self._predict(candidates), policy_version)
             except BaseException as error:
-                if begun or not isinstance(error, (ValueError, IndexError)):  # which `propose` raises before it changes anything
-                    self._core.take(0, policy_version)  # ends the batch: its candidates head the next one
+                if begun or not isinstance(
+                    error, (ValueError, IndexError)
+                ):  # which `propose` raises before it changes anything
+                    self._core.take(
+                        0, policy_version
+                    )  # ends the batch: its candidates head the next one
                 raise
 
     def _predict(self, indices: Int64Array) -> Float32Array:
@@ -267,12 +376,18 @@ class PromptSampler:
         )
 
     def _calibration_add(self, seen: Mapping[str, Any]) -> None:
-        """Keep what was predicted of the newly labelled, where it shows: not in the warm-up, when nothing was predicted to be rejected, nor in a probe."""
+        """Keep what was predicted of the newly labelled, where it shows: not in the warm-up, when
+        nothing was predicted to be rejected, nor in a probe.
+        """
         hidden = [DRAW_KINDS.index(DrawKind.WARMUP)]
         if self.config.probe_rollouts not in (0, self.group_size):
             hidden.append(DRAW_KINDS.index(DrawKind.REPROBE))
-        judged = (seen["statuses"] == VERDICT_STATUSES.index(VerdictStatus.LABELLED)) & ~np.isin(seen["kinds"], hidden)
-        rejected = np.isin(seen["kinds"], [DRAW_KINDS.index(DrawKind.EXPLORE), DRAW_KINDS.index(DrawKind.FILL)])
+        judged = (seen["statuses"] == VERDICT_STATUSES.index(VerdictStatus.LABELLED)) & ~np.isin(
+            seen["kinds"], hidden
+        )
+        rejected = np.isin(
+            seen["kinds"], [DRAW_KINDS.index(DrawKind.EXPLORE), DRAW_KINDS.index(DrawKind.FILL)]
+        )
         self._calibration.add(
             seen["p_informative"][judged],
             seen["predicted_rewards"][judged],
@@ -284,4 +399,6 @@ class PromptSampler:
 
 
 def _draw_ids(draws: Sequence[Draw | int]) -> Int64Array:
-    return np.array([draw.draw_id if isinstance(draw, Draw) else draw for draw in draws], dtype=np.int64)
+    return np.array(
+        [draw.draw_id if isinstance(draw, Draw) else draw for draw in draws], dtype=np.int64
+    )

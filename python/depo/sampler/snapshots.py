@@ -1,8 +1,11 @@
-"""Frequent saves of a sampler over a large pool: the caller waits for a copy in memory, a thread writes it, and a crash at any moment leaves a whole one.
+"""Frequent saves of a sampler over a large pool: the caller waits for a copy in memory, a thread
+writes it, and a crash at any moment leaves a whole one.
 
-a.safetensors, b.safetensors   the two newest snapshots; overwritten in turn, each with its number and a checksum in its metadata
+a.safetensors, b.safetensors   the two newest snapshots; overwritten in turn, each with its number
+and a checksum in its metadata
 
-A snapshot holds what `PromptSampler.state_dict` does, the estimator's state and `extra`. Reading runs no code.
+A snapshot holds what `PromptSampler.state_dict` does, the estimator's state and `extra`. Reading
+runs no code.
 """
 
 from __future__ import annotations
@@ -58,11 +61,14 @@ class LoadedSnapshot:
 
 
 class SnapshotStore:
-    """Two files in a directory that hold the newest snapshots of a sampler. One store at a time may write to a directory, and one thread to a store.
+    """Two files in a directory that hold the newest snapshots of a sampler.
 
-    `save` copies the state into memory that is kept from save to save, as much again as the state, and returns; a thread writes it. A save while the
-    last one is being written waits for it first. An error of the thread is raised by the next call. A program that ends, also by Ctrl-C, waits for the
-    thread; one that is killed leaves the snapshot before.
+    One store at a time may write to a directory, and one thread to a store.
+
+    `save` copies the state into memory that is kept from save to save, as much again as the state,
+    and returns; a thread writes it. A save while the last one is being written waits for it first.
+    An error of the thread is raised by the next call. A program that ends, also by Ctrl-C, waits
+    for the thread; one that is killed leaves the snapshot before.
 
     Args:
         directory: Made if missing.
@@ -76,17 +82,22 @@ class SnapshotStore:
         self._writer = ThreadPoolExecutor(max_workers=1, thread_name_prefix="depo-snapshot")
         self._pending: Future[int] | None = None
 
-    def save(self, sampler: PromptSampler, *, extra: Mapping[str, Any] | None = None, wait: bool = False) -> None:
+    def save(
+        self, sampler: PromptSampler, *, extra: Mapping[str, Any] | None = None, wait: bool = False
+    ) -> None:
         """Save the state at this moment over the older of the two snapshots.
 
         Args:
             sampler: The sampler; with its estimator, if it has one.
-            extra: What the caller needs to continue, its step for example: a nested state as `depo.state.nested.FlatState` takes it.
+            extra: What the caller needs to continue, its step for example: a nested state as
+                `depo.state.nested.FlatState` takes it.
             wait: Return when it is on the disk.
 
         Raises:
-            OSError: This snapshot (`wait`) or the last one could not be written. The newest whole one is still there, and the next save tries again.
-            StateError: `extra` or the estimator's state holds something that would not come back as it is; nothing is written.
+            OSError: This snapshot (`wait`) or the last one could not be written. The newest whole
+                one is still there, and the next save tries again.
+            StateError: `extra` or the estimator's state holds something that would not come back as
+                it is; nothing is written.
         """
         self.wait()
         with sampler.undisturbed():  # of sampler and estimator at the same moment
@@ -94,7 +105,9 @@ class SnapshotStore:
             state = sampler.state_dict(of_core=self._slots.capture)
         flat = FlatState({"sampler": state, "estimator": estimator, "extra": dict(extra or {})})
         arrays = {name: _bytes_of(array) for name, array in flat.arrays.items()}
-        tensors = {_TENSOR + name: _bytes_of_tensor(tensor) for name, tensor in flat.tensors.items()}
+        tensors = {
+            _TENSOR + name: _bytes_of_tensor(tensor) for name, tensor in flat.tensors.items()
+        }
         self._slots.attach({_CONTENT: json.dumps(flat.content, allow_nan=False)}, arrays | tensors)
         self._pending = self._writer.submit(self._slots.write)
         if wait:
@@ -116,14 +129,17 @@ class SnapshotStore:
         """Restore the newest whole snapshot.
 
         Args:
-            sampler: A sampler with the same group size, seed and belief, and with an estimator if and only if the saved one had one.
-            strict: The pool must be the same. Otherwise what is known of each prompt is carried over by id.
+            sampler: A sampler with the same group size, seed and belief, and with an estimator if
+                and only if the saved one had one.
+            strict: The pool must be the same. Otherwise what is known of each prompt is carried
+                over by id.
 
         Returns:
             What became of it; None if no save was ever finished here.
 
         Raises:
-            StateError: No snapshot is whole, or it does not fit the sampler; nothing has changed then.
+            StateError: No snapshot is whole, or it does not fit the sampler; nothing has changed
+                then.
             OSError: They cannot be read, or the last save could not be written.
         """
         self.wait()
@@ -131,17 +147,39 @@ class SnapshotStore:
         if saved is None:
             return None
         texts, arrays = saved.detach()
-        tensors = {name.removeprefix(_TENSOR): _tensor_of(array) for name, array in arrays.items() if name.startswith(_TENSOR)}
-        state = nested(json.loads(texts[_CONTENT]), {name: _array_of(array) for name, array in arrays.items() if not name.startswith(_TENSOR)}, tensors)
-        return LoadedSnapshot(generation=saved.generation, extra=state["extra"], **_restore(sampler, state, saved, strict))
+        tensors = {
+            name.removeprefix(_TENSOR): _tensor_of(array)
+            for name, array in arrays.items()
+            if name.startswith(_TENSOR)
+        }
+        state = nested(
+            json.loads(texts[_CONTENT]),
+            {
+                name: _array_of(array)
+                for name, array in arrays.items()
+                if not name.startswith(_TENSOR)
+            },
+            tensors,
+        )
+        return LoadedSnapshot(
+            generation=saved.generation,
+            extra=state["extra"],
+            **_restore(sampler, state, saved, strict),
+        )
 
 
-def _restore(sampler: PromptSampler, state: Mapping[str, Any], saved: _core.SavedState, strict: bool) -> dict[str, int]:
+def _restore(
+    sampler: PromptSampler, state: Mapping[str, Any], saved: _core.SavedState, strict: bool
+) -> dict[str, int]:
     """Restore estimator and sampler, or neither."""
     estimator = sampler.estimator
     if (estimator is None) != (state["estimator"] is None):
-        has, expected = ("no estimator", "one") if state["estimator"] is None else ("an estimator", "none")
-        raise StateError(f"snapshot: got {has}, expected {expected}, as this sampler was built with")
+        has, expected = (
+            ("no estimator", "one") if state["estimator"] is None else ("an estimator", "none")
+        )
+        raise StateError(
+            f"snapshot: got {has}, expected {expected}, as this sampler was built with"
+        )
     of_sampler = {**state["sampler"], "core": saved}
     if estimator is None:
         return sampler.load_state_dict(of_sampler, strict=strict)
@@ -170,7 +208,11 @@ def _bytes_of_tensor(tensor: torch.Tensor) -> Bytes:
     dtype = str(tensor.dtype).removeprefix("torch.")
     if dtype not in _NAMES:
         raise StateError(f"estimator: got a tensor of {dtype}, expected one of {', '.join(_NAMES)}")
-    return _NAMES[dtype], list(tensor.shape), tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()
+    return (
+        _NAMES[dtype],
+        list(tensor.shape),
+        tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy(),
+    )
 
 
 def _tensor_of(array: Bytes) -> torch.Tensor:

@@ -1,4 +1,6 @@
-"""What a sampler warns of, each once: batches that had to be filled up or came out short, and a window that rejects nobody."""
+"""What a sampler warns of, each once: batches that had to be filled up or came out short, and a
+window that rejects nobody.
+"""
 
 from __future__ import annotations
 
@@ -24,19 +26,30 @@ class SamplerWarnings:
         self._calls_without_reject = 0
 
     def shortage(self, n: int, drawn: int, filled: int, candidates: str) -> None:
-        """Warn of a batch of `drawn` prompts, of n wanted, `filled` of them rejected ones; `candidates` says what they were drawn from."""
+        """Warn of a batch of `drawn` prompts, of n wanted, `filled` of them rejected ones;
+        `candidates` says what they were drawn from.
+        """
         if filled:
             message = f"{filled} of {n} draws are the nearest rejected prompts: too few were admitted within {self.config.scan_cap} candidates per draw"
             self._once("fill", message)
         if drawn < n:
-            self._once("short", f"{drawn} draws instead of {n}: {candidates} has no more free prompts")
+            self._once(
+                "short", f"{drawn} draws instead of {n}: {candidates} has no more free prompts"
+            )
 
     def idle_window(self, policy_version: int, rejected: bool) -> None:
-        """Warn of a window that everything passes: it costs what uniform sampling costs; the usual cause is an estimator that does not learn."""
+        """Warn of a window that everything passes: it costs what uniform sampling costs; the usual
+        cause is an estimator that does not learn.
+        """
         selecting = self.config.policy == "window" and policy_version >= self.config.warmup_steps
-        self._calls_without_reject = self._calls_without_reject + 1 if selecting and not rejected else 0
+        self._calls_without_reject = (
+            self._calls_without_reject + 1 if selecting and not rejected else 0
+        )
         if self._calls_without_reject == IDLE_CALLS:
-            self._once("idle", f"nothing was rejected in the last {IDLE_CALLS} batches: the estimator predicts every prompt inside {self.config.window}")
+            self._once(
+                "idle",
+                f"nothing was rejected in the last {IDLE_CALLS} batches: the estimator predicts every prompt inside {self.config.window}",
+            )
 
     def _once(self, topic: str, message: str) -> None:
         if topic not in self._warned:

@@ -43,13 +43,21 @@ class Checkpoint:
     path: Path
 
 
-def save_checkpoint(root: Path, step: int, state: Mapping[str, Any], folders: Mapping[str, Callable[[Path], None]], keep: int) -> Path:
-    """Write `root/step_<step>` so that a crash at any moment leaves the previous checkpoint or the new one, whole.
+def save_checkpoint(
+    root: Path,
+    step: int,
+    state: Mapping[str, Any],
+    folders: Mapping[str, Callable[[Path], None]],
+    keep: int,
+) -> Path:
+    """Write `root/step_<step>` so that a crash at any moment leaves the previous checkpoint or the
+    new one, whole.
 
     Args:
         root: Directory of a run's checkpoints; made if missing. One process at a time writes to it.
         step: Training steps done [>= 0]. An existing checkpoint of that step is replaced.
-        state: Nested dicts and lists of None, bool, int, float, str, numpy arrays and torch tensors (see `StateFiles`).
+        state: Nested dicts and lists of None, bool, int, float, str, numpy arrays and torch tensors
+            (see `StateFiles`).
         folders: Name -> function that writes a model into the directory given to it.
         keep: Checkpoints up to this step that stay on disk, this one included [>= 1].
 
@@ -84,22 +92,29 @@ def load_checkpoint(path: Path) -> Checkpoint:
     """Read a checkpoint directory, checking every byte of it.
 
     Raises:
-        StateError: Missing, truncated or altered file, or another format version; the message names the file.
+        StateError: Missing, truncated or altered file, or another format version; the message names
+            the file.
     """
     manifest = _read_manifest(path)
     for name, expected in manifest["files"].items():
         if not (path / name).is_file():
-            raise StateError(f"{path / name}: file is missing; delete {path} to fall back to an older checkpoint")
+            raise StateError(
+                f"{path / name}: file is missing; delete {path} to fall back to an older checkpoint"
+            )
         found = _fingerprint(path / name)
         if found != expected:
-            raise StateError(f"{path / name}: damaged: got {found}, expected {expected}; delete {path} to fall back to an older checkpoint")
+            raise StateError(
+                f"{path / name}: damaged: got {found}, expected {expected}; delete {path} to fall back to an older checkpoint"
+            )
     return Checkpoint(manifest["step"], read_state(path), path)
 
 
 def latest_checkpoint(root: Path) -> Path | None:
-    """Return the directory that `latest` names, or the newest complete one if that is missing or incomplete; None without any.
+    """Return the directory that `latest` names, or the newest complete one if that is missing or
+    incomplete; None without any.
 
-    Complete means: every file of the manifest is there with its size. `load_checkpoint` checks the bytes.
+    Complete means: every file of the manifest is there with its size. `load_checkpoint` checks the
+    bytes.
     """
     pointer = root / _LATEST
     if pointer.is_file():
@@ -127,18 +142,27 @@ def _point_latest(root: Path, name: str) -> None:
 
 
 def _checkpoints(root: Path) -> list[tuple[int, Path]]:
-    """Return (step, directory) of all checkpoints, oldest first; a replaced one counts as older than its successor."""
+    """Return (step, directory) of all checkpoints, oldest first; a replaced one counts as older
+    than its successor.
+    """
     if not root.is_dir():
         return []
     matches = [(match, path) for path in root.iterdir() if (match := _NAME.fullmatch(path.name))]
-    return [(int(match[1]), path) for match, path in sorted(matches, key=lambda pair: (int(pair[0][1]), pair[0][2] is None))]
+    return [
+        (int(match[1]), path)
+        for match, path in sorted(matches, key=lambda pair: (int(pair[0][1]), pair[0][2] is None))
+    ]
 
 
 def _clean(root: Path) -> None:
-    """Remove what interrupted saves left: drafts, half-deleted directories, replaced checkpoints whose successor is in place."""
+    """Remove what interrupted saves left: drafts, half-deleted directories, replaced checkpoints
+    whose successor is in place.
+    """
     for path in sorted(root.iterdir()):
         successor = path.with_name(path.name.removesuffix(_REPLACED))
-        if path.name.startswith((".draft_", ".gone_")) or (successor != path and _is_complete(successor)):
+        if path.name.startswith((".draft_", ".gone_")) or (
+            successor != path and _is_complete(successor)
+        ):
             _remove(path)
 
 
@@ -151,8 +175,16 @@ def _remove(path: Path) -> None:
 
 
 def _write_manifest(directory: Path, step: int) -> None:
-    names = [path.relative_to(directory).as_posix() for path in sorted(directory.rglob("*")) if path.is_file()]
-    content = {"format_version": FORMAT_VERSION, "step": step, "files": {name: _fingerprint(directory / name) for name in names}}
+    names = [
+        path.relative_to(directory).as_posix()
+        for path in sorted(directory.rglob("*"))
+        if path.is_file()
+    ]
+    content = {
+        "format_version": FORMAT_VERSION,
+        "step": step,
+        "files": {name: _fingerprint(directory / name) for name in names},
+    }
     (directory / _MANIFEST).write_text(json.dumps(content, indent=1), encoding="utf-8")
 
 
@@ -168,21 +200,34 @@ def _read_manifest(directory: Path) -> dict[str, Any]:
     if version != FORMAT_VERSION:
         raise StateError(f"{path}: format version: got {version!r}, expected {FORMAT_VERSION}")
     named = _NAME.fullmatch(directory.name)
-    if not isinstance(files, dict) or not {STATE_FILE, ARRAYS_FILE} <= files.keys() or not isinstance(step, int) or (named and int(named[1]) != step):
-        raise StateError(f"{path}: damaged: got step {step!r} and files {files!r}, expected the step of {directory.name} with its files")
+    if (
+        not isinstance(files, dict)
+        or not {STATE_FILE, ARRAYS_FILE} <= files.keys()
+        or not isinstance(step, int)
+        or (named and int(named[1]) != step)
+    ):
+        raise StateError(
+            f"{path}: damaged: got step {step!r} and files {files!r}, expected the step of {directory.name} with its files"
+        )
     return manifest
 
 
 def _is_complete(directory: Path) -> bool:
     try:
-        return all((directory / name).stat().st_size == expected["bytes"] for name, expected in _read_manifest(directory)["files"].items())
+        return all(
+            (directory / name).stat().st_size == expected["bytes"]
+            for name, expected in _read_manifest(directory)["files"].items()
+        )
     except (ValueError, OSError, TypeError, KeyError):
         return False
 
 
 def _fingerprint(path: Path) -> dict[str, Any]:
     with path.open("rb") as file:
-        return {"bytes": os.fstat(file.fileno()).st_size, "sha256": hashlib.file_digest(file, "sha256").hexdigest()}
+        return {
+            "bytes": os.fstat(file.fileno()).st_size,
+            "sha256": hashlib.file_digest(file, "sha256").hexdigest(),
+        }
 
 
 def _sync_tree(directory: Path) -> None:

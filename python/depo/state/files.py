@@ -29,7 +29,8 @@ class StateFiles:
         state: See `depo.state.nested.FlatState`.
 
     Raises:
-        StateError: The state holds something that would not come back as it is; the message names its place.
+        StateError: The state holds something that would not come back as it is; the message names
+            its place.
     """
 
     def __init__(self, state: Mapping[str, Any]) -> None:
@@ -45,7 +46,9 @@ class StateFiles:
 
 
 def read_state(directory: Path) -> dict[str, Any]:
-    """Return the state that was written into a directory; tuples come back as lists, tensors on the CPU."""
+    """Return the state that was written into a directory; tuples come back as lists, tensors on the
+    CPU.
+    """
     content = json.loads((directory / STATE_FILE).read_text(encoding="utf-8"))
     arrays = safetensors_numpy.load_file(directory / ARRAYS_FILE)
     tensors = _load_tensors(directory / TENSORS_FILE) if (directory / TENSORS_FILE).exists() else {}
@@ -58,7 +61,13 @@ def _save_tensors(tensors: Mapping[str, torch.Tensor], path: Path) -> None:
     from safetensors.torch import save_file
 
     # Copies: the format refuses tensors that share memory.
-    save_file({name: tensor.detach().to("cpu", copy=True, memory_format=torch.contiguous_format) for name, tensor in tensors.items()}, path)
+    save_file(
+        {
+            name: tensor.detach().to("cpu", copy=True, memory_format=torch.contiguous_format)
+            for name, tensor in tensors.items()
+        },
+        path,
+    )
 
 
 def _load_tensors(path: Path) -> dict[str, torch.Tensor]:

@@ -1,4 +1,7 @@
-"""Nested state <-> what JSON can say, numpy arrays and torch tensors. Never imports torch by itself, but where a state holds tensors."""
+"""Nested state <-> what JSON can say, numpy arrays and torch tensors.
+
+Never imports torch by itself, but where a state holds tensors.
+"""
 
 from __future__ import annotations
 
@@ -16,15 +19,31 @@ if TYPE_CHECKING:
     import torch
 
 _ARRAY, _TENSOR, _FLOAT = "$array", "$tensor", "$float"
-_DTYPES = frozenset(["bool", "int8", "uint8", "int16", "uint16", "int32", "uint32", "int64", "uint64", "float16", "float32", "float64", "complex64"])
+_DTYPES = frozenset(
+    [
+        "bool",
+        "int8",
+        "uint8",
+        "int16",
+        "uint16",
+        "int32",
+        "uint32",
+        "int64",
+        "uint64",
+        "float16",
+        "float32",
+        "float64",
+        "complex64",
+    ]
+)
 
 
 class FlatState:
     """A state split into its JSON part, its arrays and its tensors.
 
     Args:
-        state: Nested dicts and lists of None, bool, int, float, str, numpy arrays and torch tensors. Keys are texts that start neither with "$" nor
-            with "__metadata__".
+        state: Nested dicts and lists of None, bool, int, float, str, numpy arrays and torch
+            tensors. Keys are texts that start neither with "$" nor with "__metadata__".
 
     Attributes:
         content: The JSON part, in which arrays and tensors have their names.
@@ -32,7 +51,8 @@ class FlatState:
         tensors: Torch tensors by name, as they were.
 
     Raises:
-        StateError: The state holds something that would not come back as it is; the message names its place.
+        StateError: The state holds something that would not come back as it is; the message names
+            its place.
     """
 
     def __init__(self, state: Mapping[str, Any]) -> None:
@@ -41,9 +61,14 @@ class FlatState:
         self.content = self._encode(state, ())
 
     def _encode(self, value: Any, path: tuple[str, ...]) -> Any:
-        name = "/".join(key.replace("~", "~0").replace("/", "~1") for key in path)  # escaped, so that no two paths share a name
+        name = "/".join(
+            key.replace("~", "~0").replace("/", "~1") for key in path
+        )  # escaped, so that no two paths share a name
         if isinstance(value, Mapping):
-            return {_checked(key, name): self._encode(child, (*path, key)) for key, child in value.items()}
+            return {
+                _checked(key, name): self._encode(child, (*path, key))
+                for key, child in value.items()
+            }
         if isinstance(value, (list, tuple)):
             return [self._encode(child, (*path, str(i))) for i, child in enumerate(value)]
         if isinstance(value, float) and not math.isfinite(value):
@@ -56,11 +81,19 @@ class FlatState:
         if "torch" in sys.modules and isinstance(value, sys.modules["torch"].Tensor):
             self.tensors[name] = value
             return {_TENSOR: name}
-        kind = f"an array of {value.dtype}" if isinstance(value, np.ndarray) else f"{type(value).__module__}.{type(value).__qualname__}"
-        raise StateError(f"state {name}: got {kind}, expected None, bool, int, float, str, list, dict, a numeric numpy array or a tensor")
+        kind = (
+            f"an array of {value.dtype}"
+            if isinstance(value, np.ndarray)
+            else f"{type(value).__module__}.{type(value).__qualname__}"
+        )
+        raise StateError(
+            f"state {name}: got {kind}, expected None, bool, int, float, str, list, dict, a numeric numpy array or a tensor"
+        )
 
 
-def nested(content: Any, arrays: Mapping[str, NDArray[Any]], tensors: Mapping[str, torch.Tensor]) -> Any:
+def nested(
+    content: Any, arrays: Mapping[str, NDArray[Any]], tensors: Mapping[str, torch.Tensor]
+) -> Any:
     """Return the state that `FlatState` split; tuples come back as lists."""
     if isinstance(content, list):
         return [nested(child, arrays, tensors) for child in content]
@@ -77,5 +110,7 @@ def nested(content: Any, arrays: Mapping[str, NDArray[Any]], tensors: Mapping[st
 
 def _checked(key: Any, name: str) -> str:
     if not isinstance(key, str) or key.startswith(("$", "__metadata__")):
-        raise StateError(f"state {name}: got key {key!r}, expected a text that starts neither with $ nor with __metadata__")
+        raise StateError(
+            f"state {name}: got key {key!r}, expected a text that starts neither with $ nor with __metadata__"
+        )
     return key

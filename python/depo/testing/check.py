@@ -1,4 +1,6 @@
-"""The runs that check an adapter: one uninterrupted, one with another seed, one saved and restored in the middle."""
+"""The runs that check an adapter: one uninterrupted, one with another seed, one saved and restored
+in the middle.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +20,8 @@ class ConformanceReport:
     """What `check_adapter` has checked.
 
     Attributes:
-        laws: The laws that were checked, all of them kept; without "resume" if groups were open at the save that the framework rolls out anew.
+        laws: The laws that were checked, all of them kept; without "resume" if groups were open at
+            the save that the framework rolls out anew.
         groups: How many groups of the uninterrupted run had each feature.
         unsupported: Features that the framework does not have.
     """
@@ -28,10 +31,19 @@ class ConformanceReport:
     unsupported: tuple[str, ...]
 
 
-def check_adapter(make: MakeHarness, *, n_prompts: int = 24, group_size: int = 4, batch_size: int = 4, steps: int = 16, seed: int = 0) -> ConformanceReport:
+def check_adapter(
+    make: MakeHarness,
+    *,
+    n_prompts: int = 24,
+    group_size: int = 4,
+    batch_size: int = 4,
+    steps: int = 16,
+    seed: int = 0,
+) -> ConformanceReport:
     """Check that an adapter keeps LAWS.
 
-    Takes about 2.5 * steps steps of its framework and a few more for late groups; twice that where groups may be late but open ones do not outlive a save.
+    Takes about 2.5 * steps steps of its framework and a few more for late groups; twice that where
+    groups may be late but open ones do not outlive a save.
 
     Args:
         make: Makes a fresh adapter.
@@ -60,12 +72,17 @@ def check_adapter(make: MakeHarness, *, n_prompts: int = 24, group_size: int = 4
         whole = plan.start(seed, without="late")  # what a restored run can be compared with
         whole.finish()
     resumed = plan.interrupt(whole)
-    # Groups that a framework draws ahead, open at every save and rolled out anew with other weights, excuse it from the same draws, but from nothing else.
+    # Groups that a framework draws ahead, open at every save and rolled out anew with other
+    # weights, excuse it from the same draws, but from nothing else.
     comparable = "resumed" in supports or not resumed.watch.count_open()
     resumed.finish(whole.rolled_out if comparable else None)
     return ConformanceReport(
         laws=tuple(law for law in LAWS if law != "resume" or comparable),
-        groups={feature: groups[feature] for feature in FEATURES if feature in supports and feature != "resumed"},
+        groups={
+            feature: groups[feature]
+            for feature in FEATURES
+            if feature in supports and feature != "resumed"
+        },
         unsupported=tuple(feature for feature in FEATURES if feature not in supports),
     )
 
@@ -88,7 +105,11 @@ class _Run:
             texts = list(self.harness.step(self.watch.fate_of))
             first = self.watch.rolled_out(texts)
             if len(texts) + still_open < self.batch_size:
-                broken("batch", self.watch.step, f"got {len(texts)} groups and {still_open} open ones, expected at least {self.batch_size}")
+                broken(
+                    "batch",
+                    self.watch.step,
+                    f"got {len(texts)} groups and {still_open} open ones, expected at least {self.batch_size}",
+                )
             if version is not None and self.watch.version == version:
                 broken("versions", self.watch.step, f"policy_version is still {version}")
             self.rolled_out.append(first)
@@ -96,7 +117,9 @@ class _Run:
         return self.rolled_out
 
     def finish(self, expected: Sequence[Sequence[str]] | None = None) -> None:
-        """Take the other steps, then some in which everything is delivered at once, and check what must be true at the end."""
+        """Take the other steps, then some in which everything is delivered at once, and check what
+        must be true at the end.
+        """
         self.play(self.steps - len(self.rolled_out))
         self.watch.draining = True
         self.play(LONGEST_DELAY + 1 if "late" in self.harness.supports else 1)
@@ -117,7 +140,9 @@ class _Plan:
     seed: int
 
     def start(self, seed: int, without: str = "") -> _Run:
-        """Return a fresh run in which everything that the harness supports happens, except for one feature."""
+        """Return a fresh run in which everything that the harness supports happens, except for one
+        feature.
+        """
         harness = self._harness(seed)
         features = harness.supports - {without}
         watch = Watch(Script(self.texts, self.group_size, features))
@@ -125,11 +150,23 @@ class _Plan:
         return _Run(harness, watch, features, self.batch_size, self.steps)
 
     def interrupt(self, whole: _Run) -> _Run:
-        """Return a run like `whole`, saved in the middle, with late groups open if there are any, and restored into a fresh adapter."""
-        first = _Run(self._harness(self.seed), Watch(whole.watch.script), whole.features, self.batch_size, self.steps)
+        """Return a run like `whole`, saved in the middle, with late groups open if there are any,
+        and restored into a fresh adapter.
+        """
+        first = _Run(
+            self._harness(self.seed),
+            Watch(whole.watch.script),
+            whole.features,
+            self.batch_size,
+            self.steps,
+        )
         first.watch.attach(first.harness.sampler)
         first.play(self.steps // 2)
-        while "late" in whole.features and not first.harness.sampler.in_flight() and len(first.rolled_out) < self.steps:
+        while (
+            "late" in whole.features
+            and not first.harness.sampler.in_flight()
+            and len(first.rolled_out) < self.steps
+        ):
             first.play(1)
         _compare("same_seed", first.rolled_out, whole.rolled_out[: len(first.rolled_out)])
         first.watch.interrupted(lossless="resumed" in whole.features)
@@ -137,14 +174,25 @@ class _Plan:
         with tempfile.TemporaryDirectory() as directory:
             first.harness.save(Path(directory))
             fresh.restore(Path(directory))
-        second = _Run(fresh, copy.deepcopy(first.watch), whole.features, self.batch_size, self.steps, first.rolled_out)
+        second = _Run(
+            fresh,
+            copy.deepcopy(first.watch),
+            whole.features,
+            self.batch_size,
+            self.steps,
+            first.rolled_out,
+        )
         second.watch.attach(fresh.sampler)
         return second
 
     def _harness(self, seed: int) -> AdapterHarness:
-        harness = self.make(self.texts, group_size=self.group_size, batch_size=self.batch_size, seed=seed)
+        harness = self.make(
+            self.texts, group_size=self.group_size, batch_size=self.batch_size, seed=seed
+        )
         if unknown := harness.supports - set(FEATURES):
-            raise ValueError(f"supports: got {sorted(unknown)}, expected names among {', '.join(FEATURES)}")
+            raise ValueError(
+                f"supports: got {sorted(unknown)}, expected names among {', '.join(FEATURES)}"
+            )
         return harness
 
 

@@ -32,7 +32,9 @@ REWARD_ROUNDING = 1e-5
 LONGEST_DELAY = 3
 """Steps after its draw in which a late group of the script is delivered at the latest."""
 DUPLICATES_AFTER = range(1, 12)
-"""Steps after its first delivery in which a late duplicate comes again: in one of them its prompt is likely to be in flight once more."""
+"""Steps after its first delivery in which a late duplicate comes again: in one of them its prompt
+is likely to be in flight once more.
+"""
 
 
 def broken(law: str, step: int, what: str, text: str | None = None) -> NoReturn:
@@ -42,7 +44,8 @@ def broken(law: str, step: int, what: str, text: str | None = None) -> NoReturn:
 
 
 class Script:
-    """Fates as a pure function of prompt and visit: every second group is delivered at once and in full, the others have each feature by turns.
+    """Fates as a pure function of prompt and visit: every second group is delivered at once and in
+    full, the others have each feature by turns.
 
     Args:
         texts: The prompts.
@@ -74,17 +77,29 @@ class Script:
         return self._turns[(self._index[text] + 5 * visit) % len(self._turns)]
 
     def fate(self, text: str, visit: int, features: Sequence[str]) -> Fate:
-        """Return the fate with these features of a prompt's group, by how often the prompt was drawn before."""
+        """Return the fate with these features of a prompt's group, by how often the prompt was
+        drawn before.
+        """
         index = self._index[text]
         # Each visit has rewards of its own, so that it shows when they reach another group.
         failure = (1 + index + len(self._index) * (visit % 4)) / (10 * len(self._index))
         successes = (3 * index + visit) % (self._group_size + 1)
         rewards = [1 - failure] * successes + [failure] * (self._group_size - successes)
-        unknown = range(self._group_size) if "wholly" in features else [index % self._group_size] if "partial" in features else []
+        unknown = (
+            range(self._group_size)
+            if "wholly" in features
+            else [index % self._group_size]
+            if "partial" in features
+            else []
+        )
         for place in unknown:
             rewards[place] = np.nan
         delay = 1 + index % LONGEST_DELAY if "late" in features else 0
-        again = [delay + after for after in (DUPLICATES_AFTER if delay else [0])] if "duplicate" in features else []
+        again = (
+            [delay + after for after in (DUPLICATES_AFTER if delay else [0])]
+            if "duplicate" in features
+            else []
+        )
         return Fate(rewards=tuple(rewards), delays=() if "aborted" in features else (delay, *again))
 
 
@@ -136,7 +151,9 @@ class Watch:
     draining: bool = False
 
     def attach(self, sampler: PromptSampler) -> None:
-        """Watch a sampler from now on; what is in flight there and not known yet counts as drawn now."""
+        """Watch a sampler from now on; what is in flight there and not known yet counts as drawn
+        now.
+        """
         if texts := [prompt.text for prompt in sampler.prompts if prompt.text not in self.script]:
             broken("pool", self.step, "the sampler holds a prompt that was not given", texts[0])
         self._drawn([draw for draw in sampler.in_flight() if draw.draw_id not in self.groups])
@@ -144,13 +161,19 @@ class Watch:
 
         def watched_sample(n: int, *, policy_version: int, **options: Any) -> list[Draw]:
             if policy_version < (self.version or 0):
-                broken("versions", self.step, f"a draw at policy_version {policy_version} after one at {self.version}")
+                broken(
+                    "versions",
+                    self.step,
+                    f"a draw at policy_version {policy_version} after one at {self.version}",
+                )
             draws = sample(n, policy_version=policy_version, **options)
             self.version = policy_version
             self._drawn(draws)
             return draws
 
-        def watched_observe(draws: Sequence[Draw | int], rewards: ArrayLike, *, policy_version: int, **options: Any) -> list[Verdict]:
+        def watched_observe(
+            draws: Sequence[Draw | int], rewards: ArrayLike, *, policy_version: int, **options: Any
+        ) -> list[Verdict]:
             verdicts = observe(draws, rewards, policy_version=policy_version, **options)
             for verdict, rewards_G in zip(verdicts, np.asarray(rewards, np.float32), strict=True):
                 self._observed(verdict, np.sort(rewards_G), policy_version)
@@ -161,7 +184,11 @@ class Watch:
             self._close([draw.draw_id if isinstance(draw, Draw) else int(draw) for draw in draws])
             return count
 
-        for name, watched in (("sample", watched_sample), ("observe", watched_observe), ("release", watched_release)):
+        for name, watched in (
+            ("sample", watched_sample),
+            ("observe", watched_observe),
+            ("release", watched_release),
+        ):
             setattr(sampler, name, watched)
 
     def fate_of(self, text: str) -> Fate:
@@ -172,13 +199,24 @@ class Watch:
         broken("in_flight", self.step, "it was rolled out without having been drawn", text)
 
     def rolled_out(self, texts: Sequence[str]) -> list[str]:
-        """Take note of what a step has rolled out, and return those that were not rolled out before a restore."""
+        """Take note of what a step has rolled out, and return those that were not rolled out before
+        a restore.
+        """
         first = []
         for text in texts:
-            out = [group for group in self.groups.values() if group.text == text and group.closed_at in (None, self.step)]
+            out = [
+                group
+                for group in self.groups.values()
+                if group.text == text and group.closed_at in (None, self.step)
+            ]
             group = next((group for group in out if group.restored or not group.rolled_out), None)
             if group is None:
-                broken("in_flight", self.step, "it was rolled out, but not drawn since its last rollout, or closed before this step", text)
+                broken(
+                    "in_flight",
+                    self.step,
+                    "it was rolled out, but not drawn since its last rollout, or closed before this step",
+                    text,
+                )
             if not group.restored:
                 first.append(text)
             group.rolled_out, group.restored = True, False
@@ -189,33 +227,56 @@ class Watch:
         return sum(group.closed_at is None for group in self.groups.values())
 
     def interrupted(self, *, lossless: bool) -> None:
-        """Take note of a save and a restore: what is open may be rolled out again and, if groups do not outlive that, remain without a label."""
+        """Take note of a save and a restore: what is open may be rolled out again and, if groups do
+        not outlive that, remain without a label.
+        """
         for group in self.groups.values():
             if group.closed_at is None:
                 group.restored, group.excused = True, not lossless
 
     def finished(self, sampler: PromptSampler, drained_since: int) -> None:
-        """Check what must be true at the end of a run, of the groups drawn before step `drained_since`."""
+        """Check what must be true at the end of a run, of the groups drawn before step
+        `drained_since`.
+        """
         in_flight = {draw.draw_id for draw in sampler.in_flight()}
         for draw_id, group in self.groups.items():
             if group.step >= drained_since:
                 continue
             if draw_id in in_flight:
-                broken("closed", self.step, f"its draw of step {group.step} is still in flight", group.text)
+                broken(
+                    "closed",
+                    self.step,
+                    f"its draw of step {group.step} is still in flight",
+                    group.text,
+                )
             known = bool(group.fate.delays) and not np.isnan(group.fate.rewards).all()
             if group.rolled_out and known and not group.labelled and not group.excused:
-                broken("labels", self.step, f"its group of step {group.step} was delivered and has no label", group.text)
+                broken(
+                    "labels",
+                    self.step,
+                    f"its group of step {group.step} was delivered and has no label",
+                    group.text,
+                )
         totals = sampler.totals()
         drawn = sum(count for name, count in totals.items() if name.startswith("sampler/drawn_"))
         ended = {name: totals[f"sampler/{name}"] for name in ("labelled", "unknown", "released")}
         if not drawn == len(self.groups) == sum(ended.values()) + len(in_flight):
-            broken("totals", self.step, f"{len(self.groups)} draws were seen; the sampler says {drawn:.0f} drawn, {ended}, {len(in_flight)} in flight")
+            broken(
+                "totals",
+                self.step,
+                f"{len(self.groups)} draws were seen; the sampler says {drawn:.0f} drawn, {ended}, {len(in_flight)} in flight",
+            )
 
     def _drawn(self, draws: Sequence[Draw]) -> None:
         for draw in draws:
             text = draw.prompt.text
             if draw.draw_id in self.groups:
-                broken("resume", self.step, f"draw {draw.draw_id} is handed out once more: the sampler has lost its state", text)
+                broken(
+                    "resume",
+                    self.step,
+                    f"draw {draw.draw_id} is handed out once more: the sampler has lost its state",
+                    text,
+                )
             visit = sum(group.text == text for group in self.groups.values())
             features = () if self.draining else self.script.features(text, visit)
             fate = self.script.fate(text, visit, features)
@@ -225,15 +286,36 @@ class Watch:
         if verdict.status is VerdictStatus.CLOSED:
             return
         if verdict.draw_id not in self.groups:
-            broken("labels", self.step, f"rewards for draw {verdict.draw_id}, which was never handed out")
+            broken(
+                "labels",
+                self.step,
+                f"rewards for draw {verdict.draw_id}, which was never handed out",
+            )
         group = self.groups[verdict.draw_id]
         self._close([verdict.draw_id])
-        if not np.allclose(rewards_G, np.sort(group.fate.rewards), rtol=0, atol=REWARD_ROUNDING, equal_nan=True):
-            broken("rewards", self.step, f"the sampler was told {rewards_G.tolist()}, expected {np.sort(group.fate.rewards).tolist()} in any order", group.text)
+        if not np.allclose(
+            rewards_G, np.sort(group.fate.rewards), rtol=0, atol=REWARD_ROUNDING, equal_nan=True
+        ):
+            broken(
+                "rewards",
+                self.step,
+                f"the sampler was told {rewards_G.tolist()}, expected {np.sort(group.fate.rewards).tolist()} in any order",
+                group.text,
+            )
         if not group.fate.delays:
-            broken("labels", self.step, f"its group of step {group.step} was aborted, and was observed all the same", group.text)
+            broken(
+                "labels",
+                self.step,
+                f"its group of step {group.step} was aborted, and was observed all the same",
+                group.text,
+            )
         if not group.version <= version <= (self.version or 0):
-            broken("versions", self.step, f"drawn at {group.version}, observed with policy_version {version}, the newest being {self.version}", group.text)
+            broken(
+                "versions",
+                self.step,
+                f"drawn at {group.version}, observed with policy_version {version}, the newest being {self.version}",
+                group.text,
+            )
         group.labelled = verdict.status is VerdictStatus.LABELLED
 
     def _close(self, draw_ids: Sequence[int]) -> None:

@@ -1,4 +1,6 @@
-"""From a configuration to the parts of a run: policy, data, reward, engine, learner, estimator, sampler."""
+"""From a configuration to the parts of a run: policy, data, reward, engine, learner, estimator,
+sampler.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +12,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 
 from depo.config import TrainConfig
 from depo.data import check_seed_overlap, load_prompts, without_trained
@@ -94,16 +101,22 @@ class TimedEstimator:
 
 
 def build_parts(config: TrainConfig, resume_from: Path | None) -> Parts:
-    """Load everything that a run needs; weights come from the checkpoint directory `resume_from` if one is given.
+    """Load everything that a run needs; weights come from the checkpoint directory `resume_from` if
+    one is given.
 
     Raises:
-        ConfigError: No training source, settings that contradict each other, or a cluster that has too little.
+        ConfigError: No training source, settings that contradict each other, or a cluster that has
+            too little.
         DataError: A data file cannot be read.
     """
     if not config.data.train:
         raise ConfigError("data.train: got no source, expected at least one [[data.train]] table")
     check_seed_overlap(config.data.train, config.data.eval)
-    cluster = Cluster(config.distributed, config.run.threads, config.has_estimator) if config.distributed.uses_ray else None
+    cluster = (
+        Cluster(config.distributed, config.run.threads, config.has_estimator)
+        if config.distributed.uses_ray
+        else None
+    )
     try:
         return _build(config, resume_from, cluster)
     except BaseException:
@@ -135,7 +148,11 @@ def _build(config: TrainConfig, resume_from: Path | None, cluster: Cluster | Non
         reward=load_reward(config.reward),
         estimator=estimator,
         sampler=PromptSampler(
-            train_prompts, config.rollout.group_size, config.selection, TimedEstimator(estimator, stopwatch) if estimator else None, config.run.seed
+            train_prompts,
+            config.rollout.group_size,
+            config.selection,
+            TimedEstimator(estimator, stopwatch) if estimator else None,
+            config.run.seed,
         ),
         eval_prompts=eval_prompts,
         stopwatch=stopwatch,
@@ -146,21 +163,30 @@ def _build(config: TrainConfig, resume_from: Path | None, cluster: Cluster | Non
 def _start_policy(config: TrainConfig) -> Path:
     """Return the directory of the policy that training starts from."""
     if not config.policy.model:
-        return warm_start_policy(config.data.train, config.data.eval, config.warm_start, config.run.threads)
+        return warm_start_policy(
+            config.data.train, config.data.eval, config.warm_start, config.run.threads
+        )
     directory = Path(config.policy.model)
     if not (directory / "config.json").is_file() or not any(directory.glob("tokenizer*")):
-        raise ConfigError(f"policy.model: got {config.policy.model!r}, expected a directory with a Hugging Face causal LM and its tokenizer")
+        raise ConfigError(
+            f"policy.model: got {config.policy.model!r}, expected a directory with a Hugging Face causal LM and its tokenizer"
+        )
     return directory
 
 
 def _load_policy(directory: Path, config: TrainConfig, device: torch.device) -> PreTrainedModel:
-    policy: PreTrainedModel = AutoModelForCausalLM.from_pretrained(directory, dtype=getattr(torch, config.policy.dtype), local_files_only=True)
+    policy: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
+        directory, dtype=getattr(torch, config.policy.dtype), local_files_only=True
+    )
     policy.to(device)  # type: ignore[arg-type]
     return policy
 
 
-def _load_data(config: TrainConfig, tokenizer: PreTrainedTokenizerBase, max_prompt_tokens: int) -> tuple[list[Prompt], list[Prompt]]:
-    """Load both sets; leave out what the reward cannot verify, and held-out prompts that are trained on.
+def _load_data(
+    config: TrainConfig, tokenizer: PreTrainedTokenizerBase, max_prompt_tokens: int
+) -> tuple[list[Prompt], list[Prompt]]:
+    """Load both sets; leave out what the reward cannot verify, and held-out prompts that are
+    trained on.
 
     Everything is tokenized once, so that a prompt that is too long stops the run before it starts.
     """
@@ -168,17 +194,28 @@ def _load_data(config: TrainConfig, tokenizer: PreTrainedTokenizerBase, max_prom
     for name, sources in (("train", config.data.train), ("eval", config.data.eval)):
         prompts, dropped = check_golds(load_prompts(sources), config.reward)
         encode_prompts(prompts, tokenizer, max_prompt_tokens)
-        logger.info("data.%s: %d prompts, %d dropped because their ground truth does not verify against itself", name, len(prompts), len(dropped))
+        logger.info(
+            "data.%s: %d prompts, %d dropped because their ground truth does not verify against itself",
+            name,
+            len(prompts),
+            len(dropped),
+        )
         loaded.append(prompts)
     train, held_out = loaded
     unseen = without_trained(held_out, train)
     if len(unseen) < len(held_out):
-        logger.warning("data.eval: left out %d prompts that are also in data.train", len(held_out) - len(unseen))
+        logger.warning(
+            "data.eval: left out %d prompts that are also in data.train",
+            len(held_out) - len(unseen),
+        )
     return train, unseen
 
 
 def _build_estimator(
-    config: TrainConfig, tokenizer: PreTrainedTokenizerBase, device: torch.device, cluster: Cluster | None
+    config: TrainConfig,
+    tokenizer: PreTrainedTokenizerBase,
+    device: torch.device,
+    cluster: Cluster | None,
 ) -> BertDifficultyEstimator | RayEstimator | None:
     if not config.has_estimator:
         return None
@@ -187,7 +224,9 @@ def _build_estimator(
     return BertDifficultyEstimator(config.estimator, tokenizer, seed=config.run.seed, device=device)
 
 
-def _remote_estimator(config: TrainConfig, tokenizer: PreTrainedTokenizerBase) -> BertDifficultyEstimator:
+def _remote_estimator(
+    config: TrainConfig, tokenizer: PreTrainedTokenizerBase
+) -> BertDifficultyEstimator:
     torch.set_num_threads(config.run.threads)
     device = _actor_device(config.distributed.estimator_gpus)
     return BertDifficultyEstimator(config.estimator, tokenizer, seed=config.run.seed, device=device)
@@ -212,34 +251,71 @@ def _build_learner(
     }
     if cluster and (ranks := config.distributed.learner_actors):
         where = "cuda" if config.distributed.learner_gpus else "cpu"
-        return RayLearnerGroup(cluster, ranks, policy, reference, partial(_learner_rank, config, settings), device=where)
+        return RayLearnerGroup(
+            cluster,
+            ranks,
+            policy,
+            reference,
+            partial(_learner_rank, config, settings),
+            device=where,
+        )
     return PolicyLearner(policy, reference_model=reference, device=device, **settings)
 
 
-def _learner_rank(config: TrainConfig, settings: Mapping[str, Any], policy: PolicyCopy, reference: PolicyCopy | None) -> ShardedLearner:
+def _learner_rank(
+    config: TrainConfig,
+    settings: Mapping[str, Any],
+    policy: PolicyCopy,
+    reference: PolicyCopy | None,
+) -> ShardedLearner:
     torch.set_num_threads(config.run.threads)
     device = _actor_device(config.distributed.learner_gpus)
-    return ShardedLearner(policy.build(device), reference_model=reference.build(device) if reference else None, device=device, **settings)
+    return ShardedLearner(
+        policy.build(device),
+        reference_model=reference.build(device) if reference else None,
+        device=device,
+        **settings,
+    )
 
 
-def _build_engine(config: TrainConfig, policy: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, cluster: Cluster | None = None) -> RolloutEngine:
+def _build_engine(
+    config: TrainConfig,
+    policy: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    cluster: Cluster | None = None,
+) -> RolloutEngine:
     if cluster and config.distributed.rollout_workers:
-        return RayRolloutEngine(cluster, config.distributed.rollout_workers, policy, partial(_worker_engine, config, tokenizer))
-    options: dict[str, Any] = {name: getattr(config.rollout, name) for name in ("max_new_tokens", "sequences_per_batch", "max_prompt_tokens")}
-    options["eos_token_ids"] = [*end_tokens(None, policy, tokenizer), *stop_tokens(config.rollout.stop, tokenizer)]
+        return RayRolloutEngine(
+            cluster,
+            config.distributed.rollout_workers,
+            policy,
+            partial(_worker_engine, config, tokenizer),
+        )
+    options: dict[str, Any] = {
+        name: getattr(config.rollout, name)
+        for name in ("max_new_tokens", "sequences_per_batch", "max_prompt_tokens")
+    }
+    options["eos_token_ids"] = [
+        *end_tokens(None, policy, tokenizer),
+        *stop_tokens(config.rollout.stop, tokenizer),
+    ]
     if config.rollout.engine == "vllm":
         return VllmEngine(policy, tokenizer, config.vllm, **options)
     return LocalEngine(policy, tokenizer, autocast=config.policy.autocast, **options)
 
 
-def _worker_engine(config: TrainConfig, tokenizer: PreTrainedTokenizerBase, copy: PolicyCopy) -> tuple[PreTrainedModel, RolloutEngine]:
+def _worker_engine(
+    config: TrainConfig, tokenizer: PreTrainedTokenizerBase, copy: PolicyCopy
+) -> tuple[PreTrainedModel, RolloutEngine]:
     torch.set_num_threads(config.run.threads)
     policy = copy.build(_actor_device(config.distributed.rollout_gpus))
     return policy, _build_engine(config, policy, tokenizer)
 
 
 def _resolved(config: TrainConfig, device: torch.device) -> TrainConfig:
-    """Return the configuration with its compute types, and what goes by them, decided for all processes: by the learner's device, which may be this one's."""
+    """Return the configuration with its compute types, and what goes by them, decided for all
+    processes: by the learner's device, which may be this one's.
+    """
     if config.distributed.learner_actors:
         device = torch.device("cuda" if config.distributed.learner_gpus else "cpu")
     mixed = computes_bfloat16(config.policy.autocast, device)
@@ -250,8 +326,13 @@ def _resolved(config: TrainConfig, device: torch.device) -> TrainConfig:
     if loss.rollout_correction == "auto":
         differs = config.rollout.engine == "vllm" and engine == "bfloat16"
         loss = replace(loss, rollout_correction="truncate" if differs else "off")
-    limit = config.rollout.max_logprob_mismatch or (0.1 if "bfloat16" in (learner, engine) else 1e-3)
-    rollout, policy = replace(config.rollout, max_logprob_mismatch=limit), replace(config.policy, autocast="bfloat16" if mixed else "off")
+    limit = config.rollout.max_logprob_mismatch or (
+        0.1 if "bfloat16" in (learner, engine) else 1e-3
+    )
+    rollout, policy = (
+        replace(config.rollout, max_logprob_mismatch=limit),
+        replace(config.policy, autocast="bfloat16" if mixed else "off"),
+    )
     return replace(config, policy=policy, rollout=rollout, vllm=vllm, loss=loss)
 
 
@@ -264,5 +345,7 @@ def _device(name: str) -> torch.device:
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     if name.startswith("cuda") and not torch.cuda.is_available():
-        raise ConfigError(f"run.device: got {name!r}, expected cpu or auto: torch finds no CUDA device here")
+        raise ConfigError(
+            f"run.device: got {name!r}, expected cpu or auto: torch finds no CUDA device here"
+        )
     return torch.device(name)

@@ -1,4 +1,6 @@
-"""The same start, data and seeds under several selection methods: the runs, and the numbers of comparison.json."""
+"""The same start, data and seeds under several selection methods: the runs, and the numbers of
+comparison.json.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +27,10 @@ METHODS: Mapping[str, Sequence[str]] = {
     "DEPO": ("--selection.preset", "depo_paper", "--selection.warmup_steps", "15"),
     "depo": ("--selection.preset", "depo"),
 }
-"""Method -> overrides. DEPO is the published window with the estimator settings of the configuration, because the published optimiser does not get
+"""Method -> overrides.
+
+DEPO is the published window with the estimator settings of the configuration, because the published
+optimiser does not get
 going within a short run."""
 
 ESTIMATOR_METHOD = "DEPO"
@@ -63,11 +68,20 @@ class Comparison:
 
     def run_config(self, method: str, seed: int) -> TrainConfig:
         """Return the configuration of one run."""
-        placing = ["--run.seed", str(seed), "--run.directory", str(self.directory), "--run.name", self.run_directory(method, seed).name]
+        placing = [
+            "--run.seed",
+            str(seed),
+            "--run.directory",
+            str(self.directory),
+            "--run.name",
+            self.run_directory(method, seed).name,
+        ]
         return load_config(self.config, [*self.methods[method], *self.overrides, *placing])
 
     def train(self, jobs: int = 1) -> None:
-        """Train what is not trained yet, `jobs` runs at a time; an interrupted comparison goes on where it was."""
+        """Train what is not trained yet, `jobs` runs at a time; an interrupted comparison goes on
+        where it was.
+        """
         runs = [(method, seed) for method in self.methods for seed in self.seeds]
         if jobs == 1:
             for method, seed in runs:
@@ -76,14 +90,19 @@ class Comparison:
         self._train_one(*runs[0])  # fills the cache of the warm start, which the others share
         with ProcessPoolExecutor(jobs, mp_context=multiprocessing.get_context("spawn")) as pool:
             try:
-                for finished in [pool.submit(self._train_one, method, seed) for method, seed in runs[1:]]:
+                for finished in [
+                    pool.submit(self._train_one, method, seed) for method, seed in runs[1:]
+                ]:
                     finished.result()
             finally:
                 pool.shutdown(cancel_futures=True)
 
     def records(self) -> dict[str, list[RunRecords]]:
         """Return the runs' records by method, in the order of seeds."""
-        return {method: [RunRecords.read(self.run_directory(method, seed)) for seed in self.seeds] for method in self.methods}
+        return {
+            method: [RunRecords.read(self.run_directory(method, seed)) for seed in self.seeds]
+            for method in self.methods
+        }
 
     def _train_one(self, method: str, seed: int) -> None:
         directory = self.run_directory(method, seed)
@@ -102,19 +121,30 @@ def summarize(records: Mapping[str, Sequence[RunRecords]], seeds: Sequence[int])
     """Return the content of comparison.json; what is not defined is None.
 
     Returns:
-        `methods`: per method the means over seeds of frontier_accuracy (mean of the last evaluations, of all held-out prompts where no band is called
-        frontier), start_accuracy, steps done, sequences, tokens, zero_variance_share and cpu_seconds (of training steps), the standard deviation of
-        frontier_accuracy over seeds, and the seeds. `estimator`: auroc, false_reject_rate, reject_share, lost_share and informative_share over unfiltered
-        probes. `settled_step`: shares and probes count the steps after this one. `last_evaluations`: how many evaluations make an accuracy.
+        `methods`: per method the means over seeds of frontier_accuracy (mean of the last
+            evaluations, of all held-out prompts where no band is called
+        frontier), start_accuracy, steps done, sequences, tokens, zero_variance_share and
+        cpu_seconds (of training steps), the standard deviation of frontier_accuracy over seeds, and
+        the seeds. `estimator`: auroc, false_reject_rate, reject_share, lost_share and
+        informative_share over unfiltered probes. `settled_step`: shares and probes count the steps
+        after this one. `last_evaluations`: how many evaluations make an accuracy.
     """
     last_step = min(run.metrics[-1]["step"] for runs in records.values() for run in runs)
     settled_step = SETTLED_STEP if last_step > SETTLED_STEP else 0
     summary: dict[str, Any] = {
-        "methods": {method: {**_means([_one_run(run, settled_step) for run in runs]), "seeds": list(seeds)} for method, runs in records.items()},
+        "methods": {
+            method: {**_means([_one_run(run, settled_step) for run in runs]), "seeds": list(seeds)}
+            for method, runs in records.items()
+        },
         "settled_step": settled_step,
         "last_evaluations": LAST_EVALUATIONS,
     }
-    probes = [dict(row) for run in records.get(ESTIMATOR_METHOD, ()) for row in run.probes if row["step"] > settled_step]
+    probes = [
+        dict(row)
+        for run in records.get(ESTIMATOR_METHOD, ())
+        for row in run.probes
+        if row["step"] > settled_step
+    ]
     if probes:
         measured = probe_metrics(probes)
         summary["estimator"] = {name: _defined(measured[f"probe/{name}"]) for name in PROBE_NAMES}
@@ -123,16 +153,29 @@ def summarize(records: Mapping[str, Sequence[RunRecords]], seeds: Sequence[int])
 
 def _means(each: Sequence[Mapping[str, float]]) -> dict[str, float | None]:
     means = {name: _defined(float(np.mean([values[name] for values in each]))) for name in each[0]}
-    return {**means, "frontier_accuracy_sd": _defined(float(np.std([values["frontier_accuracy"] for values in each], ddof=1))) if len(each) > 1 else None}
+    return {
+        **means,
+        "frontier_accuracy_sd": _defined(
+            float(np.std([values["frontier_accuracy"] for values in each], ddof=1))
+        )
+        if len(each) > 1
+        else None,
+    }
 
 
 def _one_run(run: RunRecords, settled_step: int) -> dict[str, float]:
-    accuracies = next(values for name in ("eval/accuracy/frontier", "eval/accuracy") if (values := run.series(name)[1]).size or name == "eval/accuracy")
+    accuracies = next(
+        values
+        for name in ("eval/accuracy/frontier", "eval/accuracy")
+        if (values := run.series(name)[1]).size or name == "eval/accuracy"
+    )
     steps, zero_variance = run.series("rollout/zero_variance_share")
     groups = run.series("rollout/groups")[1]
     settled = steps > settled_step
     return {
-        "frontier_accuracy": float(accuracies[1:][-LAST_EVALUATIONS:].mean()) if accuracies.size > 1 else math.nan,
+        "frontier_accuracy": float(accuracies[1:][-LAST_EVALUATIONS:].mean())
+        if accuracies.size > 1
+        else math.nan,
         "start_accuracy": float(accuracies[0]) if accuracies.size else math.nan,
         "steps": float(run.metrics[-1]["step"]),
         "sequences": float(run.series("rollout/sequences_total")[1][-1]),

@@ -8,9 +8,12 @@ from contextlib import contextmanager
 
 
 class Stopwatch:
-    """Adds up CPU seconds by name: `with stopwatch("time/rollout"): ...`. A name may be entered many times.
+    """Adds up CPU seconds by name: `with stopwatch("time/rollout"): ...`.
 
-    Inside an outermost block, such as a whole step, a part does not count what is booked under the parts within it.
+    A name may be entered many times.
+
+    Inside an outermost block, such as a whole step, a part does not count what is booked under the
+    parts within it.
     """
 
     def __init__(self) -> None:

@@ -2,7 +2,9 @@
 
 
 class ConfigError(ValueError):
-    """A setting is unknown, of the wrong type, or contradicts another; the message names it, what was got and what is expected."""
+    """A setting is unknown, of the wrong type, or contradicts another; the message names it, what
+    was got and what is expected.
+    """
 
 
 class DataError(ValueError):

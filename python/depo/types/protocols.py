@@ -22,7 +22,9 @@ class DifficultyEstimator(Protocol):
         """Take one optimizer step per batch, in order, and return metrics named `estimator/...`."""
 
     def state_dict(self) -> dict[str, Any]:
-        """Return everything a bit-exact continuation needs: scalars, strings, lists, numpy arrays, tensors, nested dicts of these."""
+        """Return everything a bit-exact continuation needs: scalars, strings, lists, numpy arrays,
+        tensors, nested dicts of these.
+        """
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restore what `state_dict` returned.
@@ -43,13 +45,16 @@ class RolloutEngine(Protocol):
     def max_prompt_tokens(self) -> int:
         """Longest prompt that `generate` takes."""
 
-    def generate(self, prompts: Sequence[Prompt], group_size: int, keys: Sequence[int], *, temperature: float) -> list[RolloutGroup]:
+    def generate(
+        self, prompts: Sequence[Prompt], group_size: int, keys: Sequence[int], *, temperature: float
+    ) -> list[RolloutGroup]:
         """Return one group per prompt, in order.
 
         Args:
             prompts: B prompts.
             group_size: Responses per prompt, G >= 1.
-            keys: B random keys (unsigned 64 bit). Response g of prompt b is a function of the weights, the prompt, keys[b] and g.
+            keys: B random keys (unsigned 64 bit). Response g of prompt b is a function of the
+                weights, the prompt, keys[b] and g.
             temperature: Sampling temperature; 0 is greedy.
         """
 
@@ -60,8 +65,11 @@ class RolloutEngine(Protocol):
 class RewardFunction(Protocol):
     """Judges responses."""
 
-    def __call__(self, prompts: Sequence[Prompt], responses: Sequence[str], finished: BoolArray) -> Float32Array:
-        """Return one reward per response, float32 [N]; NaN means unknown (verifier failure, timeout), never "wrong".
+    def __call__(
+        self, prompts: Sequence[Prompt], responses: Sequence[str], finished: BoolArray
+    ) -> Float32Array:
+        """Return one reward per response, float32 [N]; NaN means unknown (verifier failure,
+        timeout), never "wrong".
 
         Args:
             prompts: N prompts, one per response.
@@ -79,10 +87,14 @@ class RewardFunction(Protocol):
 class AdvantageMask(Protocol):
     """Scales advantages of a group down, or to 0, before the loss sees them."""
 
-    def __call__(self, group: RolloutGroup, rewards_G: Float32Array, advantages_G: Float32Array, /) -> Float32Array | Sequence[Float32Array]:
-        """Return a factor for each response, [G], or an array of factors for each response, G arrays [T]; finite and >= 0.
+    def __call__(
+        self, group: RolloutGroup, rewards_G: Float32Array, advantages_G: Float32Array, /
+    ) -> Float32Array | Sequence[Float32Array]:
+        """Return a factor for each response, [G], or an array of factors for each response, G
+        arrays [T]; finite and >= 0.
 
-        Must be a pure function of its arguments for a run to be repeatable. A response that is left out still counts in the loss's denominators.
+        Must be a pure function of its arguments for a run to be repeatable. A response that is left
+        out still counts in the loss's denominators.
 
         Args:
             group: G responses.

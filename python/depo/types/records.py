@@ -1,6 +1,8 @@
-"""The values that flow through a training step: Prompt -> Draw -> RolloutGroup -> Verdict -> TrainBatch.
+"""The values that flow through a training step: Prompt -> Draw -> RolloutGroup -> Verdict ->
+TrainBatch.
 
-Dimension letters, here and in every file: B prompts of a step, G rollouts of a prompt, C candidates, N sequences (B*G), T tokens, M targets.
+Dimension letters, here and in every file: B prompts of a step, G rollouts of a prompt, C
+candidates, N sequences (B*G), T tokens, M targets.
 """
 
 from __future__ import annotations
@@ -32,7 +34,9 @@ class DrawKind(StrEnum):
     EXPLORE = "explore"
     """A random candidate that the policy would have rejected: an unbiased probe of the rejected."""
     REPROBE = "reprobe"
-    """Unlabelled for `max_age` policy steps, and not selected: probed with `n_rollouts` to see whether that changes."""
+    """Unlabelled for `max_age` policy steps, and not selected: probed with `n_rollouts` to see
+    whether that changes.
+    """
     FILL = "fill"
     """The nearest to admission, because too few candidates passed within the scan cap."""
 
@@ -55,12 +59,16 @@ class Prompt:
     """One task of the pool.
 
     Attributes:
-        text: What the estimator reads and a plain-text policy continues; for chat prompts the contents joined by blank lines.
-        answer: Ground truth as the reward function expects it (string, number, list or mapping; None if the reward needs none).
+        text: What the estimator reads and a plain-text policy continues; for chat prompts the
+            contents joined by blank lines.
+        answer: Ground truth as the reward function expects it (string, number, list or mapping;
+            None if the reward needs none).
         source: Name of the data set or task family; floors and per-source metrics go by it.
         band: Difficulty band for reports, such as "frontier"; empty: none.
-        id: Stable identity. Left empty, it becomes the hash of (source, text, answer), so it survives re-ordering and merging.
-        messages: Chat turns ({"role", "content"}) to be rendered with the tokenizer's chat template; None for plain text.
+        id: Stable identity. Left empty, it becomes the hash of (source, text, answer), so it
+            survives re-ordering and merging.
+        messages: Chat turns ({"role", "content"}) to be rendered with the tokenizer's chat
+            template; None for plain text.
         columns: The untouched row of the data file, passed on to reward functions.
     """
 
@@ -74,8 +82,15 @@ class Prompt:
 
     def __post_init__(self) -> None:
         if not self.id:
-            content = json.dumps([self.source, self.text, self.answer], sort_keys=True, default=str, ensure_ascii=False)
-            object.__setattr__(self, "id", hashlib.blake2b(content.encode(), digest_size=16).hexdigest())
+            content = json.dumps(
+                [self.source, self.text, self.answer],
+                sort_keys=True,
+                default=str,
+                ensure_ascii=False,
+            )
+            object.__setattr__(
+                self, "id", hashlib.blake2b(content.encode(), digest_size=16).hexdigest()
+            )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,11 +100,13 @@ class Draw:
     Attributes:
         draw_id: Unique per sampler, increasing from 0.
         prompt: The prompt.
-        predicted_reward: Estimator's predicted pass rate, in (0, 1); NaN where no estimator has looked.
+        predicted_reward: Estimator's predicted pass rate, in (0, 1); NaN where no estimator has
+            looked.
         p_informative: Believed probability that the group's rewards differ, in [0, 1].
         admission: Probability with which this candidate was to be drawn, in (0, 1].
         kind: Why it was drawn.
-        n_rollouts: Rollouts wanted: the group size, or fewer of a re-probe, whose rewards are recorded (the rest as NaN) but not trained on.
+        n_rollouts: Rollouts wanted: the group size, or fewer of a re-probe, whose rewards are
+            recorded (the rest as NaN) but not trained on.
         policy_version: Policy version at the time of the draw.
     """
 
@@ -109,9 +126,12 @@ class RolloutGroup:
 
     Attributes:
         prompt_ids: int64 [P], prompt tokens as the policy saw them.
-        response_ids: G arrays int64 [T_g], sampled tokens, end-of-sequence included when it was sampled.
-        rollout_logprobs: G arrays float32 [T_g], log-probability of each sampled token under the distribution it was sampled from.
-        finished: bool [G], True where the response ended by itself, False where the token budget cut it.
+        response_ids: G arrays int64 [T_g], sampled tokens, end-of-sequence included when it was
+            sampled.
+        rollout_logprobs: G arrays float32 [T_g], log-probability of each sampled token under the
+            distribution it was sampled from.
+        finished: bool [G], True where the response ended by itself, False where the token budget
+            cut it.
         responses: G decoded responses, special tokens removed.
         policy_version: Version of the weights that generated it.
     """
@@ -125,7 +145,9 @@ class RolloutGroup:
 
     @property
     def mean_token_logprob(self) -> float:
-        """Mean over the group of each response's mean token log-probability; NaN if every response is empty (DEPO's distillation target)."""
+        """Mean over the group of each response's mean token log-probability; NaN if every response
+        is empty (DEPO's distillation target).
+        """
         means = [float(logprobs.mean()) for logprobs in self.rollout_logprobs if logprobs.size]
         return float(np.mean(means)) if means else float("nan")
 
@@ -142,9 +164,11 @@ class Verdict:
     Attributes:
         draw_id: The draw it answers.
         status: Whether the rewards were recorded, and if not, why.
-        informative: True when known rewards of the group differ by more than the tolerance, so that its advantages are not all zero.
+        informative: True when known rewards of the group differ by more than the tolerance, so that
+            its advantages are not all zero.
         mean_reward: Mean of the known rewards; NaN when none is known.
-        pass_rate: Share of the known rewards at or above `success_threshold`, in [0, 1]; NaN when none is known.
+        pass_rate: Share of the known rewards at or above `success_threshold`, in [0, 1]; NaN when
+            none is known.
     """
 
     draw_id: int
@@ -183,7 +207,8 @@ class TargetBatch:
     Attributes:
         texts: M prompt texts.
         reward_targets: float32 [M] in [0, 1], observed pass rate of a group.
-        logprob_targets: float32 [M] in (0, 1), exp(mean token log-probability) of a group; NaN where unknown.
+        logprob_targets: float32 [M] in (0, 1), exp(mean token log-probability) of a group; NaN
+            where unknown.
         counts: float32 [M], number of known rewards behind each target.
         weights: float32 [M], 1 / admission, clipped, times the share of the group that is known.
     """

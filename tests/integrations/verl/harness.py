@@ -15,18 +15,29 @@ from verl.trainer.ppo.v1 import trainer_base
 
 from depo import Draw
 from depo.testing import Fate, FateOf
-from tests.integrations.verl.verl_helpers import Answers, Engine, clear_queue, make_trainer, step, verl_config
+from tests.integrations.verl.verl_helpers import (
+    Answers,
+    Engine,
+    clear_queue,
+    make_trainer,
+    step,
+    verl_config,
+)
 
 
 class SyncHarness:
-    """A trainer of the mode `sync`, which waits for every group: late ones and duplicates cannot happen, and nothing is open at a save."""
+    """A trainer of the mode `sync`, which waits for every group: late ones and duplicates cannot
+    happen, and nothing is open at a save.
+    """
 
     mode: ClassVar[str] = "sync"
     supports: ClassVar[frozenset[str]] = frozenset({"partial", "aborted"})
     acting: ClassVar[SyncHarness | None] = None
     """Whose prompts are in TransferQueue, of which there is one per process."""
 
-    def __init__(self, texts: Sequence[str], *, group_size: int, batch_size: int, seed: int) -> None:
+    def __init__(
+        self, texts: Sequence[str], *, group_size: int, batch_size: int, seed: int
+    ) -> None:
         overrides = (
             f"trainer.v1.trainer_mode={self.mode}",
             "trainer.v1.colocate_async.num_warmup_batches=1",
@@ -35,7 +46,9 @@ class SyncHarness:
             f"+data.depo.seed={seed}",
         )
         self._directory = tempfile.TemporaryDirectory()
-        self._trainer = make_trainer(verl_config(Path(self._directory.name), texts, *overrides), self.judge)
+        self._trainer = make_trainer(
+            verl_config(Path(self._directory.name), texts, *overrides), self.judge
+        )
         self._rows = self._trainer.train_dataset.rows
         self.sampler = self._rows.sampler
         self._fates: dict[str, tuple[Fate, int]] = {}
@@ -61,12 +74,16 @@ class SyncHarness:
         self._act()
         self._trainer.config.trainer.default_local_dir = str(directory)
         self._trainer._load_checkpoint()
-        self._trainer.train_dataloader_it = iter(self._trainer.train_dataloader)  # restores the data set; verl does it at the first row
+        self._trainer.train_dataloader_it = iter(
+            self._trainer.train_dataloader
+        )  # restores the data set; verl does it at the first row
 
     def dispatched(self, text: str) -> None:
         """Take note of a group that verl rolls out now."""
         fate = self._fate_of(text)
-        [drawn] = [draw.policy_version for draw in self.sampler.in_flight() if draw.prompt.text == text]
+        [drawn] = [
+            draw.policy_version for draw in self.sampler.in_flight() if draw.prompt.text == text
+        ]
         self._fates[text] = fate, drawn + min(fate.delays, default=0)
         self._rolled_out.append(text)
 
@@ -86,17 +103,22 @@ class SyncHarness:
         SyncHarness.acting = self
         Answers.judge = staticmethod(self.judge)  # type: ignore[assignment]
         self._trainer.agent_loop_manager = SettlingEngine(self._trainer.config, self)
-        # verl names groups by random ids, and breaks ties by them. Here they are named by their draws, so that two runs can be compared.
+        # verl names groups by random ids, and breaks ties by them. Here they are named by their
+        # draws, so that two runs can be compared.
         names: deque[str] = deque()
         draw = self._rows.sample
         self._rows.sample = lambda n, **at: _named(draw(n, **at), names)
         trainer_base.uuid = SimpleNamespace(uuid4=names.popleft)
         select = self._trainer.replay_buffer._select_prompt_uids
-        self._trainer.replay_buffer._select_prompt_uids = lambda partition, uids, n: select(partition, sorted(uids), n)
+        self._trainer.replay_buffer._select_prompt_uids = lambda partition, uids, n: select(
+            partition, sorted(uids), n
+        )
 
 
 class SettlingEngine(Engine):
-    """Returns when all groups that are due have ended, so that no run depends on the speed of threads."""
+    """Returns when all groups that are due have ended, so that no run depends on the speed of
+    threads.
+    """
 
     def __init__(self, config: DictConfig, harness: SyncHarness) -> None:
         super().__init__(config)
@@ -118,7 +140,9 @@ class SettlingEngine(Engine):
         await self._settle()
 
     async def _settle(self) -> None:
-        while sum(not task.done() for task in self.worker.background_tasks) > len(self._harness.waiting):
+        while sum(not task.done() for task in self.worker.background_tasks) > len(
+            self._harness.waiting
+        ):
             await asyncio.sleep(0.002)
 
 
@@ -130,8 +154,8 @@ def _named(drawn: tuple[list[Draw], list[int]], names: deque[str]) -> tuple[list
 class AsyncHarness(SyncHarness):
     """A trainer of the mode `colocate_async` with one batch ahead.
 
-    What is open at a save is finished after the restore, and yet not "resumed": verl generates it anew with the restored weights, so that its label is of
-    another version.
+    What is open at a save is finished after the restore, and yet not "resumed": verl generates it
+    anew with the restored weights, so that its label is of another version.
     """
 
     mode = "colocate_async"

@@ -22,8 +22,13 @@ class LegacyLoop:
         self.trainer = RayPPOTrainer.__new__(RayPPOTrainer)
         self.trainer.config = config
         tokenizer = hf_tokenizer(config.actor_rollout_ref.model.path)
-        self.dataset, validation = (create_rl_dataset(files, config.data, tokenizer, None) for files in (config.data.train_files, config.data.val_files))
-        self.trainer._create_dataloader(self.dataset, validation, collate_fn, create_rl_sampler(config.data, self.dataset))
+        self.dataset, validation = (
+            create_rl_dataset(files, config.data, tokenizer, None)
+            for files in (config.data.train_files, config.data.val_files)
+        )
+        self.trainer._create_dataloader(
+            self.dataset, validation, collate_fn, create_rl_sampler(config.data, self.dataset)
+        )
         self._batches = iter(())
 
     def draw(self) -> DataProto:
@@ -32,14 +37,27 @@ class LegacyLoop:
             self._batches = iter(self.trainer.train_dataloader)
         return DataProto.from_single_dict(row)
 
-    def finish(self, batch: DataProto, reward: Callable[[str, int], float], penalty: float = 0.0) -> DataProto:
-        """Roll a batch out, balance it as verl does (which reorders it), end it, and return what it ended with."""
-        texts = [messages[0]["content"] for messages in self.trainer._get_gen_batch(batch).non_tensor_batch["raw_prompt"]]
+    def finish(
+        self, batch: DataProto, reward: Callable[[str, int], float], penalty: float = 0.0
+    ) -> DataProto:
+        """Roll a batch out, balance it as verl does (which reorders it), end it, and return what it
+        ended with.
+        """
+        texts = [
+            messages[0]["content"]
+            for messages in self.trainer._get_gen_batch(batch).non_tensor_batch["raw_prompt"]
+        ]
         group_size = self.config.actor_rollout_ref.rollout.n
-        rewards = torch.tensor([reward(text, session) for text in texts for session in range(group_size)])
-        scores_NT = torch.nn.functional.pad(rewards[:, None] - penalty * torch.rand(len(rewards), 1), (1, 0))
+        rewards = torch.tensor(
+            [reward(text, session) for text in texts for session in range(group_size)]
+        )
+        scores_NT = torch.nn.functional.pad(
+            rewards[:, None] - penalty * torch.rand(len(rewards), 1), (1, 0)
+        )
         ones_NT = torch.ones_like(scores_NT)
-        rollouts = DataProto.from_single_dict({"token_level_scores": scores_NT, "response_mask": ones_NT, "old_log_probs": -ones_NT})
+        rollouts = DataProto.from_single_dict(
+            {"token_level_scores": scores_NT, "response_mask": ones_NT, "old_log_probs": -ones_NT}
+        )
         whole = batch.repeat(repeat_times=group_size, interleave=True).union(rollouts)
         whole.non_tensor_batch["acc"] = rewards.numpy().astype(object)
         whole.reorder(torch.randperm(len(whole)))

@@ -12,8 +12,13 @@ pytestmark = pytest.mark.usefixtures("queue")
 
 
 @pytest.mark.parametrize("harness", [SyncHarness, AsyncHarness])
-def test_the_adapter_keeps_the_laws(harness: type[SyncHarness], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_adapter_keeps_the_laws(
+    harness: type[SyncHarness], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(trainer_base, "uuid", trainer_base.uuid)  # to be given back
     report = check_adapter(harness, steps=10)
     assert all(report.groups.values()), report.groups
-    assert set(report.unsupported) == {"late", "partial", "duplicate", "aborted", "resumed"} - harness.supports
+    assert (
+        set(report.unsupported)
+        == {"late", "partial", "duplicate", "aborted", "resumed"} - harness.supports
+    )

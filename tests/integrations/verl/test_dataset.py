@@ -1,4 +1,6 @@
-"""Laws of the data set in verl's own data loader; its rewards come through verl's legacy loop, which needs no Ray."""
+"""Laws of the data set in verl's own data loader; its rewards come through verl's legacy loop,
+which needs no Ray.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +24,9 @@ from tests.integrations.verl.legacy_loop import LegacyLoop
 from tests.integrations.verl.verl_helpers import TEXTS, G, Journal, pass_rate, solved, verl_config
 
 LEGACY = "trainer.use_v1=False"
-SMALL_ESTIMATOR = ("+data.depo.estimator={hidden_size: 16, layers: 1, heads: 2, feed_forward: 16, trunk_sizes: [16, 8], max_length: 32, replay_steps: 1}",)
+SMALL_ESTIMATOR = (
+    "+data.depo.estimator={hidden_size: 16, layers: 1, heads: 2, feed_forward: 16, trunk_sizes: [16, 8], max_length: 32, replay_steps: 1}",
+)
 
 
 def config(directory: Path, *overrides: str, texts: list[str] = TEXTS) -> DictConfig:
@@ -31,7 +35,12 @@ def config(directory: Path, *overrides: str, texts: list[str] = TEXTS) -> DictCo
 
 def dataset(directory: Path, *overrides: str, texts: list[str] = TEXTS) -> DepoRLHFDataset:
     chosen = config(directory, *overrides, texts=texts)
-    return create_rl_dataset(chosen.data.train_files, chosen.data, hf_tokenizer(chosen.actor_rollout_ref.model.path), None)
+    return create_rl_dataset(
+        chosen.data.train_files,
+        chosen.data,
+        hf_tokenizer(chosen.actor_rollout_ref.model.path),
+        None,
+    )
 
 
 def test_verl_trains_on_what_depo_draws_and_depo_learns_what_it_earned(tmp_path: Path) -> None:
@@ -44,7 +53,9 @@ def test_verl_trains_on_what_depo_draws_and_depo_learns_what_it_earned(tmp_path:
         loop.finish(batch, solved)
     journal.check_labels()
     after_warmup = [pass_rate(text) for text in journal.texts[40:]]
-    assert np.mean([0 < rate < 1 for rate in after_warmup]) > np.mean([0 < pass_rate(text) < 1 for text in TEXTS])
+    assert np.mean([0 < rate < 1 for rate in after_warmup]) > np.mean(
+        [0 < pass_rate(text) < 1 for text in TEXTS]
+    )
     assert loop.dataset.policy_version == 25
 
 
@@ -65,8 +76,12 @@ def test_validation_files_are_read_in_order(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("estimator", [(), SMALL_ESTIMATOR], ids=["history", "estimator"])
-def test_a_checkpoint_continues_as_if_there_had_been_no_break(tmp_path: Path, estimator: tuple[str, ...]) -> None:
-    """At every step of three epochs: 10 prompts make epochs of two batches, so that saving meets the end of an epoch, too."""
+def test_a_checkpoint_continues_as_if_there_had_been_no_break(
+    tmp_path: Path, estimator: tuple[str, ...]
+) -> None:
+    """At every step of three epochs: 10 prompts make epochs of two batches, so that saving meets
+    the end of an epoch, too.
+    """
     whole = LegacyLoop(config(tmp_path / "whole", *estimator, texts=TEXTS[:10]))
     for step in range(6):
         whole.finish(whole.draw(), solved)
@@ -87,7 +102,9 @@ def test_a_checkpoint_continues_as_if_there_had_been_no_break(tmp_path: Path, es
 
 
 def test_prompts_of_a_batch_that_a_crash_swallowed_become_free(tmp_path: Path) -> None:
-    """The legacy loop saves before it ends the batch, so what it resumes from still waits for that batch."""
+    """The legacy loop saves before it ends the batch, so what it resumes from still waits for that
+    batch.
+    """
     first = LegacyLoop(config(tmp_path / "first"))
     first.draw()
     first.save(tmp_path / "data.pt")
@@ -97,7 +114,9 @@ def test_prompts_of_a_batch_that_a_crash_swallowed_become_free(tmp_path: Path) -
     assert len(second.dataset.rows.sampler.in_flight()) == 8
     ahead = second.draw()
     second.finish(batch, solved)
-    assert {draw.draw_id for draw in second.dataset.rows.sampler.in_flight()} == set(ahead.batch[DRAW_ID].flatten().tolist())
+    assert {draw.draw_id for draw in second.dataset.rows.sampler.in_flight()} == set(
+        ahead.batch[DRAW_ID].flatten().tolist()
+    )
 
 
 def test_a_batch_that_ends_twice_counts_once(tmp_path: Path) -> None:
@@ -116,21 +135,50 @@ def test_the_legacy_loop_is_judged_by_verls_metric_too(tmp_path: Path) -> None:
 
 
 def test_settings_come_from_hydra(tmp_path: Path) -> None:
-    sampler = dataset(tmp_path, "+data.depo.selection={preset: greso, probe_rollouts: 2}", "+data.depo.seed=7").rows.sampler
-    assert (sampler.config.preset, sampler.config.warmup_steps, sampler.seed, sampler.group_size) == ("greso", 2, 7, G)
-    assert sampler.config.probe_rollouts == 0, "verl would train on a smaller group with raw rewards as advantages"
+    sampler = dataset(
+        tmp_path, "+data.depo.selection={preset: greso, probe_rollouts: 2}", "+data.depo.seed=7"
+    ).rows.sampler
+    assert (
+        sampler.config.preset,
+        sampler.config.warmup_steps,
+        sampler.seed,
+        sampler.group_size,
+    ) == ("greso", 2, 7, G)
+    assert sampler.config.probe_rollouts == 0, (
+        "verl would train on a smaller group with raw rewards as advantages"
+    )
 
 
 def test_another_seed_draws_other_prompts(tmp_path: Path) -> None:
-    orders = [[row["index"] for row in dataset(tmp_path, f"+data.depo.seed={seed}").__getitems__([0] * 10)] for seed in (0, 0, 1)]
+    orders = [
+        [
+            row["index"]
+            for row in dataset(tmp_path, f"+data.depo.seed={seed}").__getitems__([0] * 10)
+        ]
+        for seed in (0, 0, 1)
+    ]
     assert orders[0] == orders[1] != orders[2]
 
 
 def test_equal_texts_with_images_of_their_own_are_different_prompts(tmp_path: Path) -> None:
     chosen = config(tmp_path)
-    rows = [{"prompt": [{"role": "user", "content": "<image> Find x."}], "data_source": "geo", "reward_model": {"ground_truth": "1"}} for _ in range(6)]
-    Dataset.from_list([{**row, "images": [f"{index}.png"]} for index, row in enumerate(rows)]).to_parquet(chosen.data.train_files)
-    read = create_rl_dataset(chosen.data.train_files, chosen.data, hf_tokenizer(chosen.actor_rollout_ref.model.path), None)
+    rows = [
+        {
+            "prompt": [{"role": "user", "content": "<image> Find x."}],
+            "data_source": "geo",
+            "reward_model": {"ground_truth": "1"},
+        }
+        for _ in range(6)
+    ]
+    Dataset.from_list(
+        [{**row, "images": [f"{index}.png"]} for index, row in enumerate(rows)]
+    ).to_parquet(chosen.data.train_files)
+    read = create_rl_dataset(
+        chosen.data.train_files,
+        chosen.data,
+        hf_tokenizer(chosen.actor_rollout_ref.model.path),
+        None,
+    )
     assert len(read.rows.sampler.prompts) == 6
 
 
@@ -140,7 +188,10 @@ def test_equal_texts_with_images_of_their_own_are_different_prompts(tmp_path: Pa
         ("data.dataloader_num_workers=2", "data.dataloader_num_workers: got 2, expected 0"),
         ("data.val_files=${data.train_files}", "the same as data.train_files"),
         ("+data.depo.selection.polcy=window", "did you mean selection.policy?"),
-        ("+data.depo.selector=depo", "data.depo: got selector, expected selection, estimator, seed or device"),
+        (
+            "+data.depo.selector=depo",
+            "data.depo: got selector, expected selection, estimator, seed or device",
+        ),
         ("trainer.use_v1=True", "trainer.v1.sampler.custom_sampler: got none of depo's"),
     ],
 )
@@ -168,12 +219,19 @@ def test_data_pt_holds_plain_values_and_arrays_alone(tmp_path: Path) -> None:
     loop = LegacyLoop(config(tmp_path, *SMALL_ESTIMATOR))
     loop.finish(loop.draw(), solved)
     loop.save(tmp_path / "data.pt")
-    kinds = {type(leaf) for leaf in torch.utils._pytree.tree_leaves(torch.load(tmp_path / "data.pt", weights_only=False)["dataset_state"])}
+    kinds = {
+        type(leaf)
+        for leaf in torch.utils._pytree.tree_leaves(
+            torch.load(tmp_path / "data.pt", weights_only=False)["dataset_state"]
+        )
+    }
     assert kinds <= {bool, int, float, str, type(None), np.ndarray, torch.Tensor}
 
 
 @pytest.mark.parametrize("installed", ["0.9.0", "0.10.0.dev0"])
-def test_other_versions_of_verl_are_warned_of(installed: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_other_versions_of_verl_are_warned_of(
+    installed: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(versions, "version", lambda _: installed)
     with pytest.warns(UserWarning, match=f"tested with verl >=0.9.1,<0.9.2, not with {installed}"):
         versions.require_tested("verl")
@@ -194,4 +252,7 @@ sys.modules.update(dict.fromkeys(["verl", "omegaconf", "transfer_queue", "torch"
 import {module}
 """
     ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert "ImportError: depo.integrations.verl needs verl >=0.9.1,<0.9.2, which is not installed: pip install 'depo[verl]'" in ended.stderr
+    assert (
+        "ImportError: depo.integrations.verl needs verl >=0.9.1,<0.9.2, which is not installed: pip install 'depo[verl]'"
+        in ended.stderr
+    )

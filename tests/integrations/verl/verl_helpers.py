@@ -1,4 +1,6 @@
-"""verl 0.9.1 on a CPU: its own configuration, trainer, data loader, replay buffer, agent loop worker and TransferQueue. Model workers alone are absent."""
+"""verl 0.9.1 on a CPU: its own configuration, trainer, data loader, replay buffer, agent loop
+worker and TransferQueue. Model workers alone are absent.
+"""
 
 from __future__ import annotations
 
@@ -32,7 +34,9 @@ TEXTS = [f"What is {number} + {number}?" for number in range(40)]
 
 
 def solved(text: str, session: int) -> float:
-    """Return a reward that makes the number in the text the prompt's pass rate: 0, 1/4, 2/4, 3/4, 1, 0, ..."""
+    """Return a reward that makes the number in the text the prompt's pass rate: 0, 1/4, 2/4, 3/4,
+    1, 0, ...
+    """
     return float(session < int(text.split()[2]) % (G + 1))
 
 
@@ -57,7 +61,9 @@ class Journal:
     def sample(self, n: int, *, policy_version: int) -> list[Draw]:
         busy = {draw.prompt.id for draw in self._sampler.in_flight()}
         draws = self._draw(n, policy_version=policy_version)
-        assert not busy & {draw.prompt.id for draw in draws}, "a prompt in flight was handed out again"
+        assert not busy & {draw.prompt.id for draw in draws}, (
+            "a prompt in flight was handed out again"
+        )
         self.drawn += draws
         return draws
 
@@ -71,7 +77,9 @@ class Journal:
         text_of = {draw.draw_id: draw.prompt.text for draw in self.drawn}
         assert {verdict.status for verdict in self.verdicts} == {VerdictStatus.LABELLED}
         assert sorted(verdict.draw_id for verdict in self.verdicts) == sorted(text_of)
-        assert all(verdict.pass_rate == pass_rate(text_of[verdict.draw_id]) for verdict in self.verdicts)
+        assert all(
+            verdict.pass_rate == pass_rate(text_of[verdict.draw_id]) for verdict in self.verdicts
+        )
 
 
 def write_rows(path: Path, texts: Iterable[str]) -> str:
@@ -92,21 +100,40 @@ def write_rows(path: Path, texts: Iterable[str]) -> str:
 
 def write_model(directory: Path) -> str:
     """Write a tokenizer and a configuration; nothing here needs weights."""
-    words = {word: index for index, word in enumerate(["<pad>", "<eos>", "<unk>", *map(chr, range(32, 127))])}
+    words = {
+        word: index
+        for index, word in enumerate(["<pad>", "<eos>", "<unk>", *map(chr, range(32, 127))])
+    }
     tokenizer = Tokenizer(models.WordLevel(words, unk_token="<unk>"))
     tokenizer.pre_tokenizer = pre_tokenizers.Split("", "isolated")
-    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="<pad>", eos_token="<eos>", unk_token="<unk>", chat_template=TEMPLATE)
+    fast = PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        pad_token="<pad>",
+        eos_token="<eos>",
+        unk_token="<unk>",
+        chat_template=TEMPLATE,
+    )
     fast.save_pretrained(directory)
     LlamaConfig(
-        vocab_size=len(words), hidden_size=16, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2, architectures=["LlamaForCausalLM"]
+        vocab_size=len(words),
+        hidden_size=16,
+        intermediate_size=16,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        architectures=["LlamaForCausalLM"],
     ).save_pretrained(directory)
     return str(directory)
 
 
 def verl_config(directory: Path, texts: Iterable[str], *overrides: str) -> DictConfig:
-    """Return verl's configuration with depo in it, of a run in `directory`: batches of 4 prompts, 4 rollouts each, by a seed."""
+    """Return verl's configuration with depo in it, of a run in `directory`: batches of 4 prompts, 4
+    rollouts each, by a seed.
+    """
     directory.mkdir(parents=True, exist_ok=True)
-    asynchronous = any(override.startswith("trainer.v1.trainer_mode") and "async" in override for override in overrides)
+    asynchronous = any(
+        override.startswith("trainer.v1.trainer_mode") and "async" in override
+        for override in overrides
+    )
     defaults = [
         f"data.train_files={write_rows(directory / 'train.parquet', texts)}",
         f"data.val_files={write_rows(directory / 'val.parquet', ['Is this validation?'] * 2)}",
@@ -155,7 +182,9 @@ class Answers(AgentLoopBase):
 
 
 class Engine:
-    """Agent loop manager around verl's own worker, which runs in a thread of this process instead of an actor of its own."""
+    """Agent loop manager around verl's own worker, which runs in a thread of this process instead
+    of an actor of its own.
+    """
 
     running: ClassVar[list[Engine]] = []
 
@@ -200,14 +229,18 @@ def clear_queue() -> None:
 
 
 class NoWorkers:
-    """Stands where verl keeps the handle of its GPU workers; whatever is asked of them does nothing."""
+    """Stands where verl keeps the handle of its GPU workers; whatever is asked of them does
+    nothing.
+    """
 
     def __getattr__(self, name: str) -> Callable[..., None]:
         return lambda *_, **__: None
 
 
 def make_trainer(config: DictConfig, judge: Judge) -> Any:
-    """Return verl's own trainer of the configured mode, less its model workers: what would run on them leaves the batch as it is."""
+    """Return verl's own trainer of the configured mode, less its model workers: what would run on
+    them leaves the batch as it is.
+    """
     Answers.judge = staticmethod(judge)  # type: ignore[assignment]
 
     class Trainer(get_trainer_cls(config.trainer.v1.trainer_mode)):  # type: ignore[misc]
@@ -216,7 +249,9 @@ def make_trainer(config: DictConfig, judge: Judge) -> Any:
             self._init_dataloader()
             self._init_dump_executor()
             self.use_critic = self.use_reference_policy = False
-            self.actor_rollout_wg = self.checkpoint_manager = self.standalone_checkpoint_manager = NoWorkers()
+            self.actor_rollout_wg = self.checkpoint_manager = self.standalone_checkpoint_manager = (
+                NoWorkers()
+            )
             self.reward_loop_manager = NoWorkers()
             self.agent_loop_manager = Engine(config)
             self.replay_buffer.poll_interval = 0.01
@@ -236,7 +271,9 @@ def make_trainer(config: DictConfig, judge: Judge) -> Any:
 
 
 def step(trainer: Any, first: bool = False) -> dict[str, Any]:
-    """Run one step as `fit` does, with what `fit` does before its first one, and return its metrics."""
+    """Run one step as `fit` does, with what `fit` does before its first one, and return its
+    metrics.
+    """
     trainer.global_steps += 1
     if first:
         trainer._reissue_inflight_prompts()
@@ -254,7 +291,9 @@ async def judged(text: str, session: int, step: int) -> float:
 
 
 def fit(trainer: Any, log: Path) -> list[dict[str, Any]]:
-    """Run verl's own loop to its end, and return the metrics that its own file logger wrote, one row per step."""
+    """Run verl's own loop to its end, and return the metrics that its own file logger wrote, one
+    row per step.
+    """
     os.environ["VERL_FILE_LOGGER_PATH"] = str(log)
     trainer.fit(trainer.agent_loop_manager)
     return [json.loads(line)["data"] for line in log.read_text().splitlines()]

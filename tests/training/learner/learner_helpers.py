@@ -18,12 +18,20 @@ MAX_NEW_TOKENS = 9
 UNCLIPPED = 1e9
 
 
-def make_learner(model: Qwen2ForCausalLM, *, loss: LossConfig | None = None, policy: PolicyConfig | None = None, **settings: Any) -> PolicyLearner:
+def make_learner(
+    model: Qwen2ForCausalLM,
+    *,
+    loss: LossConfig | None = None,
+    policy: PolicyConfig | None = None,
+    **settings: Any,
+) -> PolicyLearner:
     reference_model = settings.pop("reference_model", None)
     temperature = settings.pop("temperature", 1.0)
     learner_class = settings.pop("learner_class", PolicyLearner)
     limit = settings.pop("max_logprob_mismatch", math.inf)
-    optimizer = OptimizerConfig(**{"learning_rate": 1e-2, "warmup_steps": 0, "grad_clip": UNCLIPPED} | settings)
+    optimizer = OptimizerConfig(
+        **{"learning_rate": 1e-2, "warmup_steps": 0, "grad_clip": UNCLIPPED} | settings
+    )
     return learner_class(
         model,
         loss=loss or LossConfig(),
@@ -47,13 +55,18 @@ def random_advantages(n_groups: int, group_size: int, seed: int = 0) -> Float32A
 
 
 def gradients_of_update(
-    learner: PolicyLearner, groups: list[RolloutGroup], advantages_BG: Float32Array, token_factors: TokenFactors | None = None
+    learner: PolicyLearner,
+    groups: list[RolloutGroup],
+    advantages_BG: Float32Array,
+    token_factors: TokenFactors | None = None,
 ) -> tuple[dict[str, Tensor], dict[str, float]]:
     """Gradients as the optimizer gets to see them, and the metrics."""
     seen: dict[str, Tensor] = {}
 
     def copy_gradients(*_: Any) -> None:
-        seen.update({name: parameter.grad.clone() for name, parameter in learner.model.named_parameters()})
+        seen.update(
+            {name: parameter.grad.clone() for name, parameter in learner.model.named_parameters()}
+        )
 
     handle = learner.optimizer.register_step_pre_hook(copy_gradients)
     metrics = learner.update(groups, advantages_BG, step=0, token_factors=token_factors)
@@ -61,8 +74,16 @@ def gradients_of_update(
     return seen, metrics
 
 
-def assert_same_gradients(got: dict[str, Tensor], expected: dict[str, Tensor], tolerance: float = 1e-6) -> None:
+def assert_same_gradients(
+    got: dict[str, Tensor], expected: dict[str, Tensor], tolerance: float = 1e-6
+) -> None:
     assert got.keys() == expected.keys()
     for name, gradient in expected.items():
         assert gradient.abs().max() > 100 * tolerance, f"{name}: too small a gradient to compare"
-        torch.testing.assert_close(got[name], gradient, rtol=1e-5, atol=tolerance, msg=lambda text, name=name: f"{name}: {text}")
+        torch.testing.assert_close(
+            got[name],
+            gradient,
+            rtol=1e-5,
+            atol=tolerance,
+            msg=lambda text, name=name: f"{name}: {text}",
+        )

@@ -12,7 +12,12 @@ from hypothesis import strategies as st
 
 from depo.config import LossConfig
 from depo.training.learner.advantages import group_advantages
-from depo.training.learner.group_weights import DaroWeights, importance_weights, pass_rate_levels, static_power
+from depo.training.learner.group_weights import (
+    DaroWeights,
+    importance_weights,
+    pass_rate_levels,
+    static_power,
+)
 from depo.types.errors import ConfigError, StateError
 from tests.training.learner import reference_losses
 
@@ -34,7 +39,9 @@ def call(daro: DaroWeights, batch: list[tuple[int, int, float]]) -> np.ndarray:
 
 
 @pytest.mark.parametrize(("scale_by_std", "power"), [(True, -0.5), (False, -1.0)])
-def test_the_power_that_flattens_a_baseline_makes_all_groups_count_alike(scale_by_std: bool, power: float) -> None:
+def test_the_power_that_flattens_a_baseline_makes_all_groups_count_alike(
+    scale_by_std: bool, power: float
+) -> None:
     """Sum of |advantage| is 2 G sqrt(mu (1 - mu)) with GRPO's scaling, 2 G mu (1 - mu) without."""
     config = LossConfig(scale_by_std=scale_by_std, std_ddof=0, std_epsilon=0.0)
     mass_B = np.abs(group_advantages(BINARY_BG, config, 1e-6)[0]).sum(1, dtype=np.float64)
@@ -43,27 +50,52 @@ def test_the_power_that_flattens_a_baseline_makes_all_groups_count_alike(scale_b
     assert mass_B.max() > 1.4 * mass_B.min()
 
 
-@given(rates=st.lists(st.floats(0.01, 0.99), min_size=1, max_size=20), power=st.floats(-2, 2), seed=st.integers(0, 99))
-def test_static_power_has_mean_one_ratios_of_the_formula_and_no_order(rates: list[float], power: float, seed: int) -> None:
+@given(
+    rates=st.lists(st.floats(0.01, 0.99), min_size=1, max_size=20),
+    power=st.floats(-2, 2),
+    seed=st.integers(0, 99),
+)
+def test_static_power_has_mean_one_ratios_of_the_formula_and_no_order(
+    rates: list[float], power: float, seed: int
+) -> None:
     weights_B = static_power(rates, power)
     assert weights_B.mean() == pytest.approx(1)
-    assert weights_B[0] / weights_B[-1] == pytest.approx((rates[0] * (1 - rates[0]) / (rates[-1] * (1 - rates[-1]))) ** power)
+    assert weights_B[0] / weights_B[-1] == pytest.approx(
+        (rates[0] * (1 - rates[0]) / (rates[-1] * (1 - rates[-1]))) ** power
+    )
     order = np.random.default_rng(seed).permutation(len(rates))
-    np.testing.assert_allclose(static_power(np.array(rates)[order], power), weights_B[order], rtol=1e-12)
+    np.testing.assert_allclose(
+        static_power(np.array(rates)[order], power), weights_B[order], rtol=1e-12
+    )
 
 
 @given(group_size=st.integers(2, 40), n_known=st.integers(1, 40), seed=st.integers(0, 999))
-def test_levels_are_the_number_of_right_answers_or_the_nearest_that_has_a_gradient(group_size: int, n_known: int, seed: int) -> None:
-    assert pass_rate_levels(np.arange(1, group_size) / group_size, group_size).tolist() == [*range(1, group_size)]
+def test_levels_are_the_number_of_right_answers_or_the_nearest_that_has_a_gradient(
+    group_size: int, n_known: int, seed: int
+) -> None:
+    assert pass_rate_levels(np.arange(1, group_size) / group_size, group_size).tolist() == [
+        *range(1, group_size)
+    ]
     rate = np.random.default_rng(seed).integers(0, n_known + 1) / n_known
     (level,) = pass_rate_levels([rate], group_size)
     assert 1 <= level <= group_size - 1
-    assert all(abs(level / group_size - rate) <= abs(k / group_size - rate) + 1e-12 for k in range(1, group_size))
+    assert all(
+        abs(level / group_size - rate) <= abs(k / group_size - rate) + 1e-12
+        for k in range(1, group_size)
+    )
 
 
-@given(history=st.lists(batches, min_size=1, max_size=4), decay=st.sampled_from([0.0, 0.5, 0.9]), min_groups=st.integers(1, 5))
-def test_daro_is_the_slow_reference(history: list[list[tuple[int, int, float]]], decay: float, min_groups: int) -> None:
-    config = daro_config(daro_decay=decay, daro_min_groups=min_groups, daro_min_weight=0.5, daro_max_weight=30.0)
+@given(
+    history=st.lists(batches, min_size=1, max_size=4),
+    decay=st.sampled_from([0.0, 0.5, 0.9]),
+    min_groups=st.integers(1, 5),
+)
+def test_daro_is_the_slow_reference(
+    history: list[list[tuple[int, int, float]]], decay: float, min_groups: int
+) -> None:
+    config = daro_config(
+        daro_decay=decay, daro_min_groups=min_groups, daro_min_weight=0.5, daro_max_weight=30.0
+    )
     daro = DaroWeights(config, GROUP_SIZE)
     for batch in history:
         weights_B = call(daro, batch)
@@ -71,7 +103,9 @@ def test_daro_is_the_slow_reference(history: list[list[tuple[int, int, float]]],
 
 
 @given(history=st.lists(batches, min_size=1, max_size=3), seed=st.integers(0, 99))
-def test_daro_weights_have_mean_one_over_tokens_and_go_with_their_group(history: list[list[tuple[int, int, float]]], seed: int) -> None:
+def test_daro_weights_have_mean_one_over_tokens_and_go_with_their_group(
+    history: list[list[tuple[int, int, float]]], seed: int
+) -> None:
     one, other = (DaroWeights(daro_config(), GROUP_SIZE) for _ in range(2))
     for batch in history:
         order = np.random.default_rng(seed).permutation(len(batch))
@@ -81,20 +115,37 @@ def test_daro_weights_have_mean_one_over_tokens_and_go_with_their_group(history:
 
 
 def test_at_the_fixed_point_every_pass_rate_contributes_the_same_loss() -> None:
-    """Started from other losses, with crowds of different sizes; signs stay, because a length gap of either sign is what it is."""
+    """Started from other losses, with crowds of different sizes; signs stay, because a length gap
+    of either sign is what it is.
+    """
     rng = np.random.default_rng(0)
-    batch = [(level, int(rng.integers(50, 400)), float(rng.uniform(5, 40))) for level in (1, 2, 2, 2, 5, 7, 7)]
+    batch = [
+        (level, int(rng.integers(50, 400)), float(rng.uniform(5, 40)))
+        for level in (1, 2, 2, 2, 5, 7, 7)
+    ]
     batch = [(level, tokens, -loss if level == 5 else loss) for level, tokens, loss in batch]
-    daro = DaroWeights(daro_config(daro_min_groups=1, daro_min_weight=1e-3, daro_max_weight=1e6), GROUP_SIZE)
+    daro = DaroWeights(
+        daro_config(daro_min_groups=1, daro_min_weight=1e-3, daro_max_weight=1e6), GROUP_SIZE
+    )
     call(daro, [(level, tokens, 3 * tokens * level) for level, tokens, _ in batch])
     for _ in range(400):
         weights_B = call(daro, batch)
-    contributions = {level: sum(w * loss for w, (k, _, loss) in zip(weights_B, batch, strict=True) if k == level) for level in (1, 2, 5, 7)}
+    contributions = {
+        level: sum(w * loss for w, (k, _, loss) in zip(weights_B, batch, strict=True) if k == level)
+        for level in (1, 2, 5, 7)
+    }
     assert contributions[5] < 0
-    assert [abs(value) for value in contributions.values()] == pytest.approx([contributions[1]] * 4, rel=1e-6)
+    assert [abs(value) for value in contributions.values()] == pytest.approx(
+        [contributions[1]] * 4, rel=1e-6
+    )
 
 
-@given(losses=st.lists(st.sampled_from([0.0, -0.0, -1e-30, 1e-300, -50.0, 1e6]), min_size=2, max_size=7), steps=st.integers(1, 30))
+@given(
+    losses=st.lists(
+        st.sampled_from([0.0, -0.0, -1e-30, 1e-300, -50.0, 1e6]), min_size=2, max_size=7
+    ),
+    steps=st.integers(1, 30),
+)
 def test_zero_and_negative_losses_do_not_diverge(losses: list[float], steps: int) -> None:
     """Weights of equally long pass rates differ by daro_max_weight / daro_min_weight at most."""
     daro = DaroWeights(daro_config(daro_min_groups=1), GROUP_SIZE)
@@ -108,7 +159,10 @@ def test_zero_and_negative_losses_do_not_diverge(losses: list[float], steps: int
 def test_a_single_group_does_not_get_the_loss_of_a_crowd() -> None:
     crowd = [(4, 100, 10.0)] * 12
     for min_groups, expected in ((1, 12.0), (4, 3.0), (12, 1.0)):
-        weights_B = call(DaroWeights(daro_config(daro_min_groups=min_groups), GROUP_SIZE), [(1, 100, 10.0), *crowd])
+        weights_B = call(
+            DaroWeights(daro_config(daro_min_groups=min_groups), GROUP_SIZE),
+            [(1, 100, 10.0), *crowd],
+        )
         assert weights_B[0] / weights_B[1] == pytest.approx(expected)
 
 
@@ -131,7 +185,9 @@ def test_daro_continues_bit_for_bit(history: list[list[tuple[int, int, float]]],
         assert call(whole, batch).tobytes() == call(resumed, batch).tobytes()
     fresh = DaroWeights(daro_config(), GROUP_SIZE)
     fresh.load_state_dict(state)
-    assert fresh.state_dict()["mean_losses"].tobytes() == state["mean_losses"].tobytes(), "a state is not written to"
+    assert fresh.state_dict()["mean_losses"].tobytes() == state["mean_losses"].tobytes(), (
+        "a state is not written to"
+    )
 
 
 @pytest.mark.parametrize(
@@ -151,7 +207,9 @@ def test_a_foreign_state_is_refused(change: dict[str, Any], words: str) -> None:
 
 @given(admissions=st.lists(st.floats(1e-6, 1), max_size=9), cap=st.floats(1, 100))
 def test_importance_weights_are_capped_inverses(admissions: list[float], cap: float) -> None:
-    assert importance_weights(admissions, cap).tolist() == [min(1 / admission, cap) for admission in admissions]
+    assert importance_weights(admissions, cap).tolist() == [
+        min(1 / admission, cap) for admission in admissions
+    ]
 
 
 def test_bad_input_is_named() -> None:
@@ -167,13 +225,21 @@ def test_bad_input_is_named() -> None:
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
-        ({"group_weighting": "daro", "aggregation": "sequence_mean"}, "loss.aggregation: got 'sequence_mean', expected token_mean or constant"),
-        ({"daro_min_weight": 5.0, "daro_max_weight": 4.0}, "loss.daro_max_weight: got 4.0, expected at least loss.daro_min_weight = 5.0"),
+        (
+            {"group_weighting": "daro", "aggregation": "sequence_mean"},
+            "loss.aggregation: got 'sequence_mean', expected token_mean or constant",
+        ),
+        (
+            {"daro_min_weight": 5.0, "daro_max_weight": 4.0},
+            "loss.daro_max_weight: got 4.0, expected at least loss.daro_min_weight = 5.0",
+        ),
         ({"surrogate": "cispo", "dual_clip": 3.0}, "loss.dual_clip: got 3.0, expected 0"),
         ({"mask": "nthr"}, "loss.mask: got 'nthr', expected dagrpo, module:function"),
     ],
 )
-def test_settings_that_contradict_each_other_are_refused(settings: dict[str, Any], words: str) -> None:
+def test_settings_that_contradict_each_other_are_refused(
+    settings: dict[str, Any], words: str
+) -> None:
     with pytest.raises(ConfigError, match=words):
         LossConfig(**settings)
     with pytest.raises(ConfigError, match=words):

@@ -1,7 +1,10 @@
-//! Advantages of eight groups at a time, one lane per group: every group is summed in the order of its rewards, as the plain loop sums it, and nothing is
-//! fused, so that the bits are the same.
+//! Advantages of eight groups at a time, one lane per group: every group is summed in the order of
+//! its rewards, as the plain loop sums it, and nothing is fused, so that the bits are the same.
 
-#[allow(clippy::wildcard_imports, reason = "the name of every intrinsic says where it comes from")]
+#[allow(
+    clippy::wildcard_imports,
+    reason = "the name of every intrinsic says where it comes from"
+)]
 use std::arch::x86_64::*;
 
 use super::binary::{self, Masks, Pair};
@@ -13,12 +16,25 @@ const LANES: usize = 8;
 /// Eight doubles.
 type Doubles = [__m256d; 2];
 
-/// Fills in the groups of `output` that make up whole blocks of eight; returns how many. Advantages must be 0 before.
+/// Fills in the groups of `output` that make up whole blocks of eight; returns how many. Advantages
+/// must be 0 before.
 #[target_feature(enable = "avx2")]
-pub(super) fn fill(rewards: &[f32], group_size: usize, options: &AdvantageOptions, output: &mut Advantages) -> usize {
+pub(super) fn fill(
+    rewards: &[f32],
+    group_size: usize,
+    options: &AdvantageOptions,
+    output: &mut Advantages,
+) -> usize {
     let mut columns = vec![[0.0; LANES]; group_size];
-    let blocks = rewards.chunks_exact(LANES * group_size).zip(output.advantages.chunks_exact_mut(LANES * group_size));
-    let verdicts = output.informative.as_chunks_mut::<LANES>().0.iter_mut().zip(output.means.as_chunks_mut::<LANES>().0);
+    let blocks = rewards
+        .chunks_exact(LANES * group_size)
+        .zip(output.advantages.chunks_exact_mut(LANES * group_size));
+    let verdicts = output
+        .informative
+        .as_chunks_mut::<LANES>()
+        .0
+        .iter_mut()
+        .zip(output.means.as_chunks_mut::<LANES>().0);
     for ((rows, advantages), (informative, means)) in blocks.zip(verdicts) {
         transpose(rows, &mut columns);
         let summary = Summary::of(&columns);
@@ -26,7 +42,11 @@ pub(super) fn fill(rewards: &[f32], group_size: usize, options: &AdvantageOption
         let mask = greater(summary.spread, options.tolerance);
         let bits = _mm256_movemask_ps(mask);
         if bits != 0 {
-            let factors = if options.scale_by_std { summary.factors(&columns, options) } else { [_mm256_set1_pd(1.0); 2] };
+            let factors = if options.scale_by_std {
+                summary.factors(&columns, options)
+            } else {
+                [_mm256_set1_pd(1.0); 2]
+            };
             scale(&mut columns, summary.means, factors, mask);
             transpose_back(&columns, advantages);
         }
@@ -37,15 +57,21 @@ pub(super) fn fill(rewards: &[f32], group_size: usize, options: &AdvantageOption
 
 /// `binary::advantages`, with eight rewards compared at a time.
 #[target_feature(enable = "avx2,popcnt")]
-pub(super) fn of_two_values(rewards: &[f32], group_size: usize, options: &AdvantageOptions) -> Option<Advantages> {
+pub(super) fn of_two_values(
+    rewards: &[f32],
+    group_size: usize,
+    options: &AdvantageOptions,
+) -> Option<Advantages> {
     binary::advantages(rewards, group_size, options, |rewards, values| masks(rewards, values))
 }
 
 #[target_feature(enable = "avx2")]
 fn masks(rewards: &[f32; LANES], [low, high]: Pair<f32>) -> Masks {
     let rewards = load(rewards);
-    let [low, high] = [low, high].map(|value| _mm256_cmp_ps::<_CMP_EQ_OQ>(rewards, _mm256_set1_ps(value)));
-    [low, high, _mm256_cmp_ps::<_CMP_UNORD_Q>(rewards, rewards)].map(|mask| _mm256_movemask_ps(mask).cast_unsigned())
+    let [low, high] =
+        [low, high].map(|value| _mm256_cmp_ps::<_CMP_EQ_OQ>(rewards, _mm256_set1_ps(value)));
+    [low, high, _mm256_cmp_ps::<_CMP_UNORD_Q>(rewards, rewards)]
+        .map(|mask| _mm256_movemask_ps(mask).cast_unsigned())
 }
 
 /// What the known rewards of eight groups say.
@@ -59,7 +85,8 @@ impl Summary {
     #[target_feature(enable = "avx2")]
     fn of(columns: &[[f32; LANES]]) -> Self {
         let (mut known, mut sums) = (_mm256_setzero_si256(), [_mm256_setzero_pd(); 2]);
-        let (mut lowest, mut highest) = (_mm256_set1_ps(f32::INFINITY), _mm256_set1_ps(f32::NEG_INFINITY));
+        let (mut lowest, mut highest) =
+            (_mm256_set1_ps(f32::INFINITY), _mm256_set1_ps(f32::NEG_INFINITY));
         for column in columns {
             let rewards = load(column);
             let is_known = _mm256_cmp_ps::<_CMP_ORD_Q>(rewards, rewards);
@@ -71,7 +98,11 @@ impl Summary {
             highest = _mm256_max_ps(rewards, highest);
         }
         let known = doubles(_mm256_cvtepi32_ps(known));
-        Self { means: divide(sums, known), known, spread: subtract(doubles(highest), doubles(lowest)) }
+        Self {
+            means: divide(sums, known),
+            known,
+            spread: subtract(doubles(highest), doubles(lowest)),
+        }
     }
 
     /// What is 1 divided by standard deviations plus epsilon.
@@ -82,10 +113,15 @@ impl Summary {
             let deviations = subtract(doubles(load(column)), self.means);
             let products = multiply(deviations, deviations);
             // The greater of an unknown number and 0 is 0.
-            squares = add(squares, products.map(|product| _mm256_max_pd(product, _mm256_setzero_pd())));
+            squares =
+                add(squares, products.map(|product| _mm256_max_pd(product, _mm256_setzero_pd())));
         }
-        let variances = divide(squares, subtract(self.known, [_mm256_set1_pd(options.ddof as f64); 2]));
-        let deviations = add(variances.map(|variance| _mm256_sqrt_pd(variance)), [_mm256_set1_pd(options.epsilon); 2]);
+        let variances =
+            divide(squares, subtract(self.known, [_mm256_set1_pd(options.ddof as f64); 2]));
+        let deviations = add(
+            variances.map(|variance| _mm256_sqrt_pd(variance)),
+            [_mm256_set1_pd(options.epsilon); 2],
+        );
         divide([_mm256_set1_pd(1.0); 2], deviations)
     }
 }
@@ -107,7 +143,9 @@ fn transpose(rows: &[f32], columns: &mut [[f32; LANES]]) {
     let group_size = columns.len();
     let (tiles, rest) = columns.as_chunks_mut::<LANES>();
     for (index, tile) in tiles.iter_mut().enumerate() {
-        let part = |lane: usize| rows[lane * group_size + index * LANES..].first_chunk().expect("eight rewards are left");
+        let part = |lane: usize| {
+            rows[lane * group_size + index * LANES..].first_chunk().expect("eight rewards are left")
+        };
         let transposed = transposed(std::array::from_fn(|lane| *part(lane)));
         *tile = transposed;
     }
@@ -137,10 +175,12 @@ fn transpose_back(columns: &[[f32; LANES]], rows: &mut [f32]) {
 
 #[target_feature(enable = "avx2")]
 fn transposed(tile: [[f32; LANES]; LANES]) -> [[f32; LANES]; LANES] {
-    let (mut pairs, mut quads, mut result) = ([_mm256_setzero_ps(); LANES], [_mm256_setzero_ps(); LANES], tile);
+    let (mut pairs, mut quads, mut result) =
+        ([_mm256_setzero_ps(); LANES], [_mm256_setzero_ps(); LANES], tile);
     for pair in [0, 2, 4, 6] {
         let (even, odd) = (load(&tile[pair]), load(&tile[pair + 1]));
-        (pairs[pair], pairs[pair + 1]) = (_mm256_unpacklo_ps(even, odd), _mm256_unpackhi_ps(even, odd));
+        (pairs[pair], pairs[pair + 1]) =
+            (_mm256_unpacklo_ps(even, odd), _mm256_unpackhi_ps(even, odd));
     }
     for half in [0, 4] {
         for side in [0, 1] {
@@ -173,12 +213,18 @@ fn store(numbers: __m256) -> [f32; LANES] {
 
 #[target_feature(enable = "avx2")]
 fn doubles(numbers: __m256) -> Doubles {
-    [_mm256_cvtps_pd(_mm256_castps256_ps128(numbers)), _mm256_cvtps_pd(_mm256_extractf128_ps::<1>(numbers))]
+    [
+        _mm256_cvtps_pd(_mm256_castps256_ps128(numbers)),
+        _mm256_cvtps_pd(_mm256_extractf128_ps::<1>(numbers)),
+    ]
 }
 
 #[target_feature(enable = "avx2")]
 fn singles(numbers: Doubles) -> __m256 {
-    _mm256_insertf128_ps::<1>(_mm256_castps128_ps256(_mm256_cvtpd_ps(numbers[0])), _mm256_cvtpd_ps(numbers[1]))
+    _mm256_insertf128_ps::<1>(
+        _mm256_castps128_ps256(_mm256_cvtpd_ps(numbers[0])),
+        _mm256_cvtpd_ps(numbers[1]),
+    )
 }
 
 #[target_feature(enable = "avx2")]
@@ -205,8 +251,15 @@ fn divide(a: Doubles, b: Doubles) -> Doubles {
 #[target_feature(enable = "avx2")]
 fn greater(numbers: Doubles, bound: f64) -> __m256 {
     let bound = _mm256_set1_pd(bound);
-    let [low, high] = [_mm256_cmp_pd::<_CMP_GT_OQ>(numbers[0], bound), _mm256_cmp_pd::<_CMP_GT_OQ>(numbers[1], bound)];
-    // The halves of each 64 bits are equal: one of them is taken, then the four quarters are put into order.
-    let halves = _mm256_castps_pd(_mm256_shuffle_ps::<0b10_00_10_00>(_mm256_castpd_ps(low), _mm256_castpd_ps(high)));
+    let [low, high] = [
+        _mm256_cmp_pd::<_CMP_GT_OQ>(numbers[0], bound),
+        _mm256_cmp_pd::<_CMP_GT_OQ>(numbers[1], bound),
+    ];
+    // The halves of each 64 bits are equal: one of them is taken, then the four quarters are put
+    // into order.
+    let halves = _mm256_castps_pd(_mm256_shuffle_ps::<0b10_00_10_00>(
+        _mm256_castpd_ps(low),
+        _mm256_castpd_ps(high),
+    ));
     _mm256_castpd_ps(_mm256_permute4x64_pd::<0b11_01_10_00>(halves))
 }

@@ -1,4 +1,5 @@
-//! Advantages of rewards that take no more than two values, as those of most verifiers do: a group is two counts, and its advantages are two numbers.
+//! Advantages of rewards that take no more than two values, as those of most verifiers do: a group
+//! is two counts, and its advantages are two numbers.
 
 #![allow(clippy::inline_always, reason = "it is compiled for the processor of its caller")]
 #![allow(clippy::float_cmp, reason = "a reward is one of the two values to the bit, or another")]
@@ -14,7 +15,8 @@ pub(super) type Pair<T> = [T; 2];
 /// Which of eight rewards, as bits, are the lower value, the higher one and unknown.
 pub(super) type Masks = [u32; 3];
 
-/// Advantages of rewards that take no more than two values, or None. `masks` compares eight rewards with the values.
+/// Advantages of rewards that take no more than two values, or None. `masks` compares eight rewards
+/// with the values.
 #[inline(always)]
 pub(super) fn advantages(
     rewards: &[f32],
@@ -34,7 +36,9 @@ pub(super) fn advantages(
     let differ = highest - lowest > options.tolerance;
     let pairs = || counts[0].iter().zip(&counts[1]);
     let informative = pairs().map(|(low, high)| differ && low * high > 0.0).collect();
-    let means = pairs().map(|(low, high)| ((low * lowest + high * highest) / (low + high)) as f32).collect();
+    let means = pairs()
+        .map(|(low, high)| ((low * lowest + high * highest) / (low + high)) as f32)
+        .collect();
     let mut advantages = vec![0.0; rewards.len()];
     if differ {
         scale(&mut counts, highest - lowest, options);
@@ -67,7 +71,11 @@ fn values(rewards: &[f32]) -> Option<Pair<f32>> {
 
 /// How many rewards of a group have either value; None if some reward has another.
 #[inline(always)]
-fn count(group: &[f32], values: Pair<f32>, masks: &impl Fn(&[f32; LANES], Pair<f32>) -> Masks) -> Option<Pair<u32>> {
+fn count(
+    group: &[f32],
+    values: Pair<f32>,
+    masks: &impl Fn(&[f32; LANES], Pair<f32>) -> Masks,
+) -> Option<Pair<u32>> {
     let (mut counts, mut others) = ([0; 2], 0);
     let (chunks, rest) = group.as_chunks();
     for chunk in chunks {
@@ -89,7 +97,8 @@ fn scale([lows, highs]: &mut Pair<Vec<f64>>, spread: f64, options: &AdvantageOpt
     let (ddof, epsilon) = (options.ddof as f64, options.epsilon);
     for (low, high) in lows.iter_mut().zip(highs) {
         let (known, product) = (*low + *high, *low * *high);
-        // Deviations of n and m rewards a distance d apart are -d m / (n + m) and d n / (n + m); their squares sum up to d^2 n m / (n + m).
+        // Deviations of n and m rewards a distance d apart are -d m / (n + m) and d n / (n + m);
+        // their squares sum up to d^2 n m / (n + m).
         let deviation = spread * (product / (known * (known - ddof))).sqrt();
         let divisor = if options.scale_by_std { deviation + epsilon } else { 1.0 };
         let unit = spread / (known * divisor);
@@ -106,7 +115,8 @@ fn write(group: &[f32], highest: f32, [low, high]: Pair<f32>, row: &mut [f32]) {
         let known = if reward == highest { high } else { low };
         if reward.is_nan() { 0.0 } else { known }
     };
-    let ((chunks, rest), (outputs, rest_of_row)) = (group.as_chunks::<LANES>(), row.as_chunks_mut::<LANES>());
+    let ((chunks, rest), (outputs, rest_of_row)) =
+        (group.as_chunks::<LANES>(), row.as_chunks_mut::<LANES>());
     for (output, chunk) in outputs.iter_mut().zip(chunks) {
         *output = chunk.map(of);
     }

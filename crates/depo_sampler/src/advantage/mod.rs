@@ -1,4 +1,5 @@
-//! Rewards of a group: what is known of them, and the advantages they give (GRPO, arXiv 2402.03300; Dr. GRPO, arXiv 2503.20783).
+//! Rewards of a group: what is known of them, and the advantages they give (GRPO, arXiv 2402.03300;
+//! Dr. GRPO, arXiv 2503.20783).
 
 #[cfg(target_arch = "x86_64")]
 mod avx2;
@@ -24,7 +25,9 @@ impl GroupSummary {
     pub fn of(rewards: &[f32]) -> Self {
         let (mut known, mut sum) = (0_usize, 0.0);
         let (mut lowest, mut highest) = (f64::INFINITY, f64::NEG_INFINITY);
-        for reward in rewards.iter().filter(|reward| !reward.is_nan()).map(|&reward| f64::from(reward)) {
+        for reward in
+            rewards.iter().filter(|reward| !reward.is_nan()).map(|&reward| f64::from(reward))
+        {
             known += 1;
             sum += reward;
             lowest = lowest.min(reward);
@@ -83,12 +86,21 @@ pub(crate) fn require_no_infinity(rewards: &[f32], group_size: usize) -> Result<
 ///
 /// # Errors
 /// There is no reward, a reward is infinite, or an option is out of its range.
-pub fn group_advantages(rewards: &[f32], shape: [usize; 2], options: &AdvantageOptions) -> Result<Advantages> {
+pub fn group_advantages(
+    rewards: &[f32],
+    shape: [usize; 2],
+    options: &AdvantageOptions,
+) -> Result<Advantages> {
     let [groups, group_size] = shape;
     let fits = !rewards.is_empty() && rewards.len() == groups * group_size;
     require(fits, "rewards", format!("shape {shape:?}"), "shape [B, G] with B, G >= 1")?;
     require(options.ddof <= 1, "ddof", options.ddof, "0 or 1")?;
-    require(options.epsilon >= 0.0 && options.epsilon.is_finite(), "epsilon", options.epsilon, "finite, at least 0")?;
+    require(
+        options.epsilon >= 0.0 && options.epsilon.is_finite(),
+        "epsilon",
+        options.epsilon,
+        "finite, at least 0",
+    )?;
     require(options.tolerance >= 0.0, "tolerance", options.tolerance, "at least 0")?;
     if let Some(output) = of_two_values(rewards, group_size, options) {
         return Ok(output);
@@ -100,15 +112,26 @@ pub fn group_advantages(rewards: &[f32], shape: [usize; 2], options: &AdvantageO
 /// Advantages of finite or unknown rewards.
 fn of_any_values(rewards: &[f32], group_size: usize, options: &AdvantageOptions) -> Advantages {
     let groups = rewards.len() / group_size;
-    let mut output = Advantages { advantages: vec![0.0; rewards.len()], informative: vec![false; groups], means: vec![0.0; groups] };
+    let mut output = Advantages {
+        advantages: vec![0.0; rewards.len()],
+        informative: vec![false; groups],
+        means: vec![0.0; groups],
+    };
     let done = eight_at_a_time(rewards, group_size, options, &mut output);
     one_at_a_time(rewards, group_size, options, &mut output, done);
     output
 }
 
 /// Fills in the groups from `first` on.
-fn one_at_a_time(rewards: &[f32], group_size: usize, options: &AdvantageOptions, output: &mut Advantages, first: usize) {
-    let groups = rewards.chunks_exact(group_size).zip(output.advantages.chunks_exact_mut(group_size));
+fn one_at_a_time(
+    rewards: &[f32],
+    group_size: usize,
+    options: &AdvantageOptions,
+    output: &mut Advantages,
+    first: usize,
+) {
+    let groups =
+        rewards.chunks_exact(group_size).zip(output.advantages.chunks_exact_mut(group_size));
     for (index, (group, advantages)) in groups.enumerate().skip(first) {
         let summary = GroupSummary::of(group);
         output.informative[index] = summary.is_informative(options.tolerance);
@@ -117,28 +140,52 @@ fn one_at_a_time(rewards: &[f32], group_size: usize, options: &AdvantageOptions,
             continue;
         }
         // One division for each group: that of every reward would take half of the time.
-        let factor = if options.scale_by_std { 1.0 / (deviation(group, &summary, options.ddof) + options.epsilon) } else { 1.0 };
+        let factor = if options.scale_by_std {
+            1.0 / (deviation(group, &summary, options.ddof) + options.epsilon)
+        } else {
+            1.0
+        };
         for (advantage, &reward) in advantages.iter_mut().zip(group) {
-            *advantage = if reward.is_nan() { 0.0 } else { ((f64::from(reward) - summary.mean) * factor) as f32 };
+            *advantage = if reward.is_nan() {
+                0.0
+            } else {
+                ((f64::from(reward) - summary.mean) * factor) as f32
+            };
         }
     }
 }
 
-/// Fills in as many groups as the processor's vector instructions can take, with the same bits. Returns how many.
+/// Fills in as many groups as the processor's vector instructions can take, with the same bits.
+/// Returns how many.
 #[cfg(target_arch = "x86_64")]
 #[expect(unsafe_code, reason = "the processor was asked whether it has the instructions")]
-fn eight_at_a_time(rewards: &[f32], group_size: usize, options: &AdvantageOptions, output: &mut Advantages) -> usize {
+fn eight_at_a_time(
+    rewards: &[f32],
+    group_size: usize,
+    options: &AdvantageOptions,
+    output: &mut Advantages,
+) -> usize {
     if has_avx2() { unsafe { avx2::fill(rewards, group_size, options, output) } } else { 0 }
 }
 
 /// There is no vector code for this processor.
 #[cfg(not(target_arch = "x86_64"))]
-fn eight_at_a_time(_rewards: &[f32], _group_size: usize, _options: &AdvantageOptions, _output: &mut Advantages) -> usize {
+fn eight_at_a_time(
+    _rewards: &[f32],
+    _group_size: usize,
+    _options: &AdvantageOptions,
+    _output: &mut Advantages,
+) -> usize {
     0
 }
 
-/// Advantages of rewards that take no more than two values, or None; the same bits on every processor.
-fn of_two_values(rewards: &[f32], group_size: usize, options: &AdvantageOptions) -> Option<Advantages> {
+/// Advantages of rewards that take no more than two values, or None; the same bits on every
+/// processor.
+fn of_two_values(
+    rewards: &[f32],
+    group_size: usize,
+    options: &AdvantageOptions,
+) -> Option<Advantages> {
     #[cfg(target_arch = "x86_64")]
     if has_avx2() {
         #[expect(unsafe_code, reason = "the processor was asked whether it has the instructions")]
@@ -174,7 +221,9 @@ mod tests {
 
     /// Groups of one size, with rewards of any values, or of two and unknown ones.
     fn groups() -> impl Strategy<Value = (usize, Vec<f32>)> {
-        let any = (1..20_usize).prop_flat_map(|size| (Just(size), proptest::collection::vec(reward(), size..=20 * size)));
+        let any = (1..20_usize).prop_flat_map(|size| {
+            (Just(size), proptest::collection::vec(reward(), size..=20 * size))
+        });
         let whole = |(size, mut rewards): (usize, Vec<f32>)| {
             rewards.truncate(rewards.len() / size * size);
             (size, rewards)
@@ -186,14 +235,25 @@ mod tests {
         let values = (reward(), reward()).prop_map(|(first, second)| [first, second, f32::NAN]);
         let shape = (1..40_usize, 1..20_usize);
         (values, shape).prop_flat_map(|(values, (size, groups))| {
-            let rewards = proptest::collection::vec(proptest::sample::select(values.to_vec()), size * groups);
+            let rewards =
+                proptest::collection::vec(proptest::sample::select(values.to_vec()), size * groups);
             (Just(size), rewards)
         })
     }
 
     fn options() -> impl Strategy<Value = AdvantageOptions> {
-        (any::<bool>(), 0..2_usize, prop_oneof![Just(0.0), Just(1e-6)], prop_oneof![Just(0.0), Just(1e-6), Just(0.5)])
-            .prop_map(|(scale_by_std, ddof, epsilon, tolerance)| AdvantageOptions { scale_by_std, ddof, epsilon, tolerance })
+        (
+            any::<bool>(),
+            0..2_usize,
+            prop_oneof![Just(0.0), Just(1e-6)],
+            prop_oneof![Just(0.0), Just(1e-6), Just(0.5)],
+        )
+            .prop_map(|(scale_by_std, ddof, epsilon, tolerance)| AdvantageOptions {
+                scale_by_std,
+                ddof,
+                epsilon,
+                tolerance,
+            })
     }
 
     /// Of a mean that is unknown any NaN will do.
@@ -214,7 +274,8 @@ mod tests {
             prop_assert_eq!(bits(&fast.means), bits(&plain.means));
         }
 
-        /// Both are computed in double precision: they differ by the last bit of a float at most, here allowed three times.
+        /// Both are computed in double precision: they differ by the last bit of a float at most,
+        /// here allowed three times.
         #[test]
         fn counts_of_two_values_say_what_sums_say((size, rewards) in groups_of_two_values(), options in options()) {
             let Some(counted) = of_two_values(&rewards, size, &options) else {

@@ -1,7 +1,8 @@
 //! Beta belief with a discounted history.
 //!
-//! Beta(b r + c m + S, b (1 - r) + c (1 - m) + F): r the running base rate of all labels, m the text prediction (without one, c = 0), S and F the
-//! successes and failures so far, discounted by g per policy version. Three parameters are fitted to the labels: b, c and g. With c at 0 text
+//! Beta(b r + c m + S, b (1 - r) + c (1 - m) + F): r the running base rate of all labels, m the
+//! text prediction (without one, c = 0), S and F the successes and failures so far, discounted by g
+//! per policy version. Three parameters are fitted to the labels: b, c and g. With c at 0 text
 //! counts for nothing; with a large one it rules for prompts without labels.
 
 use super::fit::Fit;
@@ -55,7 +56,8 @@ impl BetaCounts {
         self.alpha / (self.alpha + self.beta)
     }
 
-    /// E[p^`right` (1 - p)^`wrong`]: (a)_right (b)_wrong / (a + b)_(right + wrong), (x)_n = x (x + 1) ... (x + n - 1).
+    /// E[p^`right` (1 - p)^`wrong`]: (a)_right (b)_wrong / (a + b)_(right + wrong), (x)_n = x (x +
+    /// 1) ... (x + n - 1).
     fn moment(self, right: usize, wrong: usize) -> f64 {
         let total = self.alpha + self.beta;
         let up = |start: f64, steps: usize, done: usize| (0..steps).map(move |j| (start + j as f64) / (total + (done + j) as f64)).product::<f64>();

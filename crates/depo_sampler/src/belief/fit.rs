@@ -1,4 +1,5 @@
-//! Parameters fitted to the incoming labels: a posterior over a grid, whose likelihoods fade, so that parameters follow the policy.
+//! Parameters fitted to the incoming labels: a posterior over a grid, whose likelihoods fade, so
+//! that parameters follow the policy.
 
 use crate::error::{Error, Result};
 use crate::portable::exp;
@@ -18,7 +19,8 @@ vectorised! {
     }
 }
 
-/// Discounted log-likelihood of the labels under each setting of `N` parameters; the configured setting comes first.
+/// Discounted log-likelihood of the labels under each setting of `N` parameters; the configured
+/// setting comes first.
 #[derive(Debug, Clone)]
 pub(crate) struct Fit<const N: usize> {
     name: &'static str,
@@ -28,23 +30,43 @@ pub(crate) struct Fit<const N: usize> {
     /// Share of its weight that a label keeps when the next one arrives.
     memory: f64,
     learn: bool,
-    /// What is used now: the configured setting at first, later the posterior mean, which is steadier than the best.
+    /// What is used now: the configured setting at first, later the posterior mean, which is
+    /// steadier than the best.
     value: [f64; N],
 }
 
 impl<const N: usize> Fit<N> {
-    /// Nothing is learned yet. `memory`: the share of its weight that a label keeps when the next one arrives.
-    pub(crate) fn new(name: &'static str, configured: [f64; N], grid: impl Iterator<Item = [f64; N]>, memory: f64, learn: bool) -> Self {
+    /// Nothing is learned yet. `memory`: the share of its weight that a label keeps when the next
+    /// one arrives.
+    pub(crate) fn new(
+        name: &'static str,
+        configured: [f64; N],
+        grid: impl Iterator<Item = [f64; N]>,
+        memory: f64,
+        learn: bool,
+    ) -> Self {
         let settings: Vec<[f64; N]> = std::iter::once(configured).chain(grid).collect();
-        Self { name, log_likelihoods: vec![0.0; settings.len()], settings, labels: 0, memory, learn, value: configured }
+        Self {
+            name,
+            log_likelihoods: vec![0.0; settings.len()],
+            settings,
+            labels: 0,
+            memory,
+            learn,
+            value: configured,
+        }
     }
 
     pub(crate) fn value(&self) -> [f64; N] {
         self.value
     }
 
-    /// Log-likelihoods of one label under each setting, to be observed; empty if nothing is to be learned.
-    pub(crate) fn likelihoods(&self, of_settings: impl FnOnce(&[[f64; N]]) -> Vec<f64>) -> Vec<f64> {
+    /// Log-likelihoods of one label under each setting, to be observed; empty if nothing is to be
+    /// learned.
+    pub(crate) fn likelihoods(
+        &self,
+        of_settings: impl FnOnce(&[[f64; N]]) -> Vec<f64>,
+    ) -> Vec<f64> {
         if self.learn { of_settings(&self.settings) } else { Vec::new() }
     }
 
@@ -76,7 +98,8 @@ impl<const N: usize> Fit<N> {
         state.insert(format!("{}.labels", self.name), self.labels.into());
     }
 
-    /// Restores what was learned, unless another value is configured now: then learning starts anew.
+    /// Restores what was learned, unless another value is configured now: then learning starts
+    /// anew.
     pub(crate) fn restore(&mut self, state: &mut StateReader) -> Result<()> {
         let configured: Vec<f64> = state.array(&format!("{}.configured", self.name), N)?;
         let name = format!("{}.log_likelihoods", self.name);
@@ -85,7 +108,11 @@ impl<const N: usize> Fit<N> {
             return Err(Error::state_entry(&name, other, "finite numbers"));
         }
         let labels = state.take(&format!("{}.labels", self.name))?;
-        if configured.iter().zip(&self.settings[0]).all(|(saved, own)| saved.to_bits() == own.to_bits()) {
+        if configured
+            .iter()
+            .zip(&self.settings[0])
+            .all(|(saved, own)| saved.to_bits() == own.to_bits())
+        {
             (self.log_likelihoods, self.labels) = (log_likelihoods, labels);
             self.value = self.mean();
         }

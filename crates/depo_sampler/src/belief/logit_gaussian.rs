@@ -7,8 +7,9 @@ use std::f64::consts::PI;
 use crate::portable::{exp, exps, ln, lns, powers};
 use crate::vectors::vectorised;
 
-/// Nodes of the rule, evenly spaced over mean +- `REACH` standard deviations. For smooth integrands the sum converges geometrically; Gauss-Hermite
-/// rules of this order place so few nodes where a group of one kind puts its likelihood that posteriors become erratic.
+/// Nodes of the rule, evenly spaced over mean +- `REACH` standard deviations. For smooth integrands
+/// the sum converges geometrically; Gauss-Hermite rules of this order place so few nodes where a
+/// group of one kind puts its likelihood that posteriors become erratic.
 const NODES: usize = 40;
 const REACH: f64 = 5.0;
 const SPACING: f64 = 2.0 * REACH / (NODES - 1) as f64;
@@ -16,7 +17,8 @@ const SPACING: f64 = 2.0 * REACH / (NODES - 1) as f64;
 /// Distributions judged at a time.
 const LANES: usize = 8;
 
-/// Standard normal density at the nodes, normalised to 1, first half; the second mirrors it. Literals, so that all platforms agree.
+/// Standard normal density at the nodes, normalised to 1, first half; the second mirrors it.
+/// Literals, so that all platforms agree.
 const HALF_WEIGHTS: [f64; NODES / 2] = [
     3.812_102_355_342_948_5e-7,
     1.329_461_423_543_151_5e-6,
@@ -81,8 +83,9 @@ pub struct Outlook {
 }
 
 impl LogitGaussian {
-    /// The distribution of this variance whose mean pass rate has about this logit (`MacKay`'s probit approximation, "The evidence framework applied to
-    /// classification networks", Neural Computation 1992).
+    /// The distribution of this variance whose mean pass rate has about this logit (`MacKay`'s
+    /// probit approximation, "The evidence framework applied to classification networks", Neural
+    /// Computation 1992).
     pub fn around(logit: f64, variance: f64) -> Self {
         Self { mean: logit * (1.0 + PI * variance / 8.0).sqrt(), variance }
     }
@@ -111,16 +114,24 @@ impl LogitGaussian {
     #[must_use]
     pub fn fused(self, other: Self) -> Self {
         let (own, its) = (1.0 / self.variance, 1.0 / other.variance);
-        Self { mean: (own * self.mean + its * other.mean) / (own + its), variance: 1.0 / (own + its) }
+        Self {
+            mean: (own * self.mean + its * other.mean) / (own + its),
+            variance: 1.0 / (own + its),
+        }
     }
 
-    /// What this opinion becomes by the same step that led from `prior` to `posterior`: their difference in precision and weighted mean is added.
-    /// A surprise may widen it.
+    /// What this opinion becomes by the same step that led from `prior` to `posterior`: their
+    /// difference in precision and weighted mean is added. A surprise may widen it.
     #[must_use]
     pub fn learning(self, prior: Self, posterior: Self) -> Self {
-        let precision = (1.0 / self.variance + 1.0 / posterior.variance - 1.0 / prior.variance).max(LEAST_PRECISION);
-        let weighted_mean = self.mean / self.variance + posterior.mean / posterior.variance - prior.mean / prior.variance;
-        Self { mean: (weighted_mean / precision).clamp(-FARTHEST_MEAN, FARTHEST_MEAN), variance: 1.0 / precision }
+        let precision = (1.0 / self.variance + 1.0 / posterior.variance - 1.0 / prior.variance)
+            .max(LEAST_PRECISION);
+        let weighted_mean = self.mean / self.variance + posterior.mean / posterior.variance
+            - prior.mean / prior.variance;
+        Self {
+            mean: (weighted_mean / precision).clamp(-FARTHEST_MEAN, FARTHEST_MEAN),
+            variance: 1.0 / precision,
+        }
     }
 
     /// Expected pass rate and P(informative) = 1 - p^G - (1 - p)^G of a group of `group_size`.
@@ -128,36 +139,46 @@ impl LogitGaussian {
         outlook(self, group_size as u32)
     }
 
-    /// The normal distribution with the mean and the variance of the posterior after `successes` of `rollouts`.
+    /// The normal distribution with the mean and the variance of the posterior after `successes` of
+    /// `rollouts`.
     #[must_use]
     pub fn given(self, successes: u32, rollouts: u32) -> Self {
         posterior(self, f64::from(successes), f64::from(rollouts - successes))
     }
 
-    /// Log-likelihoods of one sequence of `rollouts` with `successes` under each of the distributions.
+    /// Log-likelihoods of one sequence of `rollouts` with `successes` under each of the
+    /// distributions.
     pub fn log_likelihoods(gaussians: &[Self], successes: u32, rollouts: u32) -> Vec<f64> {
         Self::on_nodes(1, gaussians, successes, rollouts)
     }
 
     /// The same on every second node, which is enough for the variance of a prompt with labels.
-    pub(crate) fn rough_log_likelihoods(gaussians: &[Self], successes: u32, rollouts: u32) -> Vec<f64> {
+    pub(crate) fn rough_log_likelihoods(
+        gaussians: &[Self],
+        successes: u32,
+        rollouts: u32,
+    ) -> Vec<f64> {
         Self::on_nodes(2, gaussians, successes, rollouts)
     }
 
     fn on_nodes(stride: usize, gaussians: &[Self], successes: u32, rollouts: u32) -> Vec<f64> {
-        // Settings that differ in what does not matter here, text where there is none, are neighbours and the same distribution.
+        // Settings that differ in what does not matter here, text where there is none, are
+        // neighbours and the same distribution.
         let runs: Vec<&[Self]> = gaussians.chunk_by(|one, next| one == next).collect();
         let mut result = Vec::with_capacity(gaussians.len());
         for block in runs.chunks(LANES) {
             let lanes = std::array::from_fn(|lane| block[lane.min(block.len() - 1)][0]);
             let log_likelihoods = log_likelihoods(lanes, stride, successes, rollouts - successes);
-            block.iter().zip(log_likelihoods).for_each(|(run, log)| result.extend(std::iter::repeat_n(log, run.len())));
+            block
+                .iter()
+                .zip(log_likelihoods)
+                .for_each(|(run, log)| result.extend(std::iter::repeat_n(log, run.len())));
         }
         result
     }
 
-    /// Logarithms of the odds against success at the first node, and of their ratio at every `stride`-th node to the one before: a geometric
-    /// progression, so two exponentials serve all.
+    /// Logarithms of the odds against success at the first node, and of their ratio at every
+    /// `stride`-th node to the one before: a geometric progression, so two exponentials serve all.
     #[inline]
     fn progression(self, stride: usize) -> [f64; 2] {
         let deviation = self.variance.sqrt();
@@ -215,7 +236,8 @@ vectorised! {
 }
 
 vectorised! {
-    /// Log-likelihoods of one sequence of outcomes on every `stride`-th node, one distribution per lane.
+    /// Log-likelihoods of one sequence of outcomes on every `stride`-th node, one distribution per
+    /// lane.
     fn log_likelihoods(gaussians: [LogitGaussian; LANES], stride: usize, successes: u32, failures: u32) -> [f64; LANES] {
         let progressions = gaussians.map(|gaussian| gaussian.progression(stride));
         let (mut odds, ratios) = (exps(progressions.map(|[first, _]| first)), exps(progressions.map(|[_, ratio]| ratio)));

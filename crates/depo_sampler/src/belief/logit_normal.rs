@@ -1,11 +1,15 @@
-//! Logit-normal state-space belief: each prompt's logit pass rate is a random walk with drift, seen through its labels and its text.
+//! Logit-normal state-space belief: each prompt's logit pass rate is a random walk with drift, seen
+//! through its labels and its text.
 //!
-//! Per prompt a Gaussian over x = logit(pass rate), moved by x' = (1 + spread) x + drift + N(0, noise) per policy version (process noise as in Kalman
-//! filters; KGPS, arXiv 2607.27610, does so per prompt), and updated by moment matching on the binomial likelihood. The text prediction is a second, independent opinion,
-//! N(logit of the prediction, 1 / precision), fused when asked and never stored: its newest version counts, and a precision of 0 makes it
-//! count for nothing. Six parameters are fitted to the labels: variance of a prompt never labelled, text precision without and with labels, drift,
-//! noise, spread. Spread is what keeps the belief calibrated where nobody looks for long: over training the solved get safer and the failed fall behind, so
-//! that without it rejected prompts are believed better than they are.
+//! Per prompt a Gaussian over x = logit(pass rate), moved by x' = (1 + spread) x + drift + N(0,
+//! noise) per policy version (process noise as in Kalman filters; KGPS, arXiv 2607.27610, does so
+//! per prompt), and updated by moment matching on the binomial likelihood. The text prediction is a
+//! second, independent opinion, N(logit of the prediction, 1 / precision), fused when asked and
+//! never stored: its newest version counts, and a precision of 0 makes it count for nothing. Six
+//! parameters are fitted to the labels: variance of a prompt never labelled, text precision without
+//! and with labels, drift, noise, spread. Spread is what keeps the belief calibrated where nobody
+//! looks for long: over training the solved get safer and the failed fall behind, so that without
+//! it rejected prompts are believed better than they are.
 
 use super::fit::Fit;
 use super::logit_gaussian::{Dynamics, LogitGaussian, growth, logit};
@@ -26,7 +30,8 @@ const PRIOR_VARIANCE: NamedOption = NamedOption { name: "prior_variance", defaul
 /// 1 / variance of the logit pass rate around the text prediction.
 const TEXT_PRECISION: NamedOption = NamedOption { name: "text_precision", default: 0.5, range: (0.0, 1e2) };
 
-/// The same for a prompt with labels, where the text adds less, for the labels have shown how it errs.
+/// The same for a prompt with labels, where the text adds less, for the labels have shown how it
+/// errs.
 const TEXT_PRECISION_LABELLED: NamedOption = NamedOption { name: "text_precision_labelled", default: 0.1, range: (0.0, 1e2) };
 
 /// Expected change of a logit pass rate per policy version.
@@ -50,7 +55,8 @@ const DRIFTS: [f64; 9] = [-0.1, -0.03, -0.01, 0.0, 0.01, 0.02, 0.03, 0.05, 0.1];
 const NOISES: [f64; 6] = [1e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1];
 const SPREADS: [f64; 7] = [-0.02, -0.005, 0.0, 0.002, 0.005, 0.01, 0.02];
 
-/// What first labels say of text fades within some hundred of them, for the estimator learns while prompts run out.
+/// What first labels say of text fades within some hundred of them, for the estimator learns while
+/// prompts run out.
 const FIRST_MEMORY: f64 = 0.99;
 const MEMORY: f64 = 0.999;
 
@@ -111,7 +117,8 @@ impl LogitNormal {
         LogitGaussian::around(logit(self.base_rate.mean()), self.prior.value()[0])
     }
 
-    /// What a prompt's labels say at `version`, or at its own version if that is newer; without labels, what all labels say.
+    /// What a prompt's labels say at `version`, or at its own version if that is newer; without
+    /// labels, what all labels say.
     fn walk(&self, record: &PromptRecord, version: u32) -> LogitGaussian {
         if !record.is_labelled() || !self.use_history {
             return self.without_labels();
@@ -191,7 +198,8 @@ impl Belief for LogitNormal {
     fn observe(&mut self, label: &Label) -> bool {
         let record = self.records.of(label.prompt);
         self.learn(&record, label);
-        // A late label is weighed at its own time; the state then walks on to the time of the newest.
+        // A late label is weighed at its own time; the state then walks on to the time of the
+        // newest.
         let (lag, dynamics) = (f64::from(record.version.saturating_sub(label.version)), self.dynamics());
         let newest = self.walk(&record, label.version);
         let then = with_text(newest.after(-lag, dynamics), record.text(), self.text_precision(&record));

@@ -1,4 +1,5 @@
-//! What is believed of each prompt's pass rate: a prior from its text, fused with its history. One trait, one file per model.
+//! What is believed of each prompt's pass rate: a prior from its text, fused with its history. One
+//! trait, one file per model.
 
 mod fit;
 mod logit_gaussian;
@@ -48,7 +49,8 @@ pub struct Label {
     pub informative: bool,
     /// Policy version that generated the rollouts.
     pub version: u32,
-    /// 1 / admission (capped), what the label counts for in what is believed of the pool as a whole.
+    /// 1 / admission (capped), what the label counts for in what is believed of the pool as a
+    /// whole.
     pub weight: f64,
 }
 
@@ -68,7 +70,8 @@ pub struct PoolQuery<'a> {
     pub version: u32,
     /// Versions since the last label of a prompt that has one, at least.
     pub min_age: u32,
-    /// The score is P(informative) and so many of its standard deviations: of prompts without labels, and with.
+    /// The score is P(informative) and so many of its standard deviations: of prompts without
+    /// labels, and with.
     pub deviations: [f64; 2],
     /// Whether a prompt may be among them.
     pub is_free: &'a dyn Fn(u32) -> bool,
@@ -85,15 +88,23 @@ pub trait Belief {
     /// Forecast at `version` under a text prediction; NaN stands for the stored one.
     fn forecast(&self, prompt: u32, predicted_reward: f32, version: u32) -> Forecast;
 
-    /// The free prompts with the highest scores under their stored text predictions, best first, up to 2e-3 in the score (for variances of the
-    /// logit up to 36, groups up to 64 and 2 deviations; a hundredth or more beyond); fewer if no more are found in
-    /// the time that a search may take, none by a model that cannot search. Much less work than a forecast of every prompt.
+    /// The free prompts with the highest scores under their stored text predictions, best first, up
+    /// to 2e-3 in the score (for variances of the logit up to 36, groups up to 64 and 2 deviations;
+    /// a hundredth or more beyond); fewer if no more are found in the time that a search may take,
+    /// none by a model that cannot search. Much less work than a forecast of every prompt.
     fn best_of_pool(&mut self, _query: &PoolQuery) -> Vec<u32> {
         vec![]
     }
 
-    /// A pass rate drawn from what `forecast` summarises, in [0, 1]: a function of the stream alone, given the belief.
-    fn draw_pass_rate(&self, prompt: u32, predicted_reward: f32, version: u32, stream: Stream) -> f64;
+    /// A pass rate drawn from what `forecast` summarises, in [0, 1]: a function of the stream
+    /// alone, given the belief.
+    fn draw_pass_rate(
+        &self,
+        prompt: u32,
+        predicted_reward: f32,
+        version: u32,
+        stream: Stream,
+    ) -> f64;
 
     /// The parameters that are fitted to the labels, by name, and the base rate of all labels.
     fn parameters(&self) -> Vec<(&'static str, f64)>;
@@ -150,7 +161,11 @@ impl BaseRate {
     fn restore(&mut self, state: &mut StateReader) -> Result<()> {
         let saved: Vec<f64> = state.array("belief.base_rate", 2)?;
         if !saved.iter().all(|number| number.is_finite() && *number > 0.0) {
-            return Err(Error::state_entry("belief.base_rate", format!("{saved:?}"), "finite numbers above 0"));
+            return Err(Error::state_entry(
+                "belief.base_rate",
+                format!("{saved:?}"),
+                "finite numbers above 0",
+            ));
         }
         (self.successes, self.rollouts) = (saved[0], saved[1]);
         Ok(())

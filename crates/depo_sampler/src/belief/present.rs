@@ -1,4 +1,5 @@
-//! What the belief's present parameters make of many records at a time, and of boxes of records, for a search.
+//! What the belief's present parameters make of many records at a time, and of boxes of records,
+//! for a search.
 //!
 //! The same as `LogitNormal` makes of one, but for rounding.
 
@@ -14,24 +15,32 @@ use crate::vectors::vectorised;
 /// Mean, standard deviation, version of the newest label, logit of the text prediction.
 pub(super) type Point = [f32; 4];
 
-/// What stands for the version of a prompt that was never labelled: below all others, as no version is negative.
+/// What stands for the version of a prompt that was never labelled: below all others, as no version
+/// is negative.
 const UNLABELLED: f32 = -1.0;
 
-/// What stands for the logit of a prediction that was never made, and a number below that of every prediction.
+/// What stands for the logit of a prediction that was never made, and a number below that of every
+/// prediction.
 const NO_TEXT: f32 = -16.0;
 const LEAST_TEXT: f32 = -8.0;
 
 /// Where points may be.
-pub(super) const REGION: Bounds<4> = [[-18.0, 18.0], [0.0, 16.0], [-4_294_967_296.0, 4_294_967_296.0], [NO_TEXT, 16.0]];
+pub(super) const REGION: Bounds<4> =
+    [[-18.0, 18.0], [0.0, 16.0], [-4_294_967_296.0, 4_294_967_296.0], [NO_TEXT, 16.0]];
 
-/// About as much of each moves a score equally far: a version adds some hundredths to mean and variance, text weighs a quarter.
+/// About as much of each moves a score equally far: a version adds some hundredths to mean and
+/// variance, text weighs a quarter.
 pub(super) const UNITS: Point = [1.0, 1.0, 64.0, 4.0];
 
 /// Where a record lies.
 pub(super) fn point(record: &PromptRecord) -> Point {
     let text = record.text().map_or(NO_TEXT, |text| text as f32);
     let [mean, variance] = record.history;
-    if record.is_labelled() { [mean, variance.sqrt(), record.version as f32, text] } else { [0.0, 0.0, UNLABELLED, text] }
+    if record.is_labelled() {
+        [mean, variance.sqrt(), record.version as f32, text]
+    } else {
+        [0.0, 0.0, UNLABELLED, text]
+    }
 }
 
 /// Elapsed versions of which the growth is remembered.
@@ -80,7 +89,8 @@ struct TextWeight {
 impl TextWeight {
     fn new(precision: f64) -> Self {
         // Without any precision the Gaussian would be infinitely wide.
-        let factor = if precision > 0.0 { LogitGaussian::around(1.0, 1.0 / precision).mean } else { 0.0 };
+        let factor =
+            if precision > 0.0 { LogitGaussian::around(1.0, 1.0 / precision).mean } else { 0.0 };
         Self { precision, factor }
     }
 }
@@ -102,9 +112,23 @@ pub(super) struct Present {
 
 impl Present {
     /// `text_precisions`: of prompts without labels, and with.
-    pub fn new([version, min_age]: [u32; 2], prior: LogitGaussian, dynamics: Dynamics, text_precisions: [f64; 2]) -> Self {
-        let growths = (0..=version.min(REMEMBERED)).map(|elapsed| growth(f64::from(elapsed), dynamics.spread)).collect();
-        Self { version, min_age, prior, dynamics, texts: text_precisions.map(TextWeight::new), growths }
+    pub fn new(
+        [version, min_age]: [u32; 2],
+        prior: LogitGaussian,
+        dynamics: Dynamics,
+        text_precisions: [f64; 2],
+    ) -> Self {
+        let growths = (0..=version.min(REMEMBERED))
+            .map(|elapsed| growth(f64::from(elapsed), dynamics.spread))
+            .collect();
+        Self {
+            version,
+            min_age,
+            prior,
+            dynamics,
+            texts: text_precisions.map(TextWeight::new),
+            growths,
+        }
     }
 
     /// Whether the last label of a prompt, if it has any, is old enough.
@@ -115,11 +139,17 @@ impl Present {
     /// Whether a record of a box may have rested.
     pub fn may_have_rested(&self, &[_, _, version, _]: &Bounds<4>) -> bool {
         // Whoever was labelled after the present version is as old as nothing.
-        self.min_age == 0 || version[0] < 0.0 || f64::from(version[0].next_down()) <= f64::from(self.version) - f64::from(self.min_age)
+        self.min_age == 0
+            || version[0] < 0.0
+            || f64::from(version[0].next_down())
+                <= f64::from(self.version) - f64::from(self.min_age)
     }
 
     fn growth(&self, elapsed: u32) -> f64 {
-        self.growths.get(elapsed as usize).copied().unwrap_or_else(|| growth(f64::from(elapsed), self.dynamics.spread))
+        self.growths
+            .get(elapsed as usize)
+            .copied()
+            .unwrap_or_else(|| growth(f64::from(elapsed), self.dynamics.spread))
     }
 
     /// What is believed of up to `LANES` prompts.
@@ -138,21 +168,31 @@ impl Present {
             if record.is_labelled() {
                 [lanes.means[lane], lanes.variances[lane]] = record.history.map(f64::from);
                 let elapsed = self.version.saturating_sub(record.version);
-                (lanes.elapsed[lane], lanes.growths[lane]) = (f64::from(elapsed), self.growth(elapsed));
+                (lanes.elapsed[lane], lanes.growths[lane]) =
+                    (f64::from(elapsed), self.growth(elapsed));
             }
             let predicted_reward = f64::from(record.predicted_reward);
             if !predicted_reward.is_nan() {
                 let text = self.texts[usize::from(record.is_labelled())];
-                lanes.predicted_rewards[lane] = predicted_reward.clamp(PRIOR_MARGIN, 1.0 - PRIOR_MARGIN);
+                lanes.predicted_rewards[lane] =
+                    predicted_reward.clamp(PRIOR_MARGIN, 1.0 - PRIOR_MARGIN);
                 (lanes.precisions[lane], lanes.factors[lane]) = (text.precision, text.factor);
             }
         }
         let [means, variances] = believed(&lanes, self.dynamics);
-        means.into_iter().zip(variances).map(|(mean, variance)| LogitGaussian { mean, variance }).take(records.len())
+        means
+            .into_iter()
+            .zip(variances)
+            .map(|(mean, variance)| LogitGaussian { mean, variance })
+            .take(records.len())
     }
 
-    /// What is believed of the records in a box, and whether they are labelled; none if some are and some are not, or some have a text alone.
-    pub fn believed_in(&self, &[mean, deviation, version, text]: &Bounds<4>) -> Option<(bool, Believed)> {
+    /// What is believed of the records in a box, and whether they are labelled; none if some are
+    /// and some are not, or some have a text alone.
+    pub fn believed_in(
+        &self,
+        &[mean, deviation, version, text]: &Bounds<4>,
+    ) -> Option<(bool, Believed)> {
         let (labelled, has_text) = (version[0] >= 0.0, text[0] >= LEAST_TEXT);
         if (!labelled && version[1] > 0.0) || (!has_text && text[1] > LEAST_TEXT) {
             return None;
@@ -163,19 +203,39 @@ impl Present {
         } else {
             Believed { means: [self.prior.mean; 2], variances: [self.prior.variance; 2] }
         };
-        Some((labelled, if has_text { walk.fused(text.map(f64::from), self.texts[usize::from(labelled)]) } else { walk }))
+        Some((
+            labelled,
+            if has_text {
+                walk.fused(text.map(f64::from), self.texts[usize::from(labelled)])
+            } else {
+                walk
+            },
+        ))
     }
 
     /// The present of beliefs of these versions.
-    fn after(&self, Believed { means: [low, high], variances }: Believed, versions: [f32; 2]) -> Believed {
+    fn after(
+        &self,
+        Believed { means: [low, high], variances }: Believed,
+        versions: [f32; 2],
+    ) -> Believed {
         // A version as f32 is off by less than a step of that format.
-        let elapsed = [versions[1].next_up(), versions[0].next_down()].map(|version| self.version.saturating_sub(version.ceil() as u32));
+        let elapsed = [versions[1].next_up(), versions[0].next_down()]
+            .map(|version| self.version.saturating_sub(version.ceil() as u32));
         let growths = sorted([elapsed[0], elapsed[1]].map(|elapsed| self.growth(elapsed)));
         let elapsed = elapsed.map(f64::from);
         let drifts = sorted(elapsed.map(|elapsed| self.dynamics.drift * elapsed));
-        let means = [(low * growths[0]).min(low * growths[1]) + drifts[0], (high * growths[0]).max(high * growths[1]) + drifts[1]];
-        let variance = |end: usize| variances[end] * growths[end] * growths[end] + self.dynamics.noise * elapsed[end];
-        Believed { means: means.map(LogitGaussian::within_reach), variances: [variance(0), variance(1)] }
+        let means = [
+            (low * growths[0]).min(low * growths[1]) + drifts[0],
+            (high * growths[0]).max(high * growths[1]) + drifts[1],
+        ];
+        let variance = |end: usize| {
+            variances[end] * growths[end] * growths[end] + self.dynamics.noise * elapsed[end]
+        };
+        Believed {
+            means: means.map(LogitGaussian::within_reach),
+            variances: [variance(0), variance(1)],
+        }
     }
 }
 
@@ -189,8 +249,13 @@ pub(super) struct Believed {
 impl Believed {
     fn fused(self, texts: [f64; 2], TextWeight { precision, factor }: TextWeight) -> Self {
         let shares = self.variances.map(|variance| 1.0 / (1.0 + precision * variance));
-        let mean = |end: usize, share: f64| self.means[end] + (1.0 - share) * (texts[end] * factor - self.means[end]);
-        let means = [mean(0, shares[0]).min(mean(0, shares[1])), mean(1, shares[0]).max(mean(1, shares[1]))];
+        let mean = |end: usize, share: f64| {
+            self.means[end] + (1.0 - share) * (texts[end] * factor - self.means[end])
+        };
+        let means = [
+            mean(0, shares[0]).min(mean(0, shares[1])),
+            mean(1, shares[0]).max(mean(1, shares[1])),
+        ];
         Self { means, variances: [self.variances[0] * shares[0], self.variances[1] * shares[1]] }
     }
 

@@ -1,4 +1,5 @@
-//! What is kept of each prompt under any model: two numbers for its history, the version they stand at, and its text prediction.
+//! What is kept of each prompt under any model: two numbers for its history, the version they stand
+//! at, and its text prediction.
 
 use std::borrow::Cow;
 
@@ -19,7 +20,8 @@ pub(super) struct PromptRecord {
     pub predicted_reward: f32,
 }
 
-const UNKNOWN_PROMPT: PromptRecord = PromptRecord { history: [0.0; 2], version: 0, predicted_reward: f32::NAN };
+const UNKNOWN_PROMPT: PromptRecord =
+    PromptRecord { history: [0.0; 2], version: 0, predicted_reward: f32::NAN };
 
 impl PromptRecord {
     pub fn is_labelled(&self) -> bool {
@@ -29,7 +31,8 @@ impl PromptRecord {
     /// Logit of the text prediction; none without one.
     pub fn text(&self) -> Option<f64> {
         let predicted_reward = f64::from(self.predicted_reward);
-        (!predicted_reward.is_nan()).then(|| logit(predicted_reward.clamp(PRIOR_MARGIN, 1.0 - PRIOR_MARGIN)))
+        (!predicted_reward.is_nan())
+            .then(|| logit(predicted_reward.clamp(PRIOR_MARGIN, 1.0 - PRIOR_MARGIN)))
     }
 }
 
@@ -48,7 +51,12 @@ impl Records {
     pub fn new(len: usize, names: [&'static str; 2]) -> Self {
         let PromptRecord { history, version, predicted_reward } = UNKNOWN_PROMPT;
         let history = history.map(|number| filled(number, len));
-        Self { names, history, versions: filled(version, len), predicted_rewards: filled(predicted_reward, len) }
+        Self {
+            names,
+            history,
+            versions: filled(version, len),
+            predicted_rewards: filled(predicted_reward, len),
+        }
     }
 
     pub fn len(&self) -> usize {
@@ -62,7 +70,11 @@ impl Records {
     pub fn of(&self, prompt: u32) -> PromptRecord {
         let prompt = prompt as usize;
         let history = [self.history[0][prompt], self.history[1][prompt]];
-        PromptRecord { history, version: self.versions[prompt], predicted_reward: self.predicted_rewards[prompt] }
+        PromptRecord {
+            history,
+            version: self.versions[prompt],
+            predicted_reward: self.predicted_rewards[prompt],
+        }
     }
 
     /// The record under another text prediction; NaN stands for the stored one.
@@ -75,7 +87,8 @@ impl Records {
         self.predicted_rewards[prompt as usize] = predicted_reward;
     }
 
-    /// Notes what a label made of its prompt's history. Returns whether it is late: older than the newest, whose version stays.
+    /// Notes what a label made of its prompt's history. Returns whether it is late: older than the
+    /// newest, whose version stays.
     pub fn set_history(&mut self, label: &Label, history: [f64; 2]) -> bool {
         let prompt = label.prompt as usize;
         for (numbers, number) in self.history.iter_mut().zip(history) {
@@ -96,13 +109,22 @@ impl Records {
     }
 
     /// Reads what `save` wrote. `are_counts`: the two numbers may not be negative.
-    pub fn restore(&mut self, state: &mut StateReader, carry: &Carry, are_counts: bool) -> Result<()> {
-        let (len, PromptRecord { history, version, predicted_reward }) = (carry.saved_len(), UNKNOWN_PROMPT);
-        for ((name, numbers), unknown) in self.names.into_iter().zip(&mut self.history).zip(history) {
-            let saved = if are_counts { state.counts(name, len)? } else { state.lent(name, len)? };
+    pub fn restore(
+        &mut self,
+        state: &mut StateReader,
+        carry: &Carry,
+        are_counts: bool,
+    ) -> Result<()> {
+        let (len, PromptRecord { history, version, predicted_reward }) =
+            (carry.saved_len(), UNKNOWN_PROMPT);
+        for ((name, numbers), unknown) in self.names.into_iter().zip(&mut self.history).zip(history)
+        {
+            let saved =
+                if are_counts { state.counts(name, len)? } else { state.lent(name, len)? };
             *numbers = carry.column(saved, unknown);
         }
-        self.predicted_rewards = carry.column(state.lent("belief.predicted_rewards", len)?, predicted_reward);
+        self.predicted_rewards =
+            carry.column(state.lent("belief.predicted_rewards", len)?, predicted_reward);
         self.versions = carry.column(state.lent("belief.versions", len)?, version);
         Ok(())
     }

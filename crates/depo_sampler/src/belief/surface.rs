@@ -1,9 +1,11 @@
-//! P(informative) plus some of its standard deviations as a function of a Gaussian's mean and variance, from a table: quick to ask, and easy to bound
-//! over a box, for between nodes it is never above the highest of them.
+//! P(informative) plus some of its standard deviations as a function of a Gaussian's mean and
+//! variance, from a table: quick to ask, and easy to bound over a box, for between nodes it is
+//! never above the highest of them.
 
 use super::logit_gaussian::LogitGaussian;
 
-/// Cells along the axes. Together they keep the error of a score below 5e-4 for groups of up to 64 and variances up to 36, with up to 2 deviations.
+/// Cells along the axes. Together they keep the error of a score below 5e-4 for groups of up to 64
+/// and variances up to 36, with up to 2 deviations.
 const MEANS: usize = 256;
 const DEVIATIONS: usize = 128;
 
@@ -34,20 +36,29 @@ impl Outlooks {
         let node = |mean: usize, deviation: usize| {
             let deviation = at_node(deviation, MIDDLE_DEVIATION, DEVIATIONS);
             let mean = at_node(mean, MIDDLE_MEAN, MEANS);
-            let outlook = LogitGaussian { mean, variance: deviation * deviation }.outlook(group_size);
+            let outlook =
+                LogitGaussian { mean, variance: deviation * deviation }.outlook(group_size);
             [outlook.p_informative as f32, outlook.deviation as f32]
         };
-        Self { nodes: (0..=MEANS).flat_map(|mean| (0..=DEVIATIONS).map(move |deviation| node(mean, deviation))).collect() }
+        Self {
+            nodes: (0..=MEANS)
+                .flat_map(|mean| (0..=DEVIATIONS).map(move |deviation| node(mean, deviation)))
+                .collect(),
+        }
     }
 
     /// P(informative) plus `deviations` of its standard deviations.
     pub fn surface(&self, deviations: f64) -> Surface {
-        let nodes = self.nodes.iter().map(|[p_informative, deviation]| p_informative + deviations as f32 * deviation);
+        let nodes = self
+            .nodes
+            .iter()
+            .map(|[p_informative, deviation]| p_informative + deviations as f32 * deviation);
         Surface { deviations, maxima: maxima(nodes.collect()) }
     }
 }
 
-/// Levels of maxima along an axis of so many cells: of single nodes, of two neighbours, of four, ..., of all but the last.
+/// Levels of maxima along an axis of so many cells: of single nodes, of two neighbours, of four,
+/// ..., of all but the last.
 const fn levels(cells: usize) -> usize {
     cells.ilog2() as usize + 1
 }
@@ -66,14 +77,18 @@ fn maxima(nodes: Vec<f32>) -> Vec<Vec<f32>> {
         let merged = if deviation > 0 {
             let finer = &all[level - 1];
             let width = nodes_at(DEVIATIONS, deviation - 1);
-            let pair =
-                |row: usize, column: usize| finer[row * width + 2 * column].max(finer[row * width + (2 * column + 1).min(width - 1)]);
+            let pair = |row: usize, column: usize| {
+                finer[row * width + 2 * column]
+                    .max(finer[row * width + (2 * column + 1).min(width - 1)])
+            };
             (0..rows).flat_map(|row| (0..columns).map(move |column| pair(row, column))).collect()
         } else {
             let finer = &all[level - levels(DEVIATIONS)];
             let height = nodes_at(MEANS, mean - 1);
-            let pair =
-                |row: usize, column: usize| finer[2 * row * columns + column].max(finer[(2 * row + 1).min(height - 1) * columns + column]);
+            let pair = |row: usize, column: usize| {
+                finer[2 * row * columns + column]
+                    .max(finer[(2 * row + 1).min(height - 1) * columns + column])
+            };
             (0..rows).flat_map(|row| (0..columns).map(move |column| pair(row, column))).collect()
         };
         all.push(merged);
@@ -106,19 +121,24 @@ impl Surface {
         let deviation = place(gaussian.variance.sqrt(), MIDDLE_DEVIATION, DEVIATIONS);
         let (row, column) = (mean as usize, deviation as usize);
         let (down, right) = (mean - row as f64, deviation - column as f64);
-        let node = |row: usize, column: usize| f64::from(self.maxima[0][row * (DEVIATIONS + 1) + column]);
+        let node =
+            |row: usize, column: usize| f64::from(self.maxima[0][row * (DEVIATIONS + 1) + column]);
         let in_row = |row: usize| node(row, column) * (1.0 - right) + node(row, column + 1) * right;
         in_row(row) * (1.0 - down) + in_row(row + 1) * down
     }
 
-    /// At least the score of every mean of absolute value within `means` and variance within `variances`, up to rounding.
+    /// At least the score of every mean of absolute value within `means` and variance within
+    /// `variances`, up to rounding.
     pub fn greatest(&self, means: [f64; 2], variances: [f64; 2]) -> f64 {
         let [first, last] = means.map(|mean| place(mean, MIDDLE_MEAN, MEANS));
         let (mean, rows) = cover(first as usize, (last as usize + 1).min(MEANS));
-        let [first, last] = variances.map(|variance| place(variance.sqrt(), MIDDLE_DEVIATION, DEVIATIONS));
+        let [first, last] =
+            variances.map(|variance| place(variance.sqrt(), MIDDLE_DEVIATION, DEVIATIONS));
         let (deviation, columns) = cover(first as usize, (last as usize + 1).min(DEVIATIONS));
-        let (nodes, width) = (&self.maxima[mean * levels(DEVIATIONS) + deviation], nodes_at(DEVIATIONS, deviation));
-        let corners = rows.into_iter().flat_map(|row| columns.map(|column| nodes[row * width + column]));
+        let (nodes, width) =
+            (&self.maxima[mean * levels(DEVIATIONS) + deviation], nodes_at(DEVIATIONS, deviation));
+        let corners =
+            rows.into_iter().flat_map(|row| columns.map(|column| nodes[row * width + column]));
         f64::from(corners.fold(f32::NEG_INFINITY, f32::max))
     }
 }
@@ -137,10 +157,14 @@ mod tests {
             let surface = Outlooks::new(group_size).surface(deviations);
             let mut worst = (0.0_f64, [0.0; 2]);
             for mean in (0..900).map(|mean| f64::from(mean) * 0.0273) {
-                for deviation in (1..=100).map(|deviation| f64::from(deviation * deviation) * 6e-4) {
+                for deviation in (1..=100).map(|deviation| f64::from(deviation * deviation) * 6e-4)
+                {
                     let gaussian = LogitGaussian { mean, variance: deviation * deviation };
                     let outlook = gaussian.outlook(group_size);
-                    let error = (surface.at(gaussian) - outlook.p_informative - deviations * outlook.deviation).abs();
+                    let error = (surface.at(gaussian)
+                        - outlook.p_informative
+                        - deviations * outlook.deviation)
+                        .abs();
                     if error > worst.0 {
                         worst = (error, [mean, deviation]);
                     }

@@ -19,10 +19,13 @@ pub(super) fn unfit(name: &str, got: &str, expected: &str) -> PyErr {
 pub(super) fn unsigned<T: TryFrom<u64>>(name: &str, value: &Bound<'_, PyAny>) -> PyResult<T> {
     let number = value.extract::<u64>().ok().and_then(|number| T::try_from(number).ok());
     let limit = 8 * size_of::<T>();
-    number.ok_or_else(|| unfit(name, &value.to_string(), &format!("an integer of at least 0 and below 2^{limit}")))
+    number.ok_or_else(|| {
+        unfit(name, &value.to_string(), &format!("an integer of at least 0 and below 2^{limit}"))
+    })
 }
 
-/// The value as an array of `dimensions` dimensions whose kind is one of `kinds`; an empty list or array is of every kind.
+/// The value as an array of `dimensions` dimensions whose kind is one of `kinds`; an empty list or
+/// array is of every kind.
 fn array<'py>(
     name: &str,
     value: &Bound<'py, PyAny>,
@@ -32,8 +35,11 @@ fn array<'py>(
 ) -> PyResult<Bound<'py, PyUntypedArray>> {
     let expected = format!("a {dimensions}-dimensional array of {expected}");
     let array = value.py().import("numpy")?.call_method1("asarray", (value,));
-    let array = array.map_err(|error| unfit(name, &error.to_string(), &expected))?.cast_into::<PyUntypedArray>()?;
-    let fits = array.ndim() == dimensions && (array.is_empty() || kinds.contains(char::from(array.dtype().kind())));
+    let array = array
+        .map_err(|error| unfit(name, &error.to_string(), &expected))?
+        .cast_into::<PyUntypedArray>()?;
+    let fits = array.ndim() == dimensions
+        && (array.is_empty() || kinds.contains(char::from(array.dtype().kind())));
     if fits {
         return Ok(array);
     }
@@ -41,18 +47,24 @@ fn array<'py>(
 }
 
 /// The array with elements `T`, row by row: itself if it is so already.
-fn in_rows<'py, T: Element>(array: &Bound<'py, PyUntypedArray>) -> PyResult<PyReadonlyArrayDyn<'py, T>> {
+fn in_rows<'py, T: Element>(
+    array: &Bound<'py, PyUntypedArray>,
+) -> PyResult<PyReadonlyArrayDyn<'py, T>> {
     let (order, casting, keep_subclass, copy) = ("C", "unsafe", false, false);
-    let cast = array.call_method1("astype", (T::get_dtype(array.py()), order, casting, keep_subclass, copy))?;
+    let cast = array
+        .call_method1("astype", (T::get_dtype(array.py()), order, casting, keep_subclass, copy))?;
     Ok(cast.cast_into::<PyArrayDyn<T>>()?.readonly())
 }
 
-/// An array of so many dimensions whose elements are `T` and can be read where they lie, row by row.
-fn in_place<'a, 'py, T: Element>(value: &'a Bound<'py, PyAny>, dimensions: usize) -> Option<&'a Bound<'py, PyArrayDyn<T>>> {
-    value
-        .cast()
-        .ok()
-        .filter(|array: &&Bound<'py, PyArrayDyn<T>>| array.ndim() == dimensions && array.is_c_contiguous() && array.is_aligned())
+/// An array of so many dimensions whose elements are `T` and can be read where they lie, row by
+/// row.
+fn in_place<'a, 'py, T: Element>(
+    value: &'a Bound<'py, PyAny>,
+    dimensions: usize,
+) -> Option<&'a Bound<'py, PyArrayDyn<T>>> {
+    value.cast().ok().filter(|array: &&Bound<'py, PyArrayDyn<T>>| {
+        array.ndim() == dimensions && array.is_c_contiguous() && array.is_aligned()
+    })
 }
 
 /// Its elements as `T`, row by row.
@@ -61,8 +73,13 @@ fn elements<T: Element + Copy>(array: &Bound<'_, PyUntypedArray>) -> PyResult<Ve
 }
 
 /// Real numbers, row by row, not copied if they are float32 in rows already.
-pub(super) fn borrowed_floats<'py>(name: &str, value: &Bound<'py, PyAny>, dimensions: usize) -> PyResult<PyReadonlyArrayDyn<'py, f32>> {
-    // An array that is right already is spared the calls to NumPy, which cost as much as the advantages of a small batch.
+pub(super) fn borrowed_floats<'py>(
+    name: &str,
+    value: &Bound<'py, PyAny>,
+    dimensions: usize,
+) -> PyResult<PyReadonlyArrayDyn<'py, f32>> {
+    // An array that is right already is spared the calls to NumPy, which cost as much as the
+    // advantages of a small batch.
     if let Some(array) = in_place(value, dimensions) {
         return Ok(array.readonly());
     }
@@ -70,7 +87,10 @@ pub(super) fn borrowed_floats<'py>(name: &str, value: &Bound<'py, PyAny>, dimens
 }
 
 /// Whole numbers of one dimension, not copied if they are int64 in a row already.
-pub(super) fn borrowed_integers<'py>(name: &str, value: &Bound<'py, PyAny>) -> PyResult<PyReadonlyArrayDyn<'py, i64>> {
+pub(super) fn borrowed_integers<'py>(
+    name: &str,
+    value: &Bound<'py, PyAny>,
+) -> PyResult<PyReadonlyArrayDyn<'py, i64>> {
     if let Some(array) = in_place(value, 1) {
         return Ok(array.readonly());
     }
@@ -78,7 +98,10 @@ pub(super) fn borrowed_integers<'py>(name: &str, value: &Bound<'py, PyAny>) -> P
 }
 
 /// Real numbers, row by row, and the shape.
-pub(super) fn floats<const D: usize>(name: &str, value: &Bound<'_, PyAny>) -> PyResult<(Vec<f32>, [usize; D])> {
+pub(super) fn floats<const D: usize>(
+    name: &str,
+    value: &Bound<'_, PyAny>,
+) -> PyResult<(Vec<f32>, [usize; D])> {
     let array = borrowed_floats(name, value, D)?;
     let mut shape = [0; D];
     shape.copy_from_slice(array.shape());
@@ -86,7 +109,10 @@ pub(super) fn floats<const D: usize>(name: &str, value: &Bound<'_, PyAny>) -> Py
 }
 
 /// Whole numbers of one dimension that fit `T`.
-pub(super) fn integers<T: TryFrom<i128> + Element + Copy>(name: &str, value: &Bound<'_, PyAny>) -> PyResult<Vec<T>> {
+pub(super) fn integers<T: TryFrom<i128> + Element + Copy>(
+    name: &str,
+    value: &Bound<'_, PyAny>,
+) -> PyResult<Vec<T>> {
     if let Some(array) = in_place::<T>(value, 1) {
         return Ok(array.readonly().as_slice()?.to_vec());
     }
@@ -106,7 +132,13 @@ pub(super) fn integers<T: TryFrom<i128> + Element + Copy>(name: &str, value: &Bo
 /// The numbers as `T`, which all must fit.
 fn fitting<T: TryFrom<i128>>(name: &str, numbers: impl Iterator<Item = i128>) -> PyResult<Vec<T>> {
     let fit = |(position, number): (usize, i128)| {
-        let misfit = |_| unfit(name, &format!("{number} at position {position}"), "integers within the element type");
+        let misfit = |_| {
+            unfit(
+                name,
+                &format!("{number} at position {position}"),
+                "integers within the element type",
+            )
+        };
         T::try_from(number).map_err(misfit)
     };
     numbers.enumerate().map(fit).collect()
@@ -138,13 +170,18 @@ pub(super) fn entries_from_py<'py>(state: &Bound<'py, PyAny>) -> PyResult<Vec<Py
     state.cast::<PyMapping>()?.items()?.try_iter()?.map(|item| item?.extract()).collect()
 }
 
-/// The inverse of `state_to_py`; arrays are lent. The inner error is an entry of a type that no state has.
+/// The inverse of `state_to_py`; arrays are lent. The inner error is an entry of a type that no
+/// state has.
 pub(super) fn state_from_py<'a>(entries: &'a [PyEntry<'_>]) -> PyResult<Result<StateMap<'a>>> {
     let mut state = StateMap::new();
     for (name, value) in entries {
         let Some(entry) = state_value(value)? else {
             let got = value.get_type().to_string();
-            return Ok(Err(Error::state_entry(name, got, "a whole number, a float, a string or an array")));
+            return Ok(Err(Error::state_entry(
+                name,
+                got,
+                "a whole number, a float, a string or an array",
+            )));
         };
         state.insert(name.clone(), entry);
     }
@@ -171,11 +208,14 @@ fn state_value<'a>(value: &'a Bound<'_, PyAny>) -> PyResult<Option<StateValue<'a
     Ok(value.extract::<u64>().ok().map(StateValue::from))
 }
 
-/// The elements of an array of one dimension, not copied if they lie in a row. Nobody may write to it while the state is read.
+/// The elements of an array of one dimension, not copied if they lie in a row. Nobody may write to
+/// it while the state is read.
 #[expect(unsafe_code, reason = "the state of a sampler is not written to while another loads it")]
 fn lent<'a, T: Element + Copy>(array: &'a Bound<'_, PyUntypedArray>) -> PyResult<Cow<'a, [T]>> {
     match array.cast::<PyArrayDyn<T>>() {
-        Ok(typed) if typed.is_c_contiguous() && typed.is_aligned() => Ok(unsafe { typed.as_slice() }?.into()),
+        Ok(typed) if typed.is_c_contiguous() && typed.is_aligned() => {
+            Ok(unsafe { typed.as_slice() }?.into())
+        }
         _ => elements(array).map(Cow::Owned),
     }
 }

@@ -22,13 +22,15 @@ use crate::sampler::draws::Draw;
 use crate::sampler::replay::Target;
 use crate::sampler::shared::SharedSampler;
 use crate::settings::Settings;
-use convert::{borrowed_floats, entries_from_py, floats, integers, state_from_py, state_to_py, unsigned};
+use convert::{
+    borrowed_floats, entries_from_py, floats, integers, state_from_py, state_to_py, unsigned,
+};
 use snapshot::SavedState;
 
 type Dict<'py> = PyResult<Bound<'py, PyDict>>;
 
-/// Runs `work` without the interpreter and maps its error: an index to `IndexError`, a saved state to `depo.types.errors.StateError`, anything
-/// else to `ValueError`.
+/// Runs `work` without the interpreter and maps its error: an index to `IndexError`, a saved state
+/// to `depo.types.errors.StateError`, anything else to `ValueError`.
 fn detached<T: Send>(py: Python<'_>, work: impl FnOnce() -> Result<T> + Send) -> PyResult<T> {
     py.detach(work).map_err(|error| match &error {
         Error::Index { .. } => PyIndexError::new_err(error.to_string()),
@@ -58,7 +60,8 @@ fn derive_key(seed: &Bound<'_, PyAny>, purpose: &str, parts: &Bound<'_, PyAny>) 
     Ok(core_derive_key(unsigned("seed", seed)?, purpose, &integers::<u64>("parts", parts)?))
 }
 
-/// Uniform numbers in [0, 1), float64 [len(keys), count]: draw numbers first .. first + count - 1 of each key.
+/// Uniform numbers in [0, 1), float64 [len(keys), count]: draw numbers first .. first + count - 1
+/// of each key.
 #[pyfunction]
 fn uniforms<'py>(
     py: Python<'py>,
@@ -70,13 +73,17 @@ fn uniforms<'py>(
     let (first, count): (u64, u32) = (unsigned("first", first)?, unsigned("count", count)?);
     let rows = keys.len();
     let numbers = detached(py, move || {
-        let row = |&key| (0..u64::from(count)).map(move |offset| Stream::new(key).unit(first.wrapping_add(offset)));
+        let row = |&key| {
+            (0..u64::from(count))
+                .map(move |offset| Stream::new(key).unit(first.wrapping_add(offset)))
+        };
         Ok(keys.iter().flat_map(row).collect::<Vec<f64>>())
     })?;
     numbers.into_pyarray(py).reshape([rows, count as usize])
 }
 
-type AdvantageArrays<'py> = (Bound<'py, PyArray2<f32>>, Bound<'py, PyArray1<bool>>, Bound<'py, PyArray1<f32>>);
+type AdvantageArrays<'py> =
+    (Bound<'py, PyArray2<f32>>, Bound<'py, PyArray1<bool>>, Bound<'py, PyArray1<f32>>);
 
 /// Advantages of reward groups, whether each is informative, and its mean reward.
 #[pyfunction]
@@ -97,15 +104,21 @@ fn group_advantages<'py>(
     Ok((advantages, output.informative.into_pyarray(py), output.means.into_pyarray(py)))
 }
 
-/// Prompt pool, beliefs, selection policy, buffer and target replay as one state machine. One clock: `policy_version`.
+/// Prompt pool, beliefs, selection policy, buffer and target replay as one state machine. One
+/// clock: `policy_version`.
 #[pyclass(frozen, module = "depo._core")]
 struct Sampler {
     core: SharedSampler,
 }
 
 impl Sampler {
-    /// Locks the core without holding the interpreter, which a thread that waits for the lock would keep from the one that has it.
-    fn with_core<T: Send>(&self, py: Python<'_>, work: impl FnOnce(&mut CoreSampler) -> Result<T> + Send) -> PyResult<T> {
+    /// Locks the core without holding the interpreter, which a thread that waits for the lock would
+    /// keep from the one that has it.
+    fn with_core<T: Send>(
+        &self,
+        py: Python<'_>,
+        work: impl FnOnce(&mut CoreSampler) -> Result<T> + Send,
+    ) -> PyResult<T> {
         detached(py, || self.core.with(work))
     }
 }
@@ -156,7 +169,8 @@ impl Sampler {
             window,
             candidates_per_draw: unsigned("candidates_per_draw", candidates_per_draw)?,
             explore_share,
-            min_age: min_age.map_or(Ok(Settings::default().min_age), |min_age| unsigned("min_age", min_age))?,
+            min_age: min_age
+                .map_or(Ok(Settings::default().min_age), |min_age| unsigned("min_age", min_age))?,
             max_age: unsigned("max_age", max_age)?,
             probe_rollouts: unsigned("probe_rollouts", probe_rollouts)?,
             reprobe_share,
@@ -200,7 +214,11 @@ impl Sampler {
     }
 
     /// Candidates that may be looked at for each prompt wanted.
-    fn candidates_per_draw(&self, py: Python<'_>, policy_version: &Bound<'_, PyAny>) -> PyResult<usize> {
+    fn candidates_per_draw(
+        &self,
+        py: Python<'_>,
+        policy_version: &Bound<'_, PyAny>,
+    ) -> PyResult<usize> {
         let version = unsigned("policy_version", policy_version)?;
         self.with_core(py, |core| Ok(core.candidates_per_draw(version)))
     }
@@ -220,7 +238,12 @@ impl Sampler {
     }
 
     /// Hand out up to n draws and mark them in flight.
-    fn take<'py>(&self, py: Python<'py>, n: &Bound<'py, PyAny>, policy_version: &Bound<'py, PyAny>) -> Dict<'py> {
+    fn take<'py>(
+        &self,
+        py: Python<'py>,
+        n: &Bound<'py, PyAny>,
+        policy_version: &Bound<'py, PyAny>,
+    ) -> Dict<'py> {
         let (n, version) = (unsigned("n", n)?, unsigned("policy_version", policy_version)?);
         draw_columns(py, &self.with_core(py, |core| Ok(core.take(n, version)))?)
     }
@@ -238,13 +261,16 @@ impl Sampler {
         let (rewards, shape) = floats("rewards", rewards)?;
         let (targets, _) = floats::<1>("logprob_targets", logprob_targets)?;
         let version = unsigned("policy_version", policy_version)?;
-        let observed = self.with_core(py, |core| core.observe(&draw_ids, &rewards, shape, &targets, version))?;
+        let observed =
+            self.with_core(py, |core| core.observe(&draw_ids, &rewards, shape, &targets, version))?;
         let dict = PyDict::new(py);
         set(&dict, "statuses", &observed, |verdict| verdict.status as u8)?;
         set(&dict, "informative", &observed, |verdict| verdict.informative)?;
         set(&dict, "mean_rewards", &observed, |verdict| verdict.mean_reward)?;
         set(&dict, "pass_rates", &observed, |verdict| verdict.pass_rate)?;
-        let draw = |field: fn(&Draw) -> f32| move |draw: &Option<Draw>| draw.as_ref().map_or(f32::NAN, field);
+        let draw = |field: fn(&Draw) -> f32| {
+            move |draw: &Option<Draw>| draw.as_ref().map_or(f32::NAN, field)
+        };
         let draws: Vec<Option<Draw>> = observed.iter().map(|verdict| verdict.draw).collect();
         set(&dict, "prompts", &draws, |draw| draw.map_or(-1, |draw| i64::from(draw.prompt)))?;
         set(&dict, "predicted_rewards", &draws, draw(|draw| draw.predicted_reward))?;
@@ -262,7 +288,8 @@ impl Sampler {
 
     /// Open draws.
     fn in_flight<'py>(&self, py: Python<'py>) -> Dict<'py> {
-        let draws: Vec<Draw> = self.with_core(py, |core| Ok(core.in_flight().copied().collect()))?;
+        let draws: Vec<Draw> =
+            self.with_core(py, |core| Ok(core.in_flight().copied().collect()))?;
         let dict = draw_columns(py, &draws)?;
         set(&dict, "policy_versions", &draws, |draw| i64::from(draw.policy_version))?;
         Ok(dict)
@@ -279,7 +306,8 @@ impl Sampler {
         let prompts: Vec<i64> = integers("prompts", prompts)?;
         let (predicted_rewards, _) = floats::<1>("predicted_rewards", predicted_rewards)?;
         let version = unsigned("policy_version", policy_version)?;
-        let forecasts = self.with_core(py, |core| core.beliefs(&prompts, &predicted_rewards, version))?;
+        let forecasts =
+            self.with_core(py, |core| core.beliefs(&prompts, &predicted_rewards, version))?;
         let dict = PyDict::new(py);
         set(&dict, "pass_rates", &forecasts, |forecast| forecast.pass_rate as f32)?;
         set(&dict, "p_informative", &forecasts, |forecast| forecast.p_informative as f32)?;
@@ -297,7 +325,8 @@ impl Sampler {
         let prompts: Vec<i64> = integers("prompts", prompts)?;
         let (predicted_rewards, _) = floats::<1>("predicted_rewards", predicted_rewards)?;
         let version = unsigned("policy_version", policy_version)?;
-        let wanted = self.with_core(py, |core| core.wanted(&prompts, &predicted_rewards, version))?;
+        let wanted =
+            self.with_core(py, |core| core.wanted(&prompts, &predicted_rewards, version))?;
         Ok(wanted.into_pyarray(py))
     }
 
@@ -333,9 +362,15 @@ impl Sampler {
         state_to_py(py, self.with_core(py, |core| Ok(core.state()))?)
     }
 
-    /// Restore; returns how many prompts matched, were missing and were added. Arrays of the state must not be written to meanwhile.
+    /// Restore; returns how many prompts matched, were missing and were added. Arrays of the state
+    /// must not be written to meanwhile.
     #[pyo3(signature = (state, *, strict = true))]
-    fn load_state_dict<'py>(&self, py: Python<'py>, state: &Bound<'py, PyAny>, strict: bool) -> Dict<'py> {
+    fn load_state_dict<'py>(
+        &self,
+        py: Python<'py>,
+        state: &Bound<'py, PyAny>,
+        strict: bool,
+    ) -> Dict<'py> {
         let report = if let Ok(saved) = state.cast::<SavedState>() {
             let saved = saved.get();
             self.with_core(py, |core| saved.load(core, strict))?
@@ -353,7 +388,12 @@ impl Sampler {
 }
 
 /// Sets one array of a dict: `field` of each row.
-fn set<R, T: numpy::Element>(dict: &Bound<'_, PyDict>, name: &str, rows: &[R], field: impl Fn(&R) -> T) -> PyResult<()> {
+fn set<R, T: numpy::Element>(
+    dict: &Bound<'_, PyDict>,
+    name: &str,
+    rows: &[R],
+    field: impl Fn(&R) -> T,
+) -> PyResult<()> {
     dict.set_item(name, rows.iter().map(field).collect::<Vec<T>>().into_pyarray(dict.py()))
 }
 
@@ -384,7 +424,9 @@ mod _core {
     use pyo3::prelude::*;
 
     #[pymodule_export]
-    use super::scale::{DiscountedCounts, ThompsonSampler, WeightedSampler, in_window, nearest, top};
+    use super::scale::{
+        DiscountedCounts, ThompsonSampler, WeightedSampler, in_window, nearest, top,
+    };
     #[pymodule_export]
     use super::snapshot::{SavedState, SnapshotSlots};
     #[pymodule_export]

@@ -50,9 +50,14 @@ impl SnapshotSlots {
     }
 
     /// Add named texts and arrays to the copy.
-    fn attach(&self, texts: BTreeMap<String, String>, arrays: BTreeMap<String, ReadBytes<'_>>) -> PyResult<()> {
-        let array =
-            |(name, (dtype, shape, bytes)): (String, ReadBytes<'_>)| Ok(Array { name, dtype, shape, bytes: bytes.as_slice()?.to_vec() });
+    fn attach(
+        &self,
+        texts: BTreeMap<String, String>,
+        arrays: BTreeMap<String, ReadBytes<'_>>,
+    ) -> PyResult<()> {
+        let array = |(name, (dtype, shape, bytes)): (String, ReadBytes<'_>)| {
+            Ok(Array { name, dtype, shape, bytes: bytes.as_slice()?.to_vec() })
+        };
         let arrays = arrays.into_iter().map(array).collect::<PyResult<Vec<Array>>>()?;
         locked(&self.image).attach(texts, arrays);
         Ok(())
@@ -67,11 +72,15 @@ impl SnapshotSlots {
     fn read(&self, py: Python<'_>, sampler: &Sampler) -> PyResult<Option<SavedState>> {
         let pool = sampler.with_core(py, |core| Ok(core.pool().restarted()))?;
         let saved = mapped(py, py.detach(|| locked(&self.slots).read(Some(&pool))))?;
-        Ok(saved.map(|saved| SavedState { generation: saved.generation, saved: Mutex::new(Some(saved)) }))
+        Ok(saved.map(|saved| SavedState {
+            generation: saved.generation,
+            saved: Mutex::new(Some(saved)),
+        }))
     }
 }
 
-/// A snapshot that was read: a state for `Sampler.load_state_dict`, once, and what travelled beside it.
+/// A snapshot that was read: a state for `Sampler.load_state_dict`, once, and what travelled beside
+/// it.
 #[pyclass(frozen, module = "depo._core")]
 pub(super) struct SavedState {
     #[pyo3(get)]
@@ -83,17 +92,27 @@ impl SavedState {
     /// Restores a sampler and is empty then.
     pub(super) fn load(&self, core: &mut CoreSampler, strict: bool) -> Result<LoadReport> {
         let saved = locked(&self.saved).take();
-        saved.ok_or_else(|| Error::StateMissing { name: "a snapshot that was not loaded before".to_owned() })?.load(core, strict)
+        saved
+            .ok_or_else(|| Error::StateMissing {
+                name: "a snapshot that was not loaded before".to_owned(),
+            })?
+            .load(core, strict)
     }
 }
 
 #[pymethods]
 impl SavedState {
     /// Named texts and arrays, which are taken out.
-    fn detach<'py>(&self, py: Python<'py>) -> (BTreeMap<String, String>, BTreeMap<String, Bytes<'py>>) {
-        let taken = |saved: &mut Saved| (std::mem::take(&mut saved.texts), std::mem::take(&mut saved.arrays));
+    fn detach<'py>(
+        &self,
+        py: Python<'py>,
+    ) -> (BTreeMap<String, String>, BTreeMap<String, Bytes<'py>>) {
+        let taken = |saved: &mut Saved| {
+            (std::mem::take(&mut saved.texts), std::mem::take(&mut saved.arrays))
+        };
         let (texts, arrays) = locked(&self.saved).as_mut().map(taken).unwrap_or_default();
-        let array = |Array { name, dtype, shape, bytes }| (name, (dtype, shape, bytes.into_pyarray(py)));
+        let array =
+            |Array { name, dtype, shape, bytes }| (name, (dtype, shape, bytes.into_pyarray(py)));
         (texts, arrays.into_iter().map(array).collect())
     }
 }

@@ -70,12 +70,21 @@ impl Borrowed<'_> {
 }
 
 /// The array itself, of one dimension, with elements `T` that lie in a row.
-fn buffer<T: Element>(name: &str, value: &Bound<'_, PyAny>, dtype: &str) -> PyResult<Py<PyArray1<T>>> {
+fn buffer<T: Element>(
+    name: &str,
+    value: &Bound<'_, PyAny>,
+    dtype: &str,
+) -> PyResult<Py<PyArray1<T>>> {
     match value.cast::<PyArray1<T>>() {
         Ok(array) if array.is_c_contiguous() && array.is_aligned() => Ok(array.clone().unbind()),
         _ => {
             let got = match value.cast::<PyUntypedArray>() {
-                Ok(array) => format!("a {} array of shape {:?} and strides {:?}", array.dtype(), array.shape(), array.strides()),
+                Ok(array) => format!(
+                    "a {} array of shape {:?} and strides {:?}",
+                    array.dtype(),
+                    array.shape(),
+                    array.strides()
+                ),
                 Err(_) => value.get_type().to_string(),
             };
             Err(unfit(name, &got, &format!("a contiguous one-dimensional {dtype} array")))
@@ -96,7 +105,11 @@ impl TextColumn {
     fn places(&self, rows: &[i64]) -> PyResult<Vec<(usize, usize)>> {
         let len = self.__len__();
         let place = |(position, &index): (usize, &i64)| {
-            let outside = || PyIndexError::new_err(Error::Index { argument: "rows", position, index, len }.to_string());
+            let outside = || {
+                PyIndexError::new_err(
+                    Error::Index { argument: "rows", position, index, len }.to_string(),
+                )
+            };
             let row = usize::try_from(index).ok().filter(|&row| row < len).ok_or_else(outside)?;
             let chunk = self.starts.partition_point(|&start| start <= row) - 1;
             Ok((chunk, row - self.starts[chunk]))
@@ -118,7 +131,10 @@ fn texts<'a>(chunks: &'a [Borrowed<'_>]) -> PyResult<Vec<Texts<'a>>> {
 impl TextColumn {
     #[new]
     fn new(py: Python<'_>, chunks: Vec<(Bound<'_, PyAny>, Bound<'_, PyAny>)>) -> PyResult<Self> {
-        let chunks = chunks.into_iter().map(|(utf8, offsets)| Chunk::new(&utf8, &offsets)).collect::<PyResult<Vec<Chunk>>>()?;
+        let chunks = chunks
+            .into_iter()
+            .map(|(utf8, offsets)| Chunk::new(&utf8, &offsets))
+            .collect::<PyResult<Vec<Chunk>>>()?;
         let mut column = Self { chunks, starts: vec![0] };
         let borrowed = column.borrow(py);
         for chunk in texts(&borrowed)? {
@@ -134,7 +150,11 @@ impl TextColumn {
     }
 
     /// The texts of some rows.
-    fn texts<'py>(&self, py: Python<'py>, rows: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyList>> {
+    fn texts<'py>(
+        &self,
+        py: Python<'py>,
+        rows: &Bound<'py, PyAny>,
+    ) -> PyResult<Bound<'py, PyList>> {
         let rows: Vec<i64> = integers("rows", rows)?;
         let places = self.places(&rows)?;
         let mut chunks: BTreeMap<usize, Borrowed<'_>> = BTreeMap::new();
@@ -142,13 +162,28 @@ impl TextColumn {
             chunks.entry(chunk).or_insert_with(|| self.chunks[chunk].borrow(py));
         }
         let bytes = places.iter().zip(&rows).map(|(&(chunk, row), index)| {
-            let changed = || unfit("offsets", &format!("other offsets at row {index} than at first"), "buffers that nobody writes to");
+            let changed = || {
+                unfit(
+                    "offsets",
+                    &format!("other offsets at row {index} than at first"),
+                    "buffers that nobody writes to",
+                )
+            };
             chunks[&chunk].texts()?.bytes(row).ok_or_else(changed)
         });
         let bytes = bytes.collect::<PyResult<Vec<&[u8]>>>()?;
-        // One cache line after another is fetched while the next are asked for; a string at a time would wait for each of its own.
-        black_box(bytes.iter().flat_map(|text| text.iter().step_by(CACHE_LINE)).fold(0, |sum, byte| sum ^ byte));
-        let strings = bytes.into_iter().map(|text| PyString::from_bytes(py, text)).collect::<PyResult<Vec<_>>>()?;
+        // One cache line after another is fetched while the next are asked for; a string at a time
+        // would wait for each of its own.
+        black_box(
+            bytes
+                .iter()
+                .flat_map(|text| text.iter().step_by(CACHE_LINE))
+                .fold(0, |sum, byte| sum ^ byte),
+        );
+        let strings = bytes
+            .into_iter()
+            .map(|text| PyString::from_bytes(py, text))
+            .collect::<PyResult<Vec<_>>>()?;
         PyList::new(py, strings)
     }
 
@@ -159,7 +194,11 @@ impl TextColumn {
         let ids = detached(py, || {
             let bytes = || chunks.iter().flat_map(Texts::iter);
             match bytes().position(<[u8]>::is_empty) {
-                Some(row) => Err(Error::argument("ids", format!("an empty id at row {row}"), "ids of at least one character")),
+                Some(row) => Err(Error::argument(
+                    "ids",
+                    format!("an empty id at row {row}"),
+                    "ids of at least one character",
+                )),
                 None => Ok(bytes().map(content_id).collect::<Vec<u64>>()),
             }
         })?;
@@ -176,12 +215,15 @@ impl TextColumn {
         sources: &Bound<'py, PyArray1<u32>>,
         source_names: Vec<String>,
     ) -> Ids<'py> {
-        let (borrowed, borrowed_answers) = (self.borrow(py), answers.map(|answers| answers.borrow(py)));
-        let (chunks, answers) = (texts(&borrowed)?, borrowed_answers.as_deref().map(texts).transpose()?);
+        let (borrowed, borrowed_answers) =
+            (self.borrow(py), answers.map(|answers| answers.borrow(py)));
+        let (chunks, answers) =
+            (texts(&borrowed)?, borrowed_answers.as_deref().map(texts).transpose()?);
         let sources = sources.readonly();
         let sources = sources.as_slice()?;
         let ids = detached(py, move || {
-            let answers = answers.as_ref().map(|texts| Answers { texts, are_json: answers_are_json });
+            let answers =
+                answers.as_ref().map(|texts| Answers { texts, are_json: answers_are_json });
             prompt_ids(&chunks, answers, sources, &source_names)
         })?;
         Ok(ids.into_pyarray(py))

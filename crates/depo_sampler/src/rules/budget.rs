@@ -1,8 +1,10 @@
 //! The most probably informative of a fixed number of candidates per place: this project's own.
 //!
-//! The score is P(informative) plus optimism: a share of its standard deviation, for what is learned from a draw serves later draws (upper
-//! confidence bounds; Auer, Cesa-Bianchi and Fischer, Machine Learning 2002). Prompts without a label get another share, `curiosity`, which
-//! grows with the labels per prompt so far, to full at one: the best guess of how often prompts will be met again is how often they were.
+//! The score is P(informative) plus optimism: a share of its standard deviation, for what is
+//! learned from a draw serves later draws (upper confidence bounds; Auer, Cesa-Bianchi and Fischer,
+//! Machine Learning 2002). Prompts without a label get another share, `curiosity`, which grows with
+//! the labels per prompt so far, to full at one: the best guess of how often prompts will be met
+//! again is how often they were.
 
 use super::{Asked, CandidatesFrom, Judgement, NamedOption, Registered, Search, SelectionPolicy, Wanted};
 use crate::belief::{Belief, PoolQuery};
@@ -57,7 +59,8 @@ impl SelectionPolicy for Budget {
             return vec![];
         }
         let Wanted { count, policy_version: version, visits, is_free, .. } = *wanted;
-        // One of those that compete for a place comes in epoch order: what is believed of a prompt whose belief is wrong is mended by nobody else.
+        // One of those that compete for a place comes in epoch order: what is believed of a prompt
+        // whose belief is wrong is mended by nobody else.
         let count = count - count / self.candidates_per_draw;
         belief.best_of_pool(&PoolQuery { count, version, min_age: self.min_age, deviations: self.deviations(visits), is_free })
     }

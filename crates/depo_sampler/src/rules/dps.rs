@@ -1,13 +1,17 @@
-//! DPS, "Dynamics-predictive sampling for active RL finetuning of large reasoning models" (arXiv 2603.10887).
+//! DPS, "Dynamics-predictive sampling for active RL finetuning of large reasoning models" (arXiv
+//! 2603.10887).
 //!
-//! Each prompt is a Markov chain over none, some and all of a group solved; a label shows its state. The transition matrix P is the mean of
-//! Dirichlet counts (from-states in columns), which start at 1 and grow by the posterior of the transition into the state that a label
-//! shows, from the state's distribution one version earlier. Candidates with the greatest probability of "some" are taken.
+//! Each prompt is a Markov chain over none, some and all of a group solved; a label shows its
+//! state. The transition matrix P is the mean of Dirichlet counts (from-states in columns), which
+//! start at 1 and grow by the posterior of the transition into the state that a label shows, from
+//! the state's distribution one version earlier. Candidates with the greatest probability of "some"
+//! are taken.
 //!
-//! The source moves every prompt's distribution by P once per step. Counts change with labels only (its decay is 1 by default), so k versions
-//! without a label are the column of P^k, taken when asked for: the same numbers without a loop over the pool. Not reproduced: other prior
-//! shapes, decay below 1, and the entropy bonus (0 by default). Labels and
-//! candidates no newer than the last label count as one version later.
+//! The source moves every prompt's distribution by P once per step. Counts change with labels only
+//! (its decay is 1 by default), so k versions without a label are the column of P^k, taken when
+//! asked for: the same numbers without a loop over the pool. Not reproduced: other prior shapes,
+//! decay below 1, and the entropy bonus (0 by default). Labels and candidates no newer than the
+//! last label count as one version later.
 
 use super::{Asked, Judgement, Registered, Search, SelectionPolicy};
 use crate::belief::{Belief, Label};
@@ -58,7 +62,8 @@ impl Chain {
         self.counts.map(|row| std::array::from_fn(|from| row[from] / totals[from]))
     }
 
-    /// Distribution of the state so many versions after the last label. Before the first it is uniform, which P, uniform then, preserves.
+    /// Distribution of the state so many versions after the last label. Before the first it is
+    /// uniform, which P, uniform then, preserves.
     fn after(&self, versions: u32) -> Distribution {
         let Some(state) = self.state else { return [1.0 / STATES as f64; STATES] };
         let (mut factor, mut rest) = (self.transition(), versions);

@@ -1,8 +1,10 @@
-//! Where exploration looks: clusters of prompts are the arms of a bandit whose worth drifts. FDSW-UCB: the mean of discounted and
-//! sliding-window UCB (both of Garivier and Moulines, "On upper-confidence bound policies for switching bandit problems", ALT 2011).
+//! Where exploration looks: clusters of prompts are the arms of a bandit whose worth drifts.
+//! FDSW-UCB: the mean of discounted and sliding-window UCB (both of Garivier and Moulines, "On
+//! upper-confidence bound policies for switching bandit problems", ALT 2011).
 //!
-//! A pull is an explored group, its reward 1 if the group was informative. A cluster is a bin of the believed pass rate in one source. Five
-//! bins keep the arms few, for a run explores few groups, and still tell the hopeless and the mastered from what lies between.
+//! A pull is an explored group, its reward 1 if the group was informative. A cluster is a bin of
+//! the believed pass rate in one source. Five bins keep the arms few, for a run explores few
+//! groups, and still tell the hopeless and the mastered from what lies between.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::str::FromStr;
@@ -21,8 +23,8 @@ const DISCOUNT: f64 = 0.99;
 /// Weight of the confidence bonus.
 const BONUS: f64 = 1.0;
 
-/// Shortest window, the discount's own memory: 1 / (1 - 0.99) pulls. The published length follows from the length of the run and the
-/// number of drifts in it, which nobody knows beforehand.
+/// Shortest window, the discount's own memory: 1 / (1 - 0.99) pulls. The published length follows
+/// from the length of the run and the number of drifts in it, which nobody knows beforehand.
 const SHORTEST_WINDOW: usize = 100;
 
 /// Window of many clusters, so that being out of it decides at most one pull in so many.
@@ -89,7 +91,11 @@ impl Bounds {
 }
 
 fn upper_bound(rewards: f64, pulls: f64, all_pulls: f64) -> f64 {
-    if pulls > 0.0 { rewards / pulls + BONUS * (ln(all_pulls) / pulls).sqrt() } else { f64::INFINITY }
+    if pulls > 0.0 {
+        rewards / pulls + BONUS * (ln(all_pulls) / pulls).sqrt()
+    } else {
+        f64::INFINITY
+    }
 }
 
 /// All clusters, as arms of one bandit.
@@ -105,7 +111,8 @@ pub struct Arms {
 impl Arms {
     /// Nothing pulled yet, of a pool with so many sources.
     pub fn new(sources: usize) -> Self {
-        let window_length = SHORTEST_WINDOW.max(PULLS_PER_CLUSTER * PASS_RATE_BINS as usize * sources);
+        let window_length =
+            SHORTEST_WINDOW.max(PULLS_PER_CLUSTER * PASS_RATE_BINS as usize * sources);
         Self { by_cluster: BTreeMap::new(), window: VecDeque::new(), window_length }
     }
 
@@ -142,23 +149,41 @@ impl Arms {
         let all_pulls: f64 = self.by_cluster.values().map(|arm| arm.discounted_pulls).sum();
         Bounds {
             discounted: upper_bound(arm.discounted_rewards, arm.discounted_pulls, all_pulls),
-            window: upper_bound(arm.window_rewards.into(), arm.window_pulls.into(), self.window.len() as f64),
+            window: upper_bound(
+                arm.window_rewards.into(),
+                arm.window_pulls.into(),
+                self.window.len() as f64,
+            ),
         }
     }
 
-    /// Gives `places` one by one to the cluster with the greatest combined bound that still has candidates, which `candidates` counts. Of
-    /// equals (all that are out of the window are) the greatest discounted bound comes first, then the lowest number.
+    /// Gives `places` one by one to the cluster with the greatest combined bound that still has
+    /// candidates, which `candidates` counts. Of equals (all that are out of the window are) the
+    /// greatest discounted bound comes first, then the lowest number.
     ///
-    /// A place counts at once as a pull without reward, or a batch would explore a single cluster. Whoever is out of the window comes
-    /// before whoever is in it: no cluster with candidates waits for more pulls than the window and the number of clusters together.
-    pub fn share_out(&self, candidates: &BTreeMap<u32, usize>, places: usize) -> BTreeMap<u32, usize> {
+    /// A place counts at once as a pull without reward, or a batch would explore a single cluster.
+    /// Whoever is out of the window comes before whoever is in it: no cluster with candidates waits
+    /// for more pulls than the window and the number of clusters together.
+    pub fn share_out(
+        &self,
+        candidates: &BTreeMap<u32, usize>,
+        places: usize,
+    ) -> BTreeMap<u32, usize> {
         let mut imagined = self.clone();
         let mut given: BTreeMap<u32, usize> = BTreeMap::new();
         for _ in 0..places {
-            let open = candidates.iter().filter(|&(cluster, &count)| given.get(cluster).copied().unwrap_or(0) < count);
+            let open = candidates
+                .iter()
+                .filter(|&(cluster, &count)| given.get(cluster).copied().unwrap_or(0) < count);
             let ranked = open.map(|(&cluster, _)| (cluster, imagined.bounds(cluster)));
-            let order = |a: Bounds, b: Bounds| a.combined().total_cmp(&b.combined()).then(a.discounted.total_cmp(&b.discounted));
-            let Some((best, _)) = ranked.max_by(|(a, of_a), (b, of_b)| order(*of_a, *of_b).then(b.cmp(a))) else { break };
+            let order = |a: Bounds, b: Bounds| {
+                a.combined().total_cmp(&b.combined()).then(a.discounted.total_cmp(&b.discounted))
+            };
+            let Some((best, _)) =
+                ranked.max_by(|(a, of_a), (b, of_b)| order(*of_a, *of_b).then(b.cmp(a)))
+            else {
+                break;
+            };
             *given.entry(best).or_default() += 1;
             imagined.pull(best, false);
         }
@@ -166,12 +191,22 @@ impl Arms {
     }
 
     pub(crate) fn save(&self, state: &mut StateMap) {
-        let column = |field: fn(&Arm) -> f64| self.by_cluster.values().map(field).collect::<Vec<f64>>();
-        state.insert("exploration.clusters".into(), self.by_cluster.keys().copied().collect::<Vec<_>>().into());
+        let column =
+            |field: fn(&Arm) -> f64| self.by_cluster.values().map(field).collect::<Vec<f64>>();
+        state.insert(
+            "exploration.clusters".into(),
+            self.by_cluster.keys().copied().collect::<Vec<_>>().into(),
+        );
         state.insert("exploration.rewards".into(), column(|arm| arm.discounted_rewards).into());
         state.insert("exploration.pulls".into(), column(|arm| arm.discounted_pulls).into());
-        state.insert("exploration.window_clusters".into(), self.window.iter().map(|pull| pull.0).collect::<Vec<_>>().into());
-        state.insert("exploration.window_informative".into(), self.window.iter().map(|pull| u8::from(pull.1)).collect::<Vec<_>>().into());
+        state.insert(
+            "exploration.window_clusters".into(),
+            self.window.iter().map(|pull| pull.0).collect::<Vec<_>>().into(),
+        );
+        state.insert(
+            "exploration.window_informative".into(),
+            self.window.iter().map(|pull| u8::from(pull.1)).collect::<Vec<_>>().into(),
+        );
     }
 
     pub(crate) fn restore(&mut self, state: &mut StateReader) -> Result<()> {
@@ -179,9 +214,14 @@ impl Arms {
         let rewards: Vec<f64> = state.array("exploration.rewards", clusters.len())?;
         let pulls: Vec<f64> = state.array("exploration.pulls", clusters.len())?;
         let window_clusters: Vec<u32> = state.take("exploration.window_clusters")?;
-        let window_informative: Vec<u8> = state.array("exploration.window_informative", window_clusters.len())?;
+        let window_informative: Vec<u8> =
+            state.array("exploration.window_informative", window_clusters.len())?;
         for (row, &cluster) in clusters.iter().enumerate() {
-            let arm = Arm { discounted_rewards: rewards[row], discounted_pulls: pulls[row], ..Arm::default() };
+            let arm = Arm {
+                discounted_rewards: rewards[row],
+                discounted_pulls: pulls[row],
+                ..Arm::default()
+            };
             self.by_cluster.insert(cluster, arm);
         }
         for (&cluster, &informative) in window_clusters.iter().zip(&window_informative) {

@@ -1,12 +1,16 @@
-//! GRESO, "Act only when it pays: efficient reinforcement learning for LLM reasoning via selective rollouts" (arXiv 2506.02177).
+//! GRESO, "Act only when it pays: efficient reinforcement learning for LLM reasoning via selective
+//! rollouts" (arXiv 2506.02177).
 //!
-//! A prompt whose last z visits were all silent in the same way is kept with probability max(p^z, 0.01); p is `p_easy` after groups that
-//! were all right, `p_hard` after groups that were all wrong. Once per policy version, from the second epoch on, each p moves by
-//! `adaptation` = 0.01 within 0.05..0.95: down if the version's share of such groups reached its part of `target_zero_variance` (easy 1/3, hard
-//! 2/3), else up. The second epoch is told by the first label of a prompt that has one already, so it needs no epoch order.
+//! A prompt whose last z visits were all silent in the same way is kept with probability max(p^z,
+//! 0.01); p is `p_easy` after groups that were all right, `p_hard` after groups that were all
+//! wrong. Once per policy version, from the second epoch on, each p moves by `adaptation` = 0.01
+//! within 0.05..0.95: down if the version's share of such groups reached its part of
+//! `target_zero_variance` (easy 1/3, hard 2/3), else up. The second epoch is told by the first
+//! label of a prompt that has one already, so it needs no epoch order.
 //!
-//! Not reproduced: batches sized by the share of silent groups (the trainer's backfill takes that part), and the released code's test for
-//! hard groups, a mean up to 0.11, which is about its format reward; here a silent group is hard if nothing succeeded.
+//! Not reproduced: batches sized by the share of silent groups (the trainer's backfill takes that
+//! part), and the released code's test for hard groups, a mean up to 0.11, which is about its
+//! format reward; here a silent group is hard if nothing succeeded.
 
 use super::{Asked, Judgement, NamedOption, Registered, Search, SelectionPolicy};
 use crate::belief::{Belief, Label};

@@ -1,8 +1,11 @@
-//! Selection policies: whom to look at, and who is admitted. One small file per policy; the registry below names them.
+//! Selection policies: whom to look at, and who is admitted. One small file per policy; the
+//! registry below names them.
 //!
-//! A policy may remember labels and may draw lots, once per policy version: the stream is a function of (seed, version, prompt). Labels
-//! count in their order of arrival, explored prompts included, probes of fewer rollouts than a group not. The belief stays beside every policy, so that each draw's
-//! P(informative) is the belief's; recorded admissions are probabilities given what the policy's own lots said.
+//! A policy may remember labels and may draw lots, once per policy version: the stream is a
+//! function of (seed, version, prompt). Labels count in their order of arrival, explored prompts
+//! included, probes of fewer rollouts than a group not. The belief stays beside every policy, so
+//! that each draw's P(informative) is the belief's; recorded admissions are probabilities given
+//! what the policy's own lots said.
 
 pub mod exploration;
 
@@ -45,7 +48,10 @@ pub struct Judgement {
 impl Judgement {
     /// Admitted or rejected, one as good as another.
     pub(crate) fn admitted_if(admitted: bool) -> Self {
-        Self { standing: if admitted { Standing::Admitted } else { Standing::Rejected }, score: 0.0 }
+        Self {
+            standing: if admitted { Standing::Admitted } else { Standing::Rejected },
+            score: 0.0,
+        }
     }
 
     /// Competes with this score.
@@ -53,7 +59,8 @@ impl Judgement {
         Self { standing: Standing::Competing, score: score as f32 }
     }
 
-    /// Whether the candidate would be admitted outside of any batch; `threshold` is the running admission threshold of those who compete.
+    /// Whether the candidate would be admitted outside of any batch; `threshold` is the running
+    /// admission threshold of those who compete.
     pub fn is_wanted(&self, threshold: f64) -> bool {
         match self.standing {
             // In the scores' own precision, for the threshold is made of scores.
@@ -70,7 +77,8 @@ pub struct Progress {
     pub n: usize,
     /// Candidates admitted so far.
     pub admitted: usize,
-    /// Candidates that will be judged next in any case (buffered ones), those that are due not counted.
+    /// Candidates that will be judged next in any case (buffered ones), those that are due not
+    /// counted.
     pub waiting: usize,
     /// Candidates of this batch judged so far.
     pub judged: usize,
@@ -88,7 +96,8 @@ impl Progress {
 pub enum CandidatesFrom {
     /// The next ones in epoch order.
     Epoch,
-    /// The whole pool: those that the policy nominates; budget: but for one per prompt wanted, in epoch order.
+    /// The whole pool: those that the policy nominates; budget: but for one per prompt wanted, in
+    /// epoch order.
     Pool,
 }
 
@@ -151,11 +160,14 @@ pub enum Search {
 impl Search {
     /// Number of fresh candidates to look at next; 0 ends the search.
     pub fn fresh_candidates(self, progress: &Progress) -> usize {
-        let left = (progress.n.saturating_mul(self.candidates_per_draw())).saturating_sub(progress.judged + progress.waiting);
+        let left = (progress.n.saturating_mul(self.candidates_per_draw()))
+            .saturating_sub(progress.judged + progress.waiting);
         match self {
             Self::Missing { .. } => progress.missing().min(left),
             Self::Chunks { .. } if progress.admitted >= progress.n => 0,
-            Self::Chunks { .. } => progress.n.saturating_mul(2).saturating_sub(progress.waiting).min(left),
+            Self::Chunks { .. } => {
+                progress.n.saturating_mul(2).saturating_sub(progress.waiting).min(left)
+            }
             Self::Compare { .. } => left,
         }
     }
@@ -194,12 +206,14 @@ pub trait SelectionPolicy {
     /// Judges one candidate.
     fn judge(&self, asked: &Asked, belief: &dyn Belief) -> Judgement;
 
-    /// The candidates of the whole pool that would be judged best, at most as many as wanted; the rest comes in epoch order.
+    /// The candidates of the whole pool that would be judged best, at most as many as wanted; the
+    /// rest comes in epoch order.
     fn nominate(&mut self, _wanted: &Wanted, _belief: &mut dyn Belief) -> Vec<u32> {
         vec![]
     }
 
-    /// A policy version begins that no call has named before; called before anything else is done at that version.
+    /// A policy version begins that no call has named before; called before anything else is done
+    /// at that version.
     fn begin_step(&mut self, _version: u32) {}
 
     /// Takes in a label.

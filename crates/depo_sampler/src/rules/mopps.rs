@@ -1,8 +1,11 @@
-//! `MoPPS`, "Can prompt difficulty be online predicted for accelerating RL finetuning of reasoning models?" (arXiv 2507.04632).
+//! `MoPPS`, "Can prompt difficulty be online predicted for accelerating RL finetuning of reasoning
+//! models?" (arXiv 2507.04632).
 //!
-//! Each prompt has a Beta(1 + S, 1 + F); a label takes S to d S + k and F to d F + (n - k), and nothing else ever fades. One pass rate is
-//! drawn per candidate, and those nearest to the target are taken (the source's `topk`). With `candidates_from` the pool these are the nearest of all
-//! prompts, found without a pass rate drawn for each. Not reproduced: its `threshold` strategy, and initial counts from earlier rollouts.
+//! Each prompt has a Beta(1 + S, 1 + F); a label takes S to d S + k and F to d F + (n - k), and
+//! nothing else ever fades. One pass rate is drawn per candidate, and those nearest to the target
+//! are taken (the source's `topk`). With `candidates_from` the pool these are the nearest of all
+//! prompts, found without a pass rate drawn for each. Not reproduced: its `threshold` strategy, and
+//! initial counts from earlier rollouts.
 
 use depo_structures::{GREATEST_COUNT, GREATEST_TARGET, LEAST_COUNT, LEAST_TARGET, ThompsonTree};
 
@@ -54,7 +57,8 @@ impl Mopps {
     }
 }
 
-/// Parameters of a posterior from Beta(1, 1); without decay counts may exceed what a tree can have: their ratio stays.
+/// Parameters of a posterior from Beta(1, 1); without decay counts may exceed what a tree can have:
+/// their ratio stays.
 fn shape(counts: [f64; 2]) -> [f32; 2] {
     let [alpha, beta] = counts.map(|count| 1.0 + count);
     let factor = (f64::from(GREATEST_COUNT) / alpha.max(beta)).min(1.0);

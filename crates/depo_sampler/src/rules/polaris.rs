@@ -1,8 +1,10 @@
-//! Polaris ("A post-training recipe for scaling reinforcement learning on advanced reasoning models", 2025): at the end of a stage, prompts
-//! whose mean over the stage's groups is above 0.9 are dropped for good.
+//! Polaris ("A post-training recipe for scaling reinforcement learning on advanced reasoning
+//! models", 2025): at the end of a stage, prompts whose mean over the stage's groups is above 0.9
+//! are dropped for good.
 //!
-//! The source ends its stages by hand; here a stage lasts `stage_steps` policy versions. As published there is no way back. The mean is that
-//! of the groups' pass rates. Not reproduced: the initial pool (a matter of the data), temperatures tuned per stage, and the copying of good
+//! The source ends its stages by hand; here a stage lasts `stage_steps` policy versions. As
+//! published there is no way back. The mean is that of the groups' pass rates. Not reproduced: the
+//! initial pool (a matter of the data), temperatures tuned per stage, and the copying of good
 //! groups over silent ones within a batch.
 
 use super::{Asked, Judgement, NamedOption, Registered, Search, SelectionPolicy};

@@ -1,10 +1,11 @@
-//! Difficulty pools of prime-rl (Prime Intellect, `DifficultyPoolSampler`, 2026): a prompt's weight is that of the pool in which the pass
-//! rate of its latest group lies.
+//! Difficulty pools of prime-rl (Prime Intellect, `DifficultyPoolSampler`, 2026): a prompt's weight
+//! is that of the pool in which the pass rate of its latest group lies.
 //!
-//! Weighted sampling without replacement by exponential keys: the candidates with the greatest ln(u) / w are drawn (Efraimidis and Spirakis,
-//! "Weighted random sampling with a reservoir", 2006). The source samples with replacement from the whole pool; here a prompt is in flight
-//! once, and candidates compete in chunks, unless `candidates_from` is the pool: a sum tree then draws from all of it. Its gate that refuses groups
-//! without advantage is the trainer's backfill.
+//! Weighted sampling without replacement by exponential keys: the candidates with the greatest
+//! ln(u) / w are drawn (Efraimidis and Spirakis, "Weighted random sampling with a reservoir",
+//! 2006). The source samples with replacement from the whole pool; here a prompt is in flight once,
+//! and candidates compete in chunks, unless `candidates_from` is the pool: a sum tree then draws
+//! from all of it. Its gate that refuses groups without advantage is the trainer's backfill.
 
 use super::{Asked, CandidatesFrom, Judgement, NamedOption, Registered, Search, SelectionPolicy, Wanted};
 use crate::belief::{Belief, Label};

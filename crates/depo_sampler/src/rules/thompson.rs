@@ -1,8 +1,10 @@
-//! Thompson sampling (Thompson, Biometrika 1933) on the project's own belief: a pass rate p is drawn from it, and the score is the
-//! probability 1 - p^G - (1 - p)^G that a group at p is informative.
+//! Thompson sampling (Thompson, Biometrika 1933) on the project's own belief: a pass rate p is
+//! drawn from it, and the score is the probability 1 - p^G - (1 - p)^G that a group at p is
+//! informative.
 //!
-//! That score rises with min(p, 1 - p), so it ranks as the distance of p to 1/2 does; it is preferred because it is a probability, comparable
-//! with the running admission threshold at any G. Unlike `MoPPS` (arXiv 2507.04632) the draw knows text, age and base rate.
+//! That score rises with min(p, 1 - p), so it ranks as the distance of p to 1/2 does; it is
+//! preferred because it is a probability, comparable with the running admission threshold at any G.
+//! Unlike `MoPPS` (arXiv 2507.04632) the draw knows text, age and base rate.
 
 use super::{Asked, Judgement, Registered, Search, SelectionPolicy};
 use crate::belief::Belief;

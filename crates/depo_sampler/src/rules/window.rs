@@ -1,4 +1,5 @@
-//! Predicted rewards within a window (DEPO, arXiv 2602.06375), looked for in chunks of twice the batch.
+//! Predicted rewards within a window (DEPO, arXiv 2602.06375), looked for in chunks of twice the
+//! batch.
 //!
 //! Without a text prediction the believed pass rate takes its place, which the paper does not have.
 
@@ -20,7 +21,8 @@ struct Window {
 impl Window {
     /// How far the prediction lies outside of the window; 0 inside.
     fn distance(&self, asked: &Asked) -> f64 {
-        // The bounds are compared in the predictions' own precision: 0.15 is inside of a window from 0.15.
+        // The bounds are compared in the predictions' own precision: 0.15 is inside of a window
+        // from 0.15.
         let (low, high) = (f64::from(self.low as f32), f64::from(self.high as f32));
         let value = if asked.predicted_reward.is_nan() { asked.forecast.pass_rate } else { f64::from(asked.predicted_reward) };
         (low - value).max(value - high).max(0.0)

@@ -1,4 +1,5 @@
-//! Prompts in the order of their last label, least recent first, so that the ones due for a re-probe are found without a scan.
+//! Prompts in the order of their last label, least recent first, so that the ones due for a
+//! re-probe are found without a scan.
 
 use std::borrow::Cow;
 
@@ -11,8 +12,9 @@ use crate::state::{Carry, StateMap, StateReader};
 /// Superseded entries that the log may always hold.
 const SLACK: usize = 16;
 
-/// First the prompts that were never labelled, in the order of epoch 0, which takes no memory; then a log of the labels, in which a prompt's last entry
-/// counts. A log is saved and loaded as it lies there, which walking a linked list of millions is not.
+/// First the prompts that were never labelled, in the order of epoch 0, which takes no memory; then
+/// a log of the labels, in which a prompt's last entry counts. A log is saved and loaded as it lies
+/// there, which walking a linked list of millions is not.
 #[derive(Debug, Clone)]
 pub struct LabelAges {
     unlabelled: Permutation,
@@ -22,7 +24,8 @@ pub struct LabelAges {
     order: Vec<u32>,
     /// Version after that of the label, for each entry of the log.
     unlabelled_from: Vec<u32>,
-    /// By prompt, the number of its last entry, from 1 on; 0: never labelled. Only zeros are laid out without being written.
+    /// By prompt, the number of its last entry, from 1 on; 0: never labelled. Only zeros are laid
+    /// out without being written.
     last: Vec<u32>,
     labelled: usize,
     /// Every entry before this one is superseded.
@@ -33,7 +36,15 @@ impl LabelAges {
     /// Nobody has been labelled since version 0.
     pub fn new(seed: u64, len: usize) -> Self {
         let (unlabelled, last) = (epoch_order(seed, 0, len), zeros(len));
-        Self { unlabelled, first_unlabelled: 0, order: vec![], unlabelled_from: vec![], last, labelled: 0, first: 0 }
+        Self {
+            unlabelled,
+            first_unlabelled: 0,
+            order: vec![],
+            unlabelled_from: vec![],
+            last,
+            labelled: 0,
+            first: 0,
+        }
     }
 
     /// Number of prompts.
@@ -64,7 +75,9 @@ impl LabelAges {
 
     /// Moves both fronts past what no longer counts.
     fn advance(&mut self) {
-        while self.first_unlabelled < self.len() && self.is_labelled(self.unlabelled.at(self.first_unlabelled) as u32) {
+        while self.first_unlabelled < self.len()
+            && self.is_labelled(self.unlabelled.at(self.first_unlabelled) as u32)
+        {
             self.first_unlabelled += 1;
         }
         while self.first < self.order.len() && !self.counts(self.first) {
@@ -72,13 +85,17 @@ impl LabelAges {
         }
     }
 
-    /// Drops superseded entries once they are half as many as the others: seldom enough to cost nothing.
+    /// Drops superseded entries once they are half as many as the others: seldom enough to cost
+    /// nothing.
     fn compact(&mut self) {
         // Entries are counted in 32 bits.
-        if self.order.len() <= self.labelled + self.labelled / 2 + SLACK && self.order.len() < u32::MAX as usize - 1 {
+        if self.order.len() <= self.labelled + self.labelled / 2 + SLACK
+            && self.order.len() < u32::MAX as usize - 1
+        {
             return;
         }
-        let log: Vec<(u32, u32)> = self.labelled().map(|prompt| (prompt, self.unlabelled_from(prompt))).collect();
+        let log: Vec<(u32, u32)> =
+            self.labelled().map(|prompt| (prompt, self.unlabelled_from(prompt))).collect();
         (self.order, self.unlabelled_from) = log.into_iter().unzip();
         for (entry, &prompt) in (1..).zip(&self.order) {
             self.last[prompt as usize] = entry;
@@ -86,7 +103,8 @@ impl LabelAges {
         self.first = 0;
     }
 
-    /// A verdict on this prompt arrived while the clock stood at `version`, which never runs backwards.
+    /// A verdict on this prompt arrived while the clock stood at `version`, which never runs
+    /// backwards.
     pub fn touch(&mut self, prompt: u32, version: u32) {
         self.append(prompt, version.saturating_add(1));
         self.compact();
@@ -95,17 +113,22 @@ impl LabelAges {
 
     /// The prompts that have a label, from the least recently labelled on.
     fn labelled(&self) -> impl Iterator<Item = u32> {
-        (self.first..self.order.len()).filter(|&entry| self.counts(entry)).map(|entry| self.order[entry])
+        (self.first..self.order.len())
+            .filter(|&entry| self.counts(entry))
+            .map(|entry| self.order[entry])
     }
 
     /// Prompts from the least recently labelled on.
     pub fn iter(&self) -> impl Iterator<Item = u32> {
         let ranks = self.first_unlabelled..self.len();
-        let unlabelled = ranks.map(|rank| self.unlabelled.at(rank) as u32).filter(|&prompt| !self.is_labelled(prompt));
+        let unlabelled = ranks
+            .map(|rank| self.unlabelled.at(rank) as u32)
+            .filter(|&prompt| !self.is_labelled(prompt));
         unlabelled.chain(self.labelled())
     }
 
-    /// Whether a prompt will have been unlabelled for `max_age` versions or more if it gets no label at `version`.
+    /// Whether a prompt will have been unlabelled for `max_age` versions or more if it gets no
+    /// label at `version`.
     pub fn is_due(&self, prompt: u32, version: u32, max_age: u32) -> bool {
         version.saturating_add(1).saturating_sub(self.unlabelled_from(prompt)) >= max_age
     }
@@ -115,10 +138,13 @@ impl LabelAges {
         self.iter().take_while(move |&prompt| self.is_due(prompt, version, max_age))
     }
 
-    /// Versions since the last label of the prompt that has waited longest, those never labelled from the start on; 0 without prompts.
+    /// Versions since the last label of the prompt that has waited longest, those never labelled
+    /// from the start on; 0 without prompts.
     pub fn greatest(&self, version: u32) -> u64 {
         let oldest = self.iter().next();
-        oldest.map_or(0, |prompt| (u64::from(version) + 1).saturating_sub(self.unlabelled_from(prompt).into()))
+        oldest.map_or(0, |prompt| {
+            (u64::from(version) + 1).saturating_sub(self.unlabelled_from(prompt).into())
+        })
     }
 
     pub(crate) fn save<'a>(&'a self, state: &mut StateMap<'a>) {

@@ -1,4 +1,5 @@
-//! Who of a batch's candidates gets a place, and with which probability: merit, exploration, filling up.
+//! Who of a batch's candidates gets a place, and with which probability: merit, exploration,
+//! filling up.
 
 use std::collections::BTreeMap;
 
@@ -25,7 +26,8 @@ pub struct Candidate {
     pub standing: Standing,
     /// Order within the standing, higher first.
     pub score: f32,
-    /// Whether it was unlabelled for too long, so that it is drawn in any case, if only to be probed.
+    /// Whether it was unlabelled for too long, so that it is drawn in any case, if only to be
+    /// probed.
     pub due: bool,
 }
 
@@ -34,11 +36,13 @@ pub struct Candidate {
 pub struct Places<'a> {
     /// Prompts wanted.
     pub n: usize,
-    /// Whether the admitted without a place wait for the next batch. If not, candidates must have arrived in random order.
+    /// Whether the admitted without a place wait for the next batch. If not, candidates must have
+    /// arrived in random order.
     pub surplus_waits: bool,
     /// Share of them explored, in [0, 1].
     pub explore_share: f64,
-    /// What is known of the clusters that share the explored places out; none: all candidates have the same chance.
+    /// What is known of the clusters that share the explored places out; none: all candidates have
+    /// the same chance.
     pub arms: Option<&'a Arms>,
     /// Least share by source index, for candidates that compete.
     pub source_floors: &'a [f32],
@@ -87,7 +91,8 @@ pub(crate) fn places_for(share: f64, n: usize) -> usize {
     (share * n as f64 - ROUNDING).ceil().max(0.0) as usize
 }
 
-/// Candidates in order of claim: by standing, then winners of a source's floor, then score, then arrival.
+/// Candidates in order of claim: by standing, then winners of a source's floor, then score, then
+/// arrival.
 struct Ranking {
     order: Vec<usize>,
     /// Admitted without competition.
@@ -100,24 +105,35 @@ impl Ranking {
     fn new(candidates: &[Candidate], places: &Places) -> Self {
         let mut order: Vec<usize> = (0..candidates.len()).collect();
         let standing = |&index: &usize| candidates[index].standing;
-        order.sort_by(|a, b| standing(a).cmp(&standing(b)).then(candidates[*b].score.total_cmp(&candidates[*a].score)));
-        let count = |last: Standing| order.iter().take_while(|index| standing(index) <= last).count();
+        order.sort_by(|a, b| {
+            standing(a)
+                .cmp(&standing(b))
+                .then(candidates[*b].score.total_cmp(&candidates[*a].score))
+        });
+        let count =
+            |last: Standing| order.iter().take_while(|index| standing(index) <= last).count();
         let admitted = count(Standing::Admitted);
         let competing = count(Standing::Competing) - admitted;
-        let mut quotas: Vec<usize> = places.source_floors.iter().map(|&floor| places_for(f64::from(floor), places.n)).collect();
-        let (winners, others): (Vec<usize>, Vec<usize>) = order[admitted..admitted + competing].iter().partition(|&&index| {
-            let quota = &mut quotas[places.source(&candidates[index]) as usize];
-            let wins = *quota > 0;
-            *quota -= usize::from(wins);
-            wins
-        });
+        let mut quotas: Vec<usize> = places
+            .source_floors
+            .iter()
+            .map(|&floor| places_for(f64::from(floor), places.n))
+            .collect();
+        let (winners, others): (Vec<usize>, Vec<usize>) =
+            order[admitted..admitted + competing].iter().partition(|&&index| {
+                let quota = &mut quotas[places.source(&candidates[index]) as usize];
+                let wins = *quota > 0;
+                *quota -= usize::from(wins);
+                wins
+            });
         order.splice(admitted..admitted + competing, winners.iter().chain(&others).copied());
         Self { order, admitted, competing, floored: winners.len() }
     }
 }
 
-/// How the ranking is divided when `explore` places are for exploration: positions ..merit and gate..gate + fill get a place for certain,
-/// merit..gate wait for the next batch, and `explore` of the rest are drawn at random.
+/// How the ranking is divided when `explore` places are for exploration: positions ..merit and
+/// gate..gate + fill get a place for certain, merit..gate wait for the next batch, and `explore` of
+/// the rest are drawn at random.
 #[derive(Debug, Clone, Copy)]
 struct Division {
     merit: usize,
@@ -153,26 +169,47 @@ struct Plan {
 }
 
 impl Plan {
-    fn new(ranking: &Ranking, candidates: &[Candidate], places: &Places, explore: usize, exploration: Stream) -> Self {
+    fn new(
+        ranking: &Ranking,
+        candidates: &[Candidate],
+        places: &Places,
+        explore: usize,
+        exploration: Stream,
+    ) -> Self {
         let division = Division::new(ranking, places.n, explore);
         let (rest, explore) = (division.gate + division.fill..division.len, division.explore);
         let Some(arms) = places.arms else {
-            return Self { division, lotteries: vec![Lottery { positions: rest.collect(), places: explore, stream: exploration }] };
+            return Self {
+                division,
+                lotteries: vec![Lottery {
+                    positions: rest.collect(),
+                    places: explore,
+                    stream: exploration,
+                }],
+            };
         };
         let mut clusters: BTreeMap<u32, Vec<usize>> = BTreeMap::new();
         for position in rest {
-            clusters.entry(places.cluster(&candidates[ranking.order[position]])).or_default().push(position);
+            clusters
+                .entry(places.cluster(&candidates[ranking.order[position]]))
+                .or_default()
+                .push(position);
         }
-        let sizes = clusters.iter().map(|(&cluster, positions)| (cluster, positions.len())).collect();
+        let sizes =
+            clusters.iter().map(|(&cluster, positions)| (cluster, positions.len())).collect();
         let given = arms.share_out(&sizes, explore);
         let lottery = |(cluster, positions): (u32, Vec<usize>)| {
-            let (places, stream) = (given.get(&cluster).copied().unwrap_or(0), Stream::new(exploration.bits(cluster.into())));
+            let (places, stream) = (
+                given.get(&cluster).copied().unwrap_or(0),
+                Stream::new(exploration.bits(cluster.into())),
+            );
             Lottery { positions, places, stream }
         };
         Self { division, lotteries: clusters.into_iter().map(lottery).collect() }
     }
 
-    /// Probability of each position that its candidate gets a place, now or (if it only has to wait) later.
+    /// Probability of each position that its candidate gets a place, now or (if it only has to
+    /// wait) later.
     fn inclusions(&self, surplus_waits: bool) -> Vec<f64> {
         let Division { merit, gate, fill, len, .. } = self.division;
         let mut inclusions = vec![0.0; len];
@@ -188,8 +225,11 @@ impl Plan {
 
     /// Draws the positions to be explored.
     fn explored(&self) -> impl Iterator<Item = usize> {
-        let draw = |lottery: &Lottery| lottery.stream.sample(lottery.positions.len(), lottery.places);
-        self.lotteries.iter().flat_map(move |lottery| draw(lottery).into_iter().map(|index| lottery.positions[index]))
+        let draw =
+            |lottery: &Lottery| lottery.stream.sample(lottery.positions.len(), lottery.places);
+        self.lotteries.iter().flat_map(move |lottery| {
+            draw(lottery).into_iter().map(|index| lottery.positions[index])
+        })
     }
 }
 
@@ -207,14 +247,22 @@ fn share_among_equals<K: Ord>(values: &mut [f64], key: impl Fn(usize) -> K) {
     }
 }
 
-/// Averages the probabilities over orders of arrival: ties share what they get without a floor, then ties of one source what they get;
-/// exact but where a floor cuts through ties of several sources. With arms, ties of one cluster share, which is exact given the clusters
-/// in their order of claim.
-fn share_among_ties(admissions: &mut [f64], ranking: &Ranking, candidates: &[Candidate], places: &Places) {
+/// Averages the probabilities over orders of arrival: ties share what they get without a floor,
+/// then ties of one source what they get; exact but where a floor cuts through ties of several
+/// sources. With arms, ties of one cluster share, which is exact given the clusters in their order
+/// of claim.
+fn share_among_ties(
+    admissions: &mut [f64],
+    ranking: &Ranking,
+    candidates: &[Candidate],
+    places: &Places,
+) {
     let candidate = |position: usize| &candidates[ranking.order[position]];
     let tie = |position: usize| (candidate(position).standing, candidate(position).score.to_bits());
     if places.arms.is_some() {
-        share_among_equals(admissions, |position| (tie(position), places.cluster(candidate(position))));
+        share_among_equals(admissions, |position| {
+            (tie(position), places.cluster(candidate(position)))
+        });
         return;
     }
     let winners = ranking.admitted..ranking.admitted + ranking.floored;
@@ -229,25 +277,43 @@ fn kind_on_merit(standing: Standing) -> DrawKind {
     }
 }
 
-/// Gives out the places. `explore_share * n` is rounded to a whole number at random, without bias; recorded admissions are averages over
-/// both ways to round, and over ties where nobody waits, so they are the exact probabilities, given the arms if there are any.
+/// Gives out the places. `explore_share * n` is rounded to a whole number at random, without bias;
+/// recorded admissions are averages over both ways to round, and over ties where nobody waits, so
+/// they are the exact probabilities, given the arms if there are any.
 ///
-/// With arms, whoever is in a cluster without a place has no chance: weights of 1 / admission then stand for the explored clusters alone.
-pub fn allot(candidates: &[Candidate], places: &Places, rounding: Stream, exploration: Stream) -> Allotment {
+/// With arms, whoever is in a cluster without a place has no chance: weights of 1 / admission then
+/// stand for the explored clusters alone.
+pub fn allot(
+    candidates: &[Candidate],
+    places: &Places,
+    rounding: Stream,
+    exploration: Stream,
+) -> Allotment {
     let ranking = Ranking::new(candidates, places);
     let expected = places.explore_share * places.n as f64;
     let fraction = expected.fract();
-    let plan = |explore: f64| Plan::new(&ranking, candidates, places, explore as usize, exploration);
+    let plan =
+        |explore: f64| Plan::new(&ranking, candidates, places, explore as usize, exploration);
     let (rounded_down, rounded_up) = (plan(expected.floor()), plan(expected.ceil()));
-    let pairs = rounded_down.inclusions(places.surplus_waits).into_iter().zip(rounded_up.inclusions(places.surplus_waits));
-    let mut admissions: Vec<f64> = pairs.map(|(down, up)| (1.0 - fraction) * down + fraction * up).collect();
+    let pairs = rounded_down
+        .inclusions(places.surplus_waits)
+        .into_iter()
+        .zip(rounded_up.inclusions(places.surplus_waits));
+    let mut admissions: Vec<f64> =
+        pairs.map(|(down, up)| (1.0 - fraction) * down + fraction * up).collect();
     if !places.surplus_waits {
         share_among_ties(&mut admissions, &ranking, candidates, places);
     }
     let plan = if rounding.unit(0) < fraction { rounded_up } else { rounded_down };
     let Division { merit, gate, fill, len, .. } = plan.division;
-    let pick = |position: usize, kind: DrawKind| Pick { candidate: ranking.order[position], kind, admission: admissions[position] };
-    let on_merit = |position: usize| pick(position, kind_on_merit(candidates[ranking.order[position]].standing));
+    let pick = |position: usize, kind: DrawKind| Pick {
+        candidate: ranking.order[position],
+        kind,
+        admission: admissions[position],
+    };
+    let on_merit = |position: usize| {
+        pick(position, kind_on_merit(candidates[ranking.order[position]].standing))
+    };
     let mut picks: Vec<Pick> = (0..merit).map(on_merit).collect();
     picks.extend((gate..gate + fill).map(|position| pick(position, DrawKind::Fill)));
     picks.extend(plan.explored().map(|position| pick(position, DrawKind::Explore)));

@@ -1,4 +1,5 @@
-//! The batch in the making: candidates that wait for their predictions, and judged ones that wait for a place.
+//! The batch in the making: candidates that wait for their predictions, and judged ones that wait
+//! for a place.
 
 use crate::error::{Error, Result};
 use crate::rules::Standing;
@@ -42,7 +43,8 @@ pub struct PromptBuffer {
 }
 
 impl PromptBuffer {
-    /// Opens a batch: what an earlier one left admitted waits for a newer prediction, in front of everyone else.
+    /// Opens a batch: what an earlier one left admitted waits for a newer prediction, in front of
+    /// everyone else.
     ///
     /// Returns whether a new batch began.
     ///
@@ -54,28 +56,39 @@ impl PromptBuffer {
         }
         let begins = self.batch == Batch::None;
         if begins {
-            let kept = self.judged.drain(..).map(|candidate| Pending { prompt: candidate.prompt, due: false });
+            let kept = self
+                .judged
+                .drain(..)
+                .map(|candidate| Pending { prompt: candidate.prompt, due: false });
             self.pending.splice(0..0, kept);
             self.batch = Batch::Open;
         }
         Ok(begins)
     }
 
-    /// Opens a batch of candidates that the caller names. Returns who waited here until now, to be released; none if it is open already.
+    /// Opens a batch of candidates that the caller names. Returns who waited here until now, to be
+    /// released; none if it is open already.
     ///
     /// # Errors
-    /// The candidates of the last `propose` have not been offered, or the present batch is not one of named candidates.
+    /// The candidates of the last `propose` have not been offered, or the present batch is not one
+    /// of named candidates.
     pub fn open_named(&mut self) -> Result<Option<Vec<u32>>> {
         if self.awaiting_offer {
             return Err(Error::OfferMissing { pending: self.pending.len() });
         }
         match self.batch {
             Batch::Named => Ok(None),
-            Batch::Open => Err(Error::argument("among", "candidates in the middle of a batch without", "the same `among` until `take`")),
+            Batch::Open => Err(Error::argument(
+                "among",
+                "candidates in the middle of a batch without",
+                "the same `among` until `take`",
+            )),
             Batch::None => {
                 self.batch = Batch::Named;
                 let judged = self.judged.drain(..).map(|candidate| candidate.prompt);
-                Ok(Some(judged.chain(self.pending.drain(..).map(|pending| pending.prompt)).collect()))
+                Ok(Some(
+                    judged.chain(self.pending.drain(..).map(|pending| pending.prompt)).collect(),
+                ))
             }
         }
     }
@@ -115,10 +128,14 @@ impl PromptBuffer {
     pub fn accept(&mut self, candidates: &[u32]) -> Result<Vec<Pending>> {
         let longest = self.pending.len().max(candidates.len());
         let proposed = |position: usize| self.pending.get(position).map(|pending| pending.prompt);
-        let differs = (0..longest).find(|&position| candidates.get(position).copied() != proposed(position));
+        let differs =
+            (0..longest).find(|&position| candidates.get(position).copied() != proposed(position));
         if let Some(position) = differs {
-            let name = |prompt: Option<u32>| prompt.map_or_else(|| "nothing".into(), |prompt| format!("prompt {prompt}"));
-            let (got, expected) = (name(candidates.get(position).copied()), name(proposed(position)));
+            let name = |prompt: Option<u32>| {
+                prompt.map_or_else(|| "nothing".into(), |prompt| format!("prompt {prompt}"))
+            };
+            let (got, expected) =
+                (name(candidates.get(position).copied()), name(proposed(position)));
             return Err(Error::OtherCandidates { position, got, expected });
         }
         self.awaiting_offer = false;
@@ -150,7 +167,8 @@ impl PromptBuffer {
         self.judged.iter().filter(|candidate| candidate.standing <= Standing::Admitted).count()
     }
 
-    /// Ends the batch and hands out its judged candidates. Candidates that were proposed but never offered head the next batch.
+    /// Ends the batch and hands out its judged candidates. Candidates that were proposed but never
+    /// offered head the next batch.
     pub fn close_batch(&mut self) -> Vec<Candidate> {
         self.batch = Batch::None;
         self.awaiting_offer = false;
@@ -158,24 +176,37 @@ impl PromptBuffer {
     }
 
     pub(crate) fn save(&self, state: &mut StateMap) {
-        let column = |field: fn(&Candidate) -> f32| self.judged.iter().map(field).collect::<Vec<f32>>();
+        let column =
+            |field: fn(&Candidate) -> f32| self.judged.iter().map(field).collect::<Vec<f32>>();
         let prompts: Vec<u32> = self.judged.iter().map(|candidate| candidate.prompt).collect();
-        let standings: Vec<u8> = self.judged.iter().map(|candidate| candidate.standing as u8).collect();
+        let standings: Vec<u8> =
+            self.judged.iter().map(|candidate| candidate.standing as u8).collect();
         state.insert("buffer.batch_open".into(), (self.batch as u64).into());
         state.insert("buffer.prompts".into(), prompts.into());
         state.insert("buffer.standings".into(), standings.into());
-        state.insert("buffer.predicted_rewards".into(), column(|candidate| candidate.predicted_reward).into());
-        state.insert("buffer.p_informative".into(), column(|candidate| candidate.p_informative).into());
+        state.insert(
+            "buffer.predicted_rewards".into(),
+            column(|candidate| candidate.predicted_reward).into(),
+        );
+        state.insert(
+            "buffer.p_informative".into(),
+            column(|candidate| candidate.p_informative).into(),
+        );
         state.insert("buffer.pass_rates".into(), column(|candidate| candidate.pass_rate).into());
-        state.insert("buffer.due".into(), self.judged.iter().map(|candidate| u8::from(candidate.due)).collect::<Vec<_>>().into());
+        state.insert(
+            "buffer.due".into(),
+            self.judged.iter().map(|candidate| u8::from(candidate.due)).collect::<Vec<_>>().into(),
+        );
         state.insert("buffer.scores".into(), column(|candidate| candidate.score).into());
         let pending: Vec<u32> = self.pending.iter().map(|pending| pending.prompt).collect();
-        let pending_due: Vec<u8> = self.pending.iter().map(|pending| u8::from(pending.due)).collect();
+        let pending_due: Vec<u8> =
+            self.pending.iter().map(|pending| u8::from(pending.due)).collect();
         state.insert("buffer.pending".into(), pending.into());
         state.insert("buffer.pending_due".into(), pending_due.into());
     }
 
-    /// Restores the batch. The pending candidates may be offered, or proposed again: whoever proposed them may be gone.
+    /// Restores the batch. The pending candidates may be offered, or proposed again: whoever
+    /// proposed them may be gone.
     pub(crate) fn restore(&mut self, state: &mut StateReader, carry: &Carry) -> Result<()> {
         let batch: u64 = state.take("buffer.batch_open")?;
         let known = Batch::ALL.into_iter().find(|&known| known as u64 == batch);
@@ -190,11 +221,20 @@ impl PromptBuffer {
         let due: Vec<u8> = state.array("buffer.due", prompts.len())?;
         for (row, &old) in prompts.iter().enumerate() {
             let standing = Standing::ALL.get(usize::from(standings[row])).copied();
-            let standing = standing.ok_or_else(|| Error::state_entry("buffer.standings", standings[row], "0..3"))?;
+            let standing = standing
+                .ok_or_else(|| Error::state_entry("buffer.standings", standings[row], "0..3"))?;
             if let Some(prompt) = carry.prompt("buffer.prompts", old)? {
                 let (predicted_reward, pass_rate) = (predicted_rewards[row], pass_rates[row]);
                 let (p_informative, score, due) = (p_informative[row], scores[row], due[row] != 0);
-                self.judged.push(Candidate { prompt, predicted_reward, p_informative, pass_rate, standing, score, due });
+                self.judged.push(Candidate {
+                    prompt,
+                    predicted_reward,
+                    p_informative,
+                    pass_rate,
+                    standing,
+                    score,
+                    due,
+                });
             }
         }
         let pending: Vec<u32> = state.take("buffer.pending")?;

@@ -23,7 +23,8 @@ pub enum DrawKind {
 
 impl DrawKind {
     /// Every kind, by code.
-    pub const ALL: [Self; 5] = [Self::Selected, Self::Warmup, Self::Explore, Self::Reprobe, Self::Fill];
+    pub const ALL: [Self; 5] =
+        [Self::Selected, Self::Warmup, Self::Explore, Self::Reprobe, Self::Fill];
 }
 
 /// One prompt handed out for one group of rollouts.
@@ -82,7 +83,9 @@ impl OpenDraws {
     /// Closes a draw.
     pub fn close(&mut self, draw_id: i64) -> Closing {
         match u64::try_from(draw_id) {
-            Ok(id) if id < self.issued => self.open.remove(&id).map_or(Closing::Closed, Closing::Open),
+            Ok(id) if id < self.issued => {
+                self.open.remove(&id).map_or(Closing::Closed, Closing::Open)
+            }
             _ => Closing::NeverIssued,
         }
     }
@@ -94,15 +97,27 @@ impl OpenDraws {
 
     pub(crate) fn save(&self, state: &mut StateMap) {
         state.insert("draws.issued".into(), self.issued.into());
-        state.insert("draws.ids".into(), self.iter().map(|draw| draw.draw_id).collect::<Vec<_>>().into());
-        state.insert("draws.prompts".into(), self.iter().map(|draw| draw.prompt).collect::<Vec<_>>().into());
+        state.insert(
+            "draws.ids".into(),
+            self.iter().map(|draw| draw.draw_id).collect::<Vec<_>>().into(),
+        );
+        state.insert(
+            "draws.prompts".into(),
+            self.iter().map(|draw| draw.prompt).collect::<Vec<_>>().into(),
+        );
         let column = |field: fn(&Draw) -> f32| self.iter().map(field).collect::<Vec<f32>>();
         state.insert("draws.predicted_rewards".into(), column(|draw| draw.predicted_reward).into());
         state.insert("draws.p_informative".into(), column(|draw| draw.p_informative).into());
         state.insert("draws.pass_rates".into(), column(|draw| draw.pass_rate).into());
         state.insert("draws.admissions".into(), column(|draw| draw.admission).into());
-        state.insert("draws.n_rollouts".into(), self.iter().map(|draw| draw.n_rollouts).collect::<Vec<_>>().into());
-        state.insert("draws.kinds".into(), self.iter().map(|draw| draw.kind as u8).collect::<Vec<_>>().into());
+        state.insert(
+            "draws.n_rollouts".into(),
+            self.iter().map(|draw| draw.n_rollouts).collect::<Vec<_>>().into(),
+        );
+        state.insert(
+            "draws.kinds".into(),
+            self.iter().map(|draw| draw.kind as u8).collect::<Vec<_>>().into(),
+        );
         let versions = self.iter().map(|draw| draw.policy_version).collect::<Vec<_>>();
         state.insert("draws.policy_versions".into(), versions.into());
     }
@@ -122,7 +137,11 @@ impl OpenDraws {
         let policy_versions: Vec<u32> = state.array("draws.policy_versions", len)?;
         for row in 0..len {
             if ids[row] >= self.issued {
-                return Err(Error::state_entry("draws.ids", ids[row], format!("ids below {}", self.issued)));
+                return Err(Error::state_entry(
+                    "draws.ids",
+                    ids[row],
+                    format!("ids below {}", self.issued),
+                ));
             }
             let kind = DrawKind::ALL.get(usize::from(kinds[row])).copied();
             let kind = kind.ok_or_else(|| Error::state_entry("draws.kinds", kinds[row], "0..4"))?;

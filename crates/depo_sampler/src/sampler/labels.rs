@@ -47,11 +47,13 @@ impl Observation {
 }
 
 impl Sampler {
-    /// Records rewards of shape `[B, G]` (row by row, NaN: unknown) and exp(mean token log-prob) `[B]` (NaN: unknown) of rollouts by policy
-    /// `policy_version`. Late, partial, repeated and unknown observations are all fine.
+    /// Records rewards of shape `[B, G]` (row by row, NaN: unknown) and exp(mean token log-prob)
+    /// `[B]` (NaN: unknown) of rollouts by policy `policy_version`. Late, partial, repeated and
+    /// unknown observations are all fine.
     ///
     /// # Errors
-    /// A shape does not fit, a reward is infinite, or a log-prob target is outside of [0, 1]; nothing has changed then.
+    /// A shape does not fit, a reward is infinite, or a log-prob target is outside of [0, 1];
+    /// nothing has changed then.
     pub fn observe(
         &mut self,
         draw_ids: &[i64],
@@ -62,22 +64,45 @@ impl Sampler {
     ) -> Result<Vec<Observation>> {
         let (rows, group_size) = (draw_ids.len(), self.settings.group_size);
         let fits = shape == [rows, group_size] && rewards.len() == rows * group_size;
-        require(fits, "rewards", format!("shape {shape:?}"), &format!("shape {:?}", [rows, group_size]))?;
+        require(
+            fits,
+            "rewards",
+            format!("shape {shape:?}"),
+            &format!("shape {:?}", [rows, group_size]),
+        )?;
         let len = logprob_targets.len();
-        require(len == rows, "logprob_targets", format!("length {len}"), &format!("length {rows}, one per draw"))?;
+        require(
+            len == rows,
+            "logprob_targets",
+            format!("length {len}"),
+            &format!("length {rows}, one per draw"),
+        )?;
         require_no_infinity(rewards, group_size)?;
-        let valid = |target: &f32| target.is_nan() || (0.0..=1.0 + LOGPROB_ROUNDING).contains(target);
+        let valid =
+            |target: &f32| target.is_nan() || (0.0..=1.0 + LOGPROB_ROUNDING).contains(target);
         if let Some(at) = logprob_targets.iter().position(|target| !valid(target)) {
             let got = format!("{} at position {at}", logprob_targets[at]);
-            return Err(Error::argument("logprob_targets", got, "exp(mean log-prob) within 0..1, or NaN for unknown"));
+            return Err(Error::argument(
+                "logprob_targets",
+                got,
+                "exp(mean log-prob) within 0..1, or NaN for unknown",
+            ));
         }
         self.advance_clock(policy_version);
         let groups = rewards.chunks_exact(group_size).zip(logprob_targets);
         let observed = draw_ids.iter().zip(groups);
-        Ok(observed.map(|(&id, (group, &target))| self.observe_one(id, group, target, policy_version)).collect())
+        Ok(observed
+            .map(|(&id, (group, &target))| self.observe_one(id, group, target, policy_version))
+            .collect())
     }
 
-    fn observe_one(&mut self, draw_id: i64, rewards: &[f32], logprob_target: f32, policy_version: u32) -> Observation {
+    fn observe_one(
+        &mut self,
+        draw_id: i64,
+        rewards: &[f32],
+        logprob_target: f32,
+        policy_version: u32,
+    ) -> Observation {
         let draw = match self.draws.close(draw_id) {
             Closing::Open(draw) => draw,
             Closing::Closed => {
@@ -90,7 +115,8 @@ impl Sampler {
             }
         };
         self.pool.release(draw.prompt);
-        // A group that nobody could judge counts as a try, or it would come back as the oldest at every batch.
+        // A group that nobody could judge counts as a try, or it would come back as the oldest at
+        // every batch.
         self.ages.touch(draw.prompt, self.clock);
         let summary = GroupSummary::of(rewards);
         if summary.known == 0 {
@@ -103,7 +129,14 @@ impl Sampler {
         self.record(draw, &summary, successes, logprob_target, policy_version)
     }
 
-    fn record(&mut self, draw: Draw, summary: &GroupSummary, successes: usize, logprob_target: f32, policy_version: u32) -> Observation {
+    fn record(
+        &mut self,
+        draw: Draw,
+        summary: &GroupSummary,
+        successes: usize,
+        logprob_target: f32,
+        policy_version: u32,
+    ) -> Observation {
         let weight = (1.0 / f64::from(draw.admission)).min(self.settings.max_target_weight);
         let informative = summary.is_informative(self.settings.tolerance);
         let label = Label {
@@ -115,7 +148,8 @@ impl Sampler {
             weight,
         };
         let late = self.belief.observe(&label);
-        // Policies think in groups: a probe of one rollout would look to them like a group without signal.
+        // Policies think in groups: a probe of one rollout would look to them like a group without
+        // signal.
         if draw.n_rollouts as usize == self.settings.group_size {
             self.policy.observe(&label);
         }
@@ -135,7 +169,13 @@ impl Sampler {
         self.counters[Counter::Informative] += u64::from(informative);
         self.counters[Counter::Late] += u64::from(late);
         let mean_reward = summary.mean as f32;
-        Observation { status: Status::Labelled, informative, mean_reward, pass_rate, draw: Some(draw) }
+        Observation {
+            status: Status::Labelled,
+            informative,
+            mean_reward,
+            pass_rate,
+            draw: Some(draw),
+        }
     }
 
     /// Frees the prompts of draws without a label; returns how many were in flight.

@@ -1,4 +1,5 @@
-//! The whole as one state machine: propose, offer, take; observe, release; save, load. One clock: the policy version.
+//! The whole as one state machine: propose, offer, take; observe, release; save, load. One clock:
+//! the policy version.
 
 pub mod age;
 pub mod allotment;
@@ -55,7 +56,8 @@ pub struct Sampler {
 }
 
 impl Sampler {
-    /// A sampler that knows nothing yet of the prompts `ids` from `sources` (indices into `settings.source_floors`).
+    /// A sampler that knows nothing yet of the prompts `ids` from `sources` (indices into
+    /// `settings.source_floors`).
     ///
     /// # Errors
     /// A setting is out of its range, ids are not distinct, or a source has no floor.
@@ -101,8 +103,14 @@ impl Sampler {
     /// Judges the candidates of the last `propose` by their text predictions (NaN: none).
     ///
     /// # Errors
-    /// Other candidates than proposed, another number of predictions, or a prediction outside of [0, 1]; nothing has changed then.
-    pub fn offer(&mut self, candidates: &[i64], predicted_rewards: &[f32], policy_version: u32) -> Result<()> {
+    /// Other candidates than proposed, another number of predictions, or a prediction outside of
+    /// [0, 1]; nothing has changed then.
+    pub fn offer(
+        &mut self,
+        candidates: &[i64],
+        predicted_rewards: &[f32],
+        policy_version: u32,
+    ) -> Result<()> {
         require_predictions(candidates.len(), predicted_rewards)?;
         let accepted = self.buffer.accept(&self.prompt_indices("candidates", candidates)?)?;
         self.advance_clock(policy_version);
@@ -118,13 +126,24 @@ impl Sampler {
             } else {
                 self.judgement(prompt, predicted_reward, forecast, policy_version)
             };
-            let (p_informative, pass_rate) = (forecast.p_informative as f32, forecast.pass_rate as f32);
-            self.buffer.judge(Candidate { prompt, predicted_reward, p_informative, pass_rate, standing, score, due: pending.due });
+            let (p_informative, pass_rate) =
+                (forecast.p_informative as f32, forecast.pass_rate as f32);
+            self.buffer.judge(Candidate {
+                prompt,
+                predicted_reward,
+                p_informative,
+                pass_rate,
+                standing,
+                score,
+                due: pending.due,
+            });
         }
         Ok(())
     }
 
-    /// Hands out draws worth up to `n` groups and marks them in flight; a re-probe costs `probe_rollouts` / G of a group. Without `propose` and `offer` before it, only what is buffered.
+    /// Hands out draws worth up to `n` groups and marks them in flight; a re-probe costs
+    /// `probe_rollouts` / G of a group. Without `propose` and `offer` before it, only what is
+    /// buffered.
     pub fn take(&mut self, n: usize, policy_version: u32) -> Vec<Draw> {
         self.advance_clock(policy_version);
         let surplus_waits = !self.buffer.is_named();
@@ -138,7 +157,13 @@ impl Sampler {
         let draws: Vec<Draw> = allotment.picks.iter().chain(&probes).map(draw).collect();
         if surplus_waits {
             let is_probed = |index: usize| probes.iter().any(|pick| pick.candidate == index);
-            self.keep(allotment.surplus.iter().filter(|&&index| !is_probed(index)).map(|&index| candidates[index]));
+            self.keep(
+                allotment
+                    .surplus
+                    .iter()
+                    .filter(|&&index| !is_probed(index))
+                    .map(|&index| candidates[index]),
+            );
         }
         self.counters[Counter::Rejected] += allotment.rejected as u64;
         self.counters[Counter::StarvedCalls] += u64::from(allotment.filled > 0);
@@ -150,11 +175,18 @@ impl Sampler {
         draws
     }
 
-    /// Gives out `n` places, less what probes cost: those unlabelled for too long that get no place.
-    fn give_places(&mut self, n: usize, surplus_waits: bool, candidates: &[Candidate]) -> (Allotment, Vec<Pick>) {
+    /// Gives out `n` places, less what probes cost: those unlabelled for too long that get no
+    /// place.
+    fn give_places(
+        &mut self,
+        n: usize,
+        surplus_waits: bool,
+        candidates: &[Candidate],
+    ) -> (Allotment, Vec<Pick>) {
         let stream = |purpose| Stream::of(self.settings.seed, purpose, &[self.takes]);
         let cost_of_one = self.settings.probe_size() as f64 / self.settings.group_size as f64;
-        let arms = (self.settings.explore_by == ExploreBy::Ucb).then(|| self.arms_with_open_draws());
+        let arms =
+            (self.settings.explore_by == ExploreBy::Ucb).then(|| self.arms_with_open_draws());
         let mut cost = 0;
         loop {
             let places = Places {
@@ -179,7 +211,8 @@ impl Sampler {
         }
     }
 
-    /// What is known of the clusters, with explored groups that are still out as pulls without reward, so that no cluster gets them all.
+    /// What is known of the clusters, with explored groups that are still out as pulls without
+    /// reward, so that no cluster gets them all.
     fn arms_with_open_draws(&self) -> Arms {
         let mut arms = self.explored.clone();
         for draw in self.draws.iter().filter(|draw| draw.kind == DrawKind::Explore) {
@@ -209,7 +242,11 @@ impl Sampler {
             pass_rate: candidate.pass_rate,
             admission: pick.admission as f32,
             kind: pick.kind,
-            n_rollouts: if pick.kind == DrawKind::Reprobe { self.settings.probe_size() } else { self.settings.group_size } as u32,
+            n_rollouts: if pick.kind == DrawKind::Reprobe {
+                self.settings.probe_size()
+            } else {
+                self.settings.group_size
+            } as u32,
             policy_version,
         };
         self.pool.claim(draw.prompt);
@@ -218,33 +255,64 @@ impl Sampler {
         draw
     }
 
-    /// What is believed of prompts at `policy_version` under text predictions (NaN: the stored one). Changes nothing.
+    /// What is believed of prompts at `policy_version` under text predictions (NaN: the stored
+    /// one). Changes nothing.
     ///
     /// # Errors
     /// An index out of range, another number of predictions, or a prediction outside of [0, 1].
-    pub fn beliefs(&self, prompts: &[i64], predicted_rewards: &[f32], policy_version: u32) -> Result<Vec<Forecast>> {
+    pub fn beliefs(
+        &self,
+        prompts: &[i64],
+        predicted_rewards: &[f32],
+        policy_version: u32,
+    ) -> Result<Vec<Forecast>> {
         require_predictions(prompts.len(), predicted_rewards)?;
         let prompts = self.prompt_indices("prompts", prompts)?;
         let pairs = prompts.iter().zip(predicted_rewards);
-        Ok(pairs.map(|(&prompt, &prediction)| self.belief.forecast(prompt, prediction, policy_version)).collect())
+        Ok(pairs
+            .map(|(&prompt, &prediction)| self.belief.forecast(prompt, prediction, policy_version))
+            .collect())
     }
 
-    /// Whether the policy alone (no exploration, no warm-up) would admit each prompt now. Changes nothing.
+    /// Whether the policy alone (no exploration, no warm-up) would admit each prompt now. Changes
+    /// nothing.
     ///
     /// # Errors
     /// As `beliefs`.
-    pub fn wanted(&self, prompts: &[i64], predicted_rewards: &[f32], policy_version: u32) -> Result<Vec<bool>> {
+    pub fn wanted(
+        &self,
+        prompts: &[i64],
+        predicted_rewards: &[f32],
+        policy_version: u32,
+    ) -> Result<Vec<bool>> {
         let forecasts = self.beliefs(prompts, predicted_rewards, policy_version)?;
         let threshold = self.threshold.unwrap_or(f64::NEG_INFINITY);
         let rows = prompts.iter().zip(predicted_rewards).zip(forecasts);
-        let judgements = rows.map(|((&prompt, &prediction), forecast)| self.judgement(prompt as u32, prediction, forecast, policy_version));
+        let judgements = rows.map(|((&prompt, &prediction), forecast)| {
+            self.judgement(prompt as u32, prediction, forecast, policy_version)
+        });
         Ok(judgements.map(|judgement| judgement.is_wanted(threshold)).collect())
     }
 
-    /// What the policy says of a prompt at this version, with the lots of the version: whoever is asked again gets the same ones.
-    fn judgement(&self, prompt: u32, predicted_reward: f32, forecast: Forecast, policy_version: u32) -> Judgement {
-        let stream = Stream::of(self.settings.seed, "judge", &[policy_version.into(), prompt.into()]);
-        let asked = Asked { prompt, predicted_reward, forecast, policy_version, visits: self.visits(), stream };
+    /// What the policy says of a prompt at this version, with the lots of the version: whoever is
+    /// asked again gets the same ones.
+    fn judgement(
+        &self,
+        prompt: u32,
+        predicted_reward: f32,
+        forecast: Forecast,
+        policy_version: u32,
+    ) -> Judgement {
+        let stream =
+            Stream::of(self.settings.seed, "judge", &[policy_version.into(), prompt.into()]);
+        let asked = Asked {
+            prompt,
+            predicted_reward,
+            forecast,
+            policy_version,
+            visits: self.visits(),
+            stream,
+        };
         self.policy.judge(&asked, self.belief.as_ref())
     }
 
@@ -276,9 +344,13 @@ impl Sampler {
         self.draws.iter()
     }
 
-    /// Totals since construction, the epochs completed, and for how many versions the least recently labelled prompt has been unlabelled.
+    /// Totals since construction, the epochs completed, and for how many versions the least
+    /// recently labelled prompt has been unlabelled.
     pub fn counters(&self) -> impl Iterator<Item = (&'static str, u64)> {
-        self.counters.named().chain([("epochs", self.pool.epoch()), ("oldest_label_age", self.ages.greatest(self.clock))])
+        self.counters.named().chain([
+            ("epochs", self.pool.epoch()),
+            ("oldest_label_age", self.ages.greatest(self.clock)),
+        ])
     }
 
     /// The belief's parameters by name, as fitted at present.
@@ -297,7 +369,8 @@ impl Sampler {
     }
 }
 
-/// The candidates unlabelled for too long that `allotment` leaves without a place, those that could wait for one included: they have waited enough.
+/// The candidates unlabelled for too long that `allotment` leaves without a place, those that could
+/// wait for one included: they have waited enough.
 fn left_due(candidates: &[Candidate], allotment: &Allotment) -> Vec<Pick> {
     let mut left: Vec<bool> = candidates.iter().map(|candidate| candidate.due).collect();
     allotment.picks.iter().for_each(|pick| left[pick.candidate] = false);
@@ -308,7 +381,12 @@ fn left_due(candidates: &[Candidate], allotment: &Allotment) -> Vec<Pick> {
 /// One prediction per candidate, each within [0, 1] or NaN.
 fn require_predictions(candidates: usize, predicted_rewards: &[f32]) -> Result<()> {
     let len = predicted_rewards.len();
-    require(len == candidates, "predicted_rewards", format!("length {len}"), &format!("length {candidates}, one per prompt"))?;
+    require(
+        len == candidates,
+        "predicted_rewards",
+        format!("length {len}"),
+        &format!("length {candidates}, one per prompt"),
+    )?;
     let valid = |prediction: &f32| prediction.is_nan() || (0.0..=1.0).contains(prediction);
     match predicted_rewards.iter().position(|prediction| !valid(prediction)) {
         Some(at) => Err(Error::argument(

@@ -1,4 +1,5 @@
-//! The prompts, the order of each epoch, and which prompts are claimed (waiting, buffered or in flight).
+//! The prompts, the order of each epoch, and which prompts are claimed (waiting, buffered or in
+//! flight).
 
 use std::borrow::Cow;
 use std::collections::HashMap;
@@ -51,7 +52,10 @@ fn require_distinct(ids: &[u64]) -> Result<()> {
         return Ok(());
     }
     let mut positions = HashMap::new();
-    let again = ids.iter().enumerate().find_map(|(second, &id)| positions.insert(id, second).map(|first| (id, first, second)));
+    let again = ids
+        .iter()
+        .enumerate()
+        .find_map(|(second, &id)| positions.insert(id, second).map(|first| (id, first, second)));
     again.map_or(Ok(()), |(id, first, second)| Err(Error::DuplicateId { id, first, second }))
 }
 
@@ -75,12 +79,31 @@ impl PromptPool {
     /// Two ids are equal, the lengths differ, or there are 2^32 - 1 prompts or more.
     pub fn new(ids: Vec<u64>, sources: Vec<u32>, seed: u64) -> Result<Self> {
         let len = ids.len();
-        require(sources.len() == len, "sources", format!("length {}", sources.len()), &format!("length {len}, as ids"))?;
-        require(len < u32::MAX as usize, "ids", format!("length {len}"), "fewer than 2^32 - 1 prompts")?;
+        require(
+            sources.len() == len,
+            "sources",
+            format!("length {}", sources.len()),
+            &format!("length {len}, as ids"),
+        )?;
+        require(
+            len < u32::MAX as usize,
+            "ids",
+            format!("length {len}"),
+            "fewer than 2^32 - 1 prompts",
+        )?;
         require_distinct(&ids)?;
         let order = epoch_order(seed, 0, len);
         let digest = Arc::default();
-        Ok(Self { ids: ids.into(), sources: sources.into(), digest, seed, epoch: 0, cursor: 0, order, claimed: Bitset::new(len) })
+        Ok(Self {
+            ids: ids.into(),
+            sources: sources.into(),
+            digest,
+            seed,
+            epoch: 0,
+            cursor: 0,
+            order,
+            claimed: Bitset::new(len),
+        })
     }
 
     /// The same prompts at the start of epoch 0, nobody claimed.
@@ -155,7 +178,8 @@ impl PromptPool {
 
     /// Claims the next `count` free prompts in epoch order; fewer if no more are free.
     ///
-    /// Ends after at most the rest of this epoch and one whole epoch, for by then every free prompt has been met.
+    /// Ends after at most the rest of this epoch and one whole epoch, for by then every free prompt
+    /// has been met.
     pub fn claim_next(&mut self, count: usize) -> Vec<u32> {
         let count = count.min(self.free());
         let mut prompts = Vec::with_capacity(count);
@@ -187,13 +211,18 @@ impl PromptPool {
         state.insert("pool.cursor".into(), (self.cursor as u64).into());
     }
 
-    /// Restores the place in the epoch. Another pool has other orders: it starts the saved epoch anew.
+    /// Restores the place in the epoch. Another pool has other orders: it starts the saved epoch
+    /// anew.
     pub(crate) fn restore(&mut self, state: &mut StateReader, carry: &Carry) -> Result<()> {
         self.epoch = state.take("pool.epoch")?;
         let cursor = state.take::<u64>("pool.cursor")?;
         let saved_len = carry.saved_len();
         if cursor >= saved_len.max(1) as u64 {
-            return Err(Error::state_entry("pool.cursor", cursor, format!("a position below {saved_len}")));
+            return Err(Error::state_entry(
+                "pool.cursor",
+                cursor,
+                format!("a position below {saved_len}"),
+            ));
         }
         self.cursor = if carry.is_identical() { cursor as usize } else { 0 };
         self.order = epoch_order(self.seed, self.epoch, self.len());

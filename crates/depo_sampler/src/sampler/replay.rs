@@ -62,19 +62,26 @@ impl TargetReplay {
     }
 
     pub(crate) fn save(&self, state: &mut StateMap) {
-        let floats = |field: fn(&Target) -> f32| self.targets.iter().map(field).collect::<Vec<f32>>();
-        let integers = |field: fn(&Target) -> u32| self.targets.iter().map(field).collect::<Vec<u32>>();
+        let floats =
+            |field: fn(&Target) -> f32| self.targets.iter().map(field).collect::<Vec<f32>>();
+        let integers =
+            |field: fn(&Target) -> u32| self.targets.iter().map(field).collect::<Vec<u32>>();
         state.insert("replay.prompts".into(), integers(|target| target.prompt).into());
         state.insert("replay.reward_targets".into(), floats(|target| target.reward_target).into());
-        state.insert("replay.logprob_targets".into(), floats(|target| target.logprob_target).into());
+        state
+            .insert("replay.logprob_targets".into(), floats(|target| target.logprob_target).into());
         state.insert("replay.counts".into(), floats(|target| target.count).into());
         state.insert("replay.weights".into(), floats(|target| target.weight).into());
-        state.insert("replay.policy_versions".into(), integers(|target| target.policy_version).into());
+        state.insert(
+            "replay.policy_versions".into(),
+            integers(|target| target.policy_version).into(),
+        );
         state.insert("replay.fresh".into(), (self.fresh as u64).into());
         state.insert("replay.samples".into(), self.samples.into());
     }
 
-    /// Restores the targets of prompts that are still there; the newest ones if the capacity is smaller now.
+    /// Restores the targets of prompts that are still there; the newest ones if the capacity is
+    /// smaller now.
     pub(crate) fn restore(&mut self, state: &mut StateReader, carry: &Carry) -> Result<()> {
         let prompts: Vec<u32> = state.take("replay.prompts")?;
         let len = prompts.len();

@@ -40,16 +40,20 @@ impl Sampler {
         self.replay.save(&mut state);
         self.explored.save(&mut state);
         self.counters.save(&mut state);
-        state.insert("sampler.threshold".into(), self.threshold.map_or_else(Vec::new, |value| vec![value]).into());
+        state.insert(
+            "sampler.threshold".into(),
+            self.threshold.map_or_else(Vec::new, |value| vec![value]).into(),
+        );
         state.insert("sampler.clock".into(), u64::from(self.clock).into());
         state.insert("sampler.probe_debt".into(), self.probe_debt.into());
         state.insert("sampler.takes".into(), self.takes.into());
         state
     }
 
-    /// Restores what `state` returned. `strict`: the pool must hold the same prompts in the same order. Otherwise what is known of each
-    /// prompt is carried over by id, and open draws of missing prompts are dropped; what is known of clusters is forgotten, for other
-    /// sources may bear their numbers. Another policy than the state's starts without a memory.
+    /// Restores what `state` returned. `strict`: the pool must hold the same prompts in the same
+    /// order. Otherwise what is known of each prompt is carried over by id, and open draws of
+    /// missing prompts are dropped; what is known of clusters is forgotten, for other sources may
+    /// bear their numbers. Another policy than the state's starts without a memory.
     ///
     /// # Errors
     /// The state does not fit this sampler; nothing has changed then.
@@ -62,8 +66,10 @@ impl Sampler {
         let same_policy = self.settings.check(&mut reader)?;
         let saved_ids: Cow<[u64]> = reader.take("pool.ids")?;
         let carry = Carry::new(&saved_ids, self.pool.ids(), strict)?;
-        // What is believed of each prompt is read below: laying it out before would touch as much memory again.
-        let mut restored = Self::at_start(self.pool.restarted(), self.settings.belief(0), self.settings.clone());
+        // What is believed of each prompt is read below: laying it out before would touch as much
+        // memory again.
+        let mut restored =
+            Self::at_start(self.pool.restarted(), self.settings.belief(0), self.settings.clone());
         if same_policy {
             restored.policy.restore(&mut reader, &carry)?;
         } else {
@@ -72,7 +78,11 @@ impl Sampler {
         restored.restore(reader, &carry)?;
         *self = restored;
         let matched = carry.matched();
-        Ok(LoadReport { matched, missing: saved_ids.len() - matched, added: self.pool.len() - matched })
+        Ok(LoadReport {
+            matched,
+            missing: saved_ids.len() - matched,
+            added: self.pool.len() - matched,
+        })
     }
 
     fn restore(&mut self, mut reader: StateReader, carry: &Carry) -> Result<()> {
@@ -90,7 +100,8 @@ impl Sampler {
         self.counters.restore(&mut reader)?;
         self.threshold = reader.take::<Vec<f64>>("sampler.threshold")?.first().copied();
         let clock: u64 = reader.take("sampler.clock")?;
-        self.clock = u32::try_from(clock).map_err(|_| Error::state_entry("sampler.clock", clock, "below 2^32"))?;
+        self.clock = u32::try_from(clock)
+            .map_err(|_| Error::state_entry("sampler.clock", clock, "below 2^32"))?;
         self.probe_debt = reader.take("sampler.probe_debt")?;
         self.takes = reader.take("sampler.takes")?;
         reader.finish()?;
@@ -106,7 +117,11 @@ impl Sampler {
         for prompt in claimed {
             if !self.pool.is_free(prompt) {
                 let got = format!("prompt {prompt} twice");
-                return Err(Error::state_entry("draws.prompts", got, "prompts that wait or are in flight once"));
+                return Err(Error::state_entry(
+                    "draws.prompts",
+                    got,
+                    "prompts that wait or are in flight once",
+                ));
             }
             self.pool.claim(prompt);
         }

@@ -1,5 +1,6 @@
-//! One sampler for many threads. Each call holds the lock by itself, so that callers who have work of their own to do between two calls, such as to predict,
-//! keep nobody waiting meanwhile; what belongs together must happen in one call.
+//! One sampler for many threads. Each call holds the lock by itself, so that callers who have work
+//! of their own to do between two calls, such as to predict, keep nobody waiting meanwhile; what
+//! belongs together must happen in one call.
 
 #[cfg(not(test))]
 use std::sync::Mutex;
@@ -21,13 +22,15 @@ impl SharedSampler {
         Self { core: Mutex::new(core) }
     }
 
-    /// Does some work at a moment at which nobody else does any. A panic of another thread does not lock the sampler for good.
+    /// Does some work at a moment at which nobody else does any. A panic of another thread does not
+    /// lock the sampler for good.
     pub fn with<T>(&self, work: impl FnOnce(&mut Sampler) -> T) -> T {
         work(&mut self.core.lock().unwrap_or_else(PoisonError::into_inner))
     }
 }
 
-/// Every order in which threads can take the lock is tried, up to three preemptions, which is what it takes to break into one call from another.
+/// Every order in which threads can take the lock is tried, up to three preemptions, which is what
+/// it takes to break into one call from another.
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeMap;
@@ -56,26 +59,43 @@ mod tests {
                 break;
             }
             let candidates: Vec<i64> = candidates.into_iter().map(i64::from).collect();
-            shared.with(|core| core.offer(&candidates, &vec![0.5; candidates.len()], version)).expect("as proposed");
+            shared
+                .with(|core| core.offer(&candidates, &vec![0.5; candidates.len()], version))
+                .expect("as proposed");
         }
-        shared.with(|core| core.take(n, version)).iter().map(|draw| draw.draw_id.cast_signed()).collect()
+        shared
+            .with(|core| core.take(n, version))
+            .iter()
+            .map(|draw| draw.draw_id.cast_signed())
+            .collect()
     }
 
     /// How many of some draws got a label.
     fn label(shared: &SharedSampler, ids: &[i64]) -> usize {
         let rewards = [1.0, 0.0].repeat(ids.len());
-        let observed = shared.with(|core| core.observe(ids, &rewards, [ids.len(), GROUP_SIZE], &vec![0.5; ids.len()], 1));
-        observed.expect("shapes fit").iter().filter(|observed| observed.status == Status::Labelled).count()
+        let observed = shared.with(|core| {
+            core.observe(ids, &rewards, [ids.len(), GROUP_SIZE], &vec![0.5; ids.len()], 1)
+        });
+        observed
+            .expect("shapes fit")
+            .iter()
+            .filter(|observed| observed.status == Status::Labelled)
+            .count()
     }
 
     /// Drawn, labelled, released and in flight.
     fn totals(core: &Sampler) -> [u64; 4] {
         let totals: BTreeMap<&str, u64> = core.counters().collect();
-        let drawn = totals.iter().filter(|(name, _)| name.starts_with("drawn_")).map(|(_, total)| total).sum();
+        let drawn = totals
+            .iter()
+            .filter(|(name, _)| name.starts_with("drawn_"))
+            .map(|(_, total)| total)
+            .sum();
         [drawn, totals["labelled"], totals["released"], core.in_flight().count() as u64]
     }
 
-    /// What was saved continues: all that was drawn is accounted for, and the next batch can be drawn.
+    /// What was saved continues: all that was drawn is accounted for, and the next batch can be
+    /// drawn.
     fn check_saved(state: StateMap<'static>) {
         let mut core = sampler();
         core.load_state(state, true).expect("a state of the same sampler");
@@ -104,15 +124,22 @@ mod tests {
             // Two producers who share a draw, one of whom gives up another that both have.
             let producers = [
                 spawn(Box::new(move |shared| label(shared, &first[..2]))),
-                spawn(Box::new(move |shared| label(shared, &second[1..2]) + shared.with(|core| core.release(&[second[0], second[2]])))),
+                spawn(Box::new(move |shared| {
+                    label(shared, &second[1..2])
+                        + shared.with(|core| core.release(&[second[0], second[2]]))
+                })),
             ];
             let drawing = spawn(Box::new(|shared| sample(shared, 2, 1).len()));
             check_saved(shared.with(|core| core.state()));
-            let answered: usize = producers.into_iter().map(|producer| producer.join().expect("no panic")).sum();
+            let answered: usize =
+                producers.into_iter().map(|producer| producer.join().expect("no panic")).sum();
             let drawn = drawing.join().expect("no panic");
             assert_eq!(answered, 3, "each of the three draws was labelled or released, once");
             let [all, labelled, released, in_flight] = shared.with(|core| totals(core));
-            assert_eq!((all, labelled + released, in_flight), ((3 + drawn) as u64, 3, drawn as u64));
+            assert_eq!(
+                (all, labelled + released, in_flight),
+                ((3 + drawn) as u64, 3, drawn as u64)
+            );
         });
     }
 
@@ -124,7 +151,8 @@ mod tests {
             let shared = Arc::new(SharedSampler::new(sampler()));
             let id = sample(&shared, 1, 0)[0];
             let release = move |shared: &SharedSampler| {
-                let is_open = shared.with(|core| core.in_flight().any(|draw| draw.draw_id.cast_signed() == id));
+                let is_open = shared
+                    .with(|core| core.in_flight().any(|draw| draw.draw_id.cast_signed() == id));
                 if is_open {
                     shared.with(|core| core.release(&[id]));
                 }

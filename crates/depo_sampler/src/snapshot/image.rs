@@ -1,4 +1,5 @@
-//! A copy of a sampler's state in memory that is kept from one snapshot to the next, and its way into a file.
+//! A copy of a sampler's state in memory that is kept from one snapshot to the next, and its way
+//! into a file.
 
 use std::borrow::Cow;
 use std::cmp::Reverse;
@@ -36,7 +37,8 @@ pub struct Image {
 }
 
 impl Image {
-    /// Copies the state of a sampler in place of what was held. Only the first copy, and a larger one, allocate.
+    /// Copies the state of a sampler in place of what was held. Only the first copy, and a larger
+    /// one, allocate.
     pub fn capture(&mut self, sampler: &Sampler) {
         (self.ids, self.pool) = (sampler.pool().shared_ids(), sampler.pool().digest());
         self.texts.clear();
@@ -55,7 +57,11 @@ impl Image {
     }
 
     /// Adds what travels beside the state: named texts and arrays.
-    pub fn attach(&mut self, texts: impl IntoIterator<Item = (String, String)>, arrays: impl IntoIterator<Item = Array>) {
+    pub fn attach(
+        &mut self,
+        texts: impl IntoIterator<Item = (String, String)>,
+        arrays: impl IntoIterator<Item = Array>,
+    ) {
         self.texts.extend(texts);
         for Array { name, dtype, shape, bytes } in arrays {
             self.push(format!("{BESIDE}{name}"), dtype.into(), shape, &bytes);
@@ -89,14 +95,24 @@ impl Image {
             end += len;
             Info { dtype: dtype.to_owned(), shape: shape.to_vec(), data_offsets: [start, end] }
         };
-        let mut arrays = vec![(IDS.to_owned(), info("U64", &[self.ids.len()], size_of_val(self.ids.as_slice())))];
-        arrays.extend(entries.iter().map(|entry| (entry.name.clone(), info(&entry.dtype, &entry.shape, entry.bytes.len()))));
+        let mut arrays = vec![(
+            IDS.to_owned(),
+            info("U64", &[self.ids.len()], size_of_val(self.ids.as_slice())),
+        )];
+        arrays.extend(entries.iter().map(|entry| {
+            (entry.name.clone(), info(&entry.dtype, &entry.shape, entry.bytes.len()))
+        }));
         Header { generation, pool: self.pool, checksum: 0, texts: self.texts.clone(), arrays }
     }
 
-    /// Writes the copy over a file, the header last, and waits until it is on the disk. `held`: pool whose ids the file holds, and where.
-    /// Returns the same of what was written.
-    pub(super) fn write(&self, file: &mut File, generation: u64, held: Option<(u128, u64)>) -> io::Result<(u128, u64)> {
+    /// Writes the copy over a file, the header last, and waits until it is on the disk. `held`:
+    /// pool whose ids the file holds, and where. Returns the same of what was written.
+    pub(super) fn write(
+        &self,
+        file: &mut File,
+        generation: u64,
+        held: Option<(u128, u64)>,
+    ) -> io::Result<(u128, u64)> {
         let entries = self.sorted();
         let mut header = self.header(&entries, generation).to_bytes();
         let mut hasher = Xxh3::new();
@@ -110,7 +126,8 @@ impl Image {
         }
         file.seek(SeekFrom::Start(after_ids))?;
         let mut buffered = io::BufWriter::with_capacity(READ, &*file);
-        for chunk in entries.iter().flat_map(|entry| self.bytes[entry.bytes.clone()].chunks(WRITE)) {
+        for chunk in entries.iter().flat_map(|entry| self.bytes[entry.bytes.clone()].chunks(WRITE))
+        {
             hasher.update(chunk);
             buffered.write_all(chunk)?;
         }
@@ -128,7 +145,10 @@ impl Image {
 
 /// An entry of a state as it lies in memory; a text has no bytes.
 fn raw<'a>(value: &'a StateValue) -> (&'static str, Vec<usize>, Cow<'a, [u8]>) {
-    fn array<'a, T: bytemuck::NoUninit>(dtype: &'static str, array: &'a [T]) -> (&'static str, Vec<usize>, Cow<'a, [u8]>) {
+    fn array<'a, T: bytemuck::NoUninit>(
+        dtype: &'static str,
+        array: &'a [T],
+    ) -> (&'static str, Vec<usize>, Cow<'a, [u8]>) {
         (dtype, vec![array.len()], bytemuck::cast_slice(array).into())
     }
     match value {

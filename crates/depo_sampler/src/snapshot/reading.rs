@@ -1,4 +1,5 @@
-//! From a file to a state whose arrays become the sampler's own: each is hashed and copied once, from the cache.
+//! From a file to a state whose arrays become the sampler's own: each is hashed and copied once,
+//! from the cache.
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -95,25 +96,46 @@ pub(super) fn read(file: File, pool: Option<&PromptPool>) -> io::Result<Saved> {
             ids = read_ids(&mut arrays, &info, header.pool, pool)?;
         } else if let Some(name) = name.strip_prefix(BESIDE) {
             let bytes = arrays.read(info.len(), true)?;
-            beside.push(Array { name: name.to_owned(), dtype: info.dtype, shape: info.shape, bytes });
+            beside.push(Array {
+                name: name.to_owned(),
+                dtype: info.dtype,
+                shape: info.shape,
+                bytes,
+            });
         } else {
             let value = arrays.read_value(&name, &info)?;
             state.insert(name, value);
         }
     }
     if arrays.hasher.digest() != header.checksum {
-        return Err(damaged(format!("checksum {:016x}, expected {:016x}", arrays.hasher.digest(), header.checksum)));
+        return Err(damaged(format!(
+            "checksum {:016x}, expected {:016x}",
+            arrays.hasher.digest(),
+            header.checksum
+        )));
     }
-    let (of_state, texts): (BTreeMap<_, _>, _) = header.texts.into_iter().partition(|(name, _)| name.starts_with(STATE_TEXT));
-    state.extend(of_state.into_iter().map(|(name, text)| (name[STATE_TEXT.len()..].to_owned(), text.into())));
+    let (of_state, texts): (BTreeMap<_, _>, _) =
+        header.texts.into_iter().partition(|(name, _)| name.starts_with(STATE_TEXT));
+    state.extend(
+        of_state.into_iter().map(|(name, text)| (name[STATE_TEXT.len()..].to_owned(), text.into())),
+    );
     Ok(Saved { generation: header.generation, texts, arrays: beside, ids, state })
 }
 
-fn read_ids(arrays: &mut Arrays, info: &Info, digest: u128, pool: Option<&PromptPool>) -> io::Result<Arc<Vec<u64>>> {
+fn read_ids(
+    arrays: &mut Arrays,
+    info: &Info,
+    digest: u128,
+    pool: Option<&PromptPool>,
+) -> io::Result<Arc<Vec<u64>>> {
     if let Some(pool) = pool.filter(|pool| pool.digest() == digest) {
         arrays.file.seek_relative(info.len() as i64)?;
         return Ok(pool.shared_ids());
     }
     let ids: Vec<u64> = arrays.read(info.len(), false)?;
-    if xxh3_128(bytemuck::cast_slice(&ids)) == digest { Ok(ids.into()) } else { Err(damaged("ids of another digest than expected")) }
+    if xxh3_128(bytemuck::cast_slice(&ids)) == digest {
+        Ok(ids.into())
+    } else {
+        Err(damaged("ids of another digest than expected"))
+    }
 }

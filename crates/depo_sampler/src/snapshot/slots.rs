@@ -1,4 +1,5 @@
-//! Two files that are overwritten in turn: one of them is whole at any moment. Overwriting costs a third of what writing a new file does.
+//! Two files that are overwritten in turn: one of them is whole at any moment. Overwriting costs a
+//! third of what writing a new file does.
 
 use std::fs::{self, File};
 use std::io;
@@ -15,7 +16,8 @@ const NAMES: [&str; 2] = ["a.safetensors", "b.safetensors"];
 #[derive(Debug)]
 pub struct Slots {
     directory: PathBuf,
-    /// The slot with the newest whole snapshot, which is not to be overwritten; looked for before the first write.
+    /// The slot with the newest whole snapshot, which is not to be overwritten; looked for before
+    /// the first write.
     newest: Option<usize>,
     /// Greatest number that a snapshot bears, a damaged one included.
     generation: u64,
@@ -41,7 +43,9 @@ impl Slots {
     pub fn write(&mut self, image: &Image) -> io::Result<u64> {
         if !self.searched {
             // Both may be damaged: then neither is lost by being overwritten.
-            self.read(None).or_else(|error| if error.kind() == io::ErrorKind::InvalidData { Ok(None) } else { Err(error) })?;
+            self.read(None).or_else(|error| {
+                if error.kind() == io::ErrorKind::InvalidData { Ok(None) } else { Err(error) }
+            })?;
         }
         let slot = self.newest.map_or(0, |newest| 1 - newest);
         let held = self.held[slot].take();
@@ -53,9 +57,15 @@ impl Slots {
         Ok(self.generation)
     }
 
-    fn write_slot(&self, path: &Path, image: &Image, held: Option<(u128, u64)>) -> io::Result<(u128, u64)> {
+    fn write_slot(
+        &self,
+        path: &Path,
+        image: &Image,
+        held: Option<(u128, u64)>,
+    ) -> io::Result<(u128, u64)> {
         let exists = path.exists();
-        let mut file = File::options().read(true).write(true).create(true).truncate(false).open(path)?;
+        let mut file =
+            File::options().read(true).write(true).create(true).truncate(false).open(path)?;
         let written = image.write(&mut file, self.generation + 1, held)?;
         if !exists && cfg!(unix) {
             File::open(&self.directory)?.sync_all()?;
@@ -63,7 +73,8 @@ impl Slots {
         Ok(written)
     }
 
-    /// Reads the newest whole snapshot; none if there never was one. Ids are read only if they are not those of `pool`.
+    /// Reads the newest whole snapshot; none if there never was one. Ids are read only if they are
+    /// not those of `pool`.
     ///
     /// # Errors
     /// There are snapshots, but none is whole (`InvalidData`), or they cannot be read.
@@ -78,7 +89,8 @@ impl Slots {
             }
         }
         numbered.sort_unstable();
-        self.generation = numbered.last().map_or(0, |&(generation, _)| generation).max(self.generation);
+        self.generation =
+            numbered.last().map_or(0, |&(generation, _)| generation).max(self.generation);
         (self.searched, self.newest) = (true, None);
         for (_, slot) in numbered.into_iter().rev() {
             match self.in_slot(slot, |file| read(file, pool)) {
@@ -92,12 +104,18 @@ impl Slots {
         match problems.iter().position(|error| !is_damage(error)) {
             Some(position) => Err(problems.swap_remove(position)),
             None if problems.is_empty() => Ok(None),
-            None => Err(damaged(problems.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "))),
+            None => Err(damaged(
+                problems.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "),
+            )),
         }
     }
 
     /// Does something with the file of a slot, if there is one.
-    fn in_slot<T>(&self, slot: usize, work: impl FnOnce(File) -> io::Result<T>) -> io::Result<Option<T>> {
+    fn in_slot<T>(
+        &self,
+        slot: usize,
+        work: impl FnOnce(File) -> io::Result<T>,
+    ) -> io::Result<Option<T>> {
         let path = self.directory.join(NAMES[slot]);
         match File::open(&path) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),

@@ -1,4 +1,5 @@
-//! A caller that drives a sampler through arbitrary operations and writes down everything it answers.
+//! A caller that drives a sampler through arbitrary operations and writes down everything it
+//! answers.
 
 use depo_sampler::belief::BeliefKind;
 use depo_sampler::rng::Stream;
@@ -22,7 +23,8 @@ pub enum Op {
     Batch(usize),
     /// A full batch among the prompts that these bits name.
     Among(usize, u64),
-    /// Observe the draw at this place (modulo) among all draws ever made, with rewards made from this number.
+    /// Observe the draw at this place (modulo) among all draws ever made, with rewards made from
+    /// this number.
     Observe(usize, u64),
     /// Release the draw at this place.
     Release(usize),
@@ -52,28 +54,43 @@ pub fn ops() -> impl Strategy<Value = Vec<Op>> {
 }
 
 pub fn settings() -> impl Strategy<Value = Settings> {
-    let kinds = (prop::sample::select(PolicyKind::ALL), prop::sample::select(BeliefKind::ALL), prop::sample::select(&ExploreBy::ALL));
-    let anyhow = (kinds, any::<u64>(), 0..4_u32, 0.0..0.5_f64, 0..5_u32, any::<bool>(), any::<bool>()).prop_map(
-        |((policy, belief, explore_by), seed, warmup_steps, explore_share, max_age, use_history, floors)| Settings {
-            group_size: 4,
-            policy,
-            belief,
-            seed,
-            warmup_steps,
-            explore_share,
-            explore_by,
-            max_age,
-            probe_rollouts: (max_age % 3) as usize,
-            use_history,
-            window: (0.4, 0.6),
-            scan_cap: 5,
-            candidates_per_draw: 3,
-            replay_capacity: 7,
-            source_floors: if floors { vec![0.3, 0.1] } else { vec![0.0, 0.0] },
-            ..Settings::default()
-        },
+    let kinds = (
+        prop::sample::select(PolicyKind::ALL),
+        prop::sample::select(BeliefKind::ALL),
+        prop::sample::select(&ExploreBy::ALL),
     );
-    (anyhow, any::<bool>()).prop_map(|(settings, searches)| if searches { searching(settings) } else { settings })
+    let anyhow =
+        (kinds, any::<u64>(), 0..4_u32, 0.0..0.5_f64, 0..5_u32, any::<bool>(), any::<bool>())
+            .prop_map(
+                |(
+                    (policy, belief, explore_by),
+                    seed,
+                    warmup_steps,
+                    explore_share,
+                    max_age,
+                    use_history,
+                    floors,
+                )| Settings {
+                    group_size: 4,
+                    policy,
+                    belief,
+                    seed,
+                    warmup_steps,
+                    explore_share,
+                    explore_by,
+                    max_age,
+                    probe_rollouts: (max_age % 3) as usize,
+                    use_history,
+                    window: (0.4, 0.6),
+                    scan_cap: 5,
+                    candidates_per_draw: 3,
+                    replay_capacity: 7,
+                    source_floors: if floors { vec![0.3, 0.1] } else { vec![0.0, 0.0] },
+                    ..Settings::default()
+                },
+            );
+    (anyhow, any::<bool>())
+        .prop_map(|(settings, searches)| if searches { searching(settings) } else { settings })
 }
 
 /// The same with candidates from the whole pool, if that may be.
@@ -82,9 +99,14 @@ pub fn searching(settings: Settings) -> Settings {
     if searching.validate().is_ok() { searching } else { settings }
 }
 
-/// Applies the same operations to two callers, of which one continues from its saved state before each; both must answer alike and end alike.
+/// Applies the same operations to two callers, of which one continues from its saved state before
+/// each; both must answer alike and end alike.
 #[allow(dead_code, reason = "each test crate drives the caller its own way")]
-pub fn split_equals_whole(whole: &mut Caller, split: &mut Caller, ops: &[Op]) -> Result<(), TestCaseError> {
+pub fn split_equals_whole(
+    whole: &mut Caller,
+    split: &mut Caller,
+    ops: &[Op],
+) -> Result<(), TestCaseError> {
     for op in ops {
         whole.apply(op);
         split.reload();
@@ -175,16 +197,24 @@ impl Caller {
     fn batch_among(&mut self, n: usize, bits: u64) {
         self.offer();
         self.take(0);
-        let among: Vec<i64> = (0..self.ids.len() as i64).filter(|prompt| bits >> (prompt % 64) & 1 == 1).collect();
+        let among: Vec<i64> =
+            (0..self.ids.len() as i64).filter(|prompt| bits >> (prompt % 64) & 1 == 1).collect();
         let busy: Vec<i64> = self.sampler.in_flight().map(|draw| draw.prompt.into()).collect();
         let proposed = self.sampler.propose_among(n, self.version, &among).unwrap();
         self.note(&proposed);
         let mut sorted: Vec<i64> = proposed.iter().copied().map(i64::from).collect();
         self.pending.clone_from(&sorted);
         sorted.sort_unstable();
-        assert_eq!(sorted, among.into_iter().filter(|prompt| !busy.contains(prompt)).collect::<Vec<_>>(), "all that are free, once");
+        assert_eq!(
+            sorted,
+            among.into_iter().filter(|prompt| !busy.contains(prompt)).collect::<Vec<_>>(),
+            "all that are free, once"
+        );
         self.offer();
-        assert!(self.sampler.propose_among(n, self.version, &[]).unwrap().is_empty(), "nothing more");
+        assert!(
+            self.sampler.propose_among(n, self.version, &[]).unwrap().is_empty(),
+            "nothing more"
+        );
         self.take(n);
     }
 
@@ -194,7 +224,8 @@ impl Caller {
         }
         let pending = std::mem::take(&mut self.pending);
         let predict = |&prompt: &i64| {
-            let number = Stream::of(9, "prediction", &[prompt as u64, u64::from(self.version)]).unit(0);
+            let number =
+                Stream::of(9, "prediction", &[prompt as u64, u64::from(self.version)]).unit(0);
             if number < 0.1 { f32::NAN } else { number as f32 }
         };
         let predictions: Vec<f32> = pending.iter().map(predict).collect();
@@ -220,11 +251,18 @@ impl Caller {
             bits => (bits % 2) as f32,
         };
         let unknown = stream.below(99, 6) == 0;
-        let rewards: Vec<f32> = (0..4).map(|counter| if unknown { f32::NAN } else { reward(counter) }).collect();
+        let rewards: Vec<f32> =
+            (0..4).map(|counter| if unknown { f32::NAN } else { reward(counter) }).collect();
         let version = self.version.saturating_sub(stream.below(7, 3) as u32);
         let id = self.draw_id(place);
-        let observed = self.sampler.observe(&[id], &rewards, [1, 4], &[stream.unit(5) as f32], version).unwrap();
-        assert_eq!(observed[0].draw.is_some(), matches!(observed[0].status, Status::Labelled | Status::Unknown));
+        let observed = self
+            .sampler
+            .observe(&[id], &rewards, [1, 4], &[stream.unit(5) as f32], version)
+            .unwrap();
+        assert_eq!(
+            observed[0].draw.is_some(),
+            matches!(observed[0].status, Status::Labelled | Status::Unknown)
+        );
         self.note(&observed);
     }
 }

@@ -13,26 +13,32 @@ import numpy as np
 import torch
 
 TESTED = (0, 32)
-"""The release that the tests pass with; vLLM's weight-transfer interface is young and moves with each."""
+"""The release that the tests pass with; vLLM's weight-transfer interface is young and moves with
+each.
+"""
 
 ENVIRONMENT = {
-    # The engine core runs in this process: the learner's weights reach it by reference, and nothing is pickled.
+    # The engine core runs in this process: the learner's weights reach it by reference, and nothing
+    # is pickled.
     "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
     "VLLM_NO_USAGE_STATS": "1",
 }
 ENVIRONMENT_DEFAULTS = {"VLLM_LOGGING_LEVEL": "ERROR"}
 CPU_ENVIRONMENT = {
-    # vLLM would compile helpers of its sampler at the first request, which takes a C++ compiler and gains nothing.
+    # vLLM would compile helpers of its sampler at the first request, which takes a C++ compiler and
+    # gains nothing.
     "TORCHDYNAMO_DISABLE": "1",
 }
 CPU_PROCESSES_ENVIRONMENT_DEFAULTS = {
-    # vLLM would bind each process to a NUMA node of its own, and refuses to start where there are fewer.
+    # vLLM would bind each process to a NUMA node of its own, and refuses to start where there are
+    # fewer.
     "VLLM_CPU_OMP_THREADS_BIND": "nobind",
 }
 
 
 def prepare_vllm(processes: int = 1) -> bool:
-    """Set the environment for an engine of so many processes, import vLLM, and return whether it runs on a CPU.
+    """Set the environment for an engine of so many processes, import vLLM, and return whether it
+    runs on a CPU.
 
     Raises:
         ImportError: It is not installed; the message names the extras.
@@ -50,23 +56,34 @@ def prepare_vllm(processes: int = 1) -> bool:
         import vllm
         from vllm.platforms import current_platform
     if vllm.__version_tuple__[:2] != TESTED:
-        warnings.warn(f"rollout.engine: tested with vLLM {'.'.join(map(str, TESTED))}, not with {vllm.__version__}", stacklevel=3)
+        warnings.warn(
+            f"rollout.engine: tested with vLLM {'.'.join(map(str, TESTED))}, not with {vllm.__version__}",
+            stacklevel=3,
+        )
     on_cpu = bool(current_platform.is_cpu())
     if on_cpu:
         os.environ.update(CPU_ENVIRONMENT)
-    for name, value in CPU_PROCESSES_ENVIRONMENT_DEFAULTS.items() if on_cpu and processes > 1 else ():
+    for name, value in (
+        CPU_PROCESSES_ENVIRONMENT_DEFAULTS.items() if on_cpu and processes > 1 else ()
+    ):
         os.environ.setdefault(name, value)
     return on_cpu
 
 
 @contextlib.contextmanager
 def unchanged_host() -> Iterator[None]:
-    """Put back what vLLM changes as it starts and generates: the global random states, torch's number of threads and its setter, and LD_PRELOAD.
+    """Put back what vLLM changes as it starts and generates: the global random states, torch's
+    number of threads and its setter, and LD_PRELOAD.
 
-    What stays: a default process group of torch.distributed of size 1, and on a CPU memory bound to the NUMA node of the process's first core.
+    What stays: a default process group of torch.distributed of size 1, and on a CPU memory bound to
+    the NUMA node of the process's first core.
     """
     states = random.getstate(), np.random.get_state()
-    threads, set_num_threads, preload = torch.get_num_threads(), torch.set_num_threads, os.environ.get("LD_PRELOAD")
+    threads, set_num_threads, preload = (
+        torch.get_num_threads(),
+        torch.set_num_threads,
+        os.environ.get("LD_PRELOAD"),
+    )
     devices = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else []  # type: ignore[no-untyped-call]
     with torch.random.fork_rng(devices):
         try:

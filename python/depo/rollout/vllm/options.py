@@ -14,11 +14,15 @@ CPU_KV_CACHE_BYTES = 1 << 30
 WORKER = "depo.rollout.vllm.worker.BackendKnown"
 
 
-def engine_options(config: VllmConfig, policy: PreTrainedModel, *, max_model_len: int, on_cpu: bool) -> dict[str, Any]:
+def engine_options(
+    config: VllmConfig, policy: PreTrainedModel, *, max_model_len: int, on_cpu: bool
+) -> dict[str, Any]:
     """Return vLLM's engine arguments."""
     kv_cache_bytes = config.kv_cache_mib << 20 or (CPU_KV_CACHE_BYTES if on_cpu else None)
     options = {
-        "dtype": str(policy.dtype).removeprefix("torch.") if config.dtype == "auto" else config.dtype,
+        "dtype": str(policy.dtype).removeprefix("torch.")
+        if config.dtype == "auto"
+        else config.dtype,
         "seed": 0,
         "max_model_len": max_model_len,
         "kv_cache_memory_bytes": kv_cache_bytes,
@@ -31,30 +35,50 @@ def engine_options(config: VllmConfig, policy: PreTrainedModel, *, max_model_len
         "skip_tokenizer_init": True,
         "use_tqdm_on_load": False,
     }
-    if on_cpu:  # a seeded request must not be split: rewinding its generator is not implemented there
-        options |= {"enable_chunked_prefill": False, "max_num_batched_tokens": max(4096, max_model_len)}
+    if (
+        on_cpu
+    ):  # a seeded request must not be split: rewinding its generator is not implemented there
+        options |= {
+            "enable_chunked_prefill": False,
+            "max_num_batched_tokens": max(4096, max_model_len),
+        }
     if config.tensor_parallel > 1:
-        options |= {"tensor_parallel_size": config.tensor_parallel, "distributed_executor_backend": "mp", "worker_extension_cls": WORKER}
+        options |= {
+            "tensor_parallel_size": config.tensor_parallel,
+            "distributed_executor_backend": "mp",
+            "worker_extension_cls": WORKER,
+        }
     return options
 
 
 def check_heads(policy: PreTrainedConfig, tensor_parallel: int, *, on_cpu: bool) -> None:
-    """Check the attention heads of a policy against what vLLM can split and compute; of their size it would complain at the first request only.
+    """Check the attention heads of a policy against what vLLM can split and compute; of their size
+    it would complain at the first request only.
 
     Raises:
-        ValueError: So many processes cannot share the heads, or vLLM has no kernel of their size for a CPU.
+        ValueError: So many processes cannot share the heads, or vLLM has no kernel of their size
+            for a CPU.
     """
     config = policy.get_text_config()
     heads = config.num_attention_heads
     if heads % tensor_parallel:
-        raise ValueError(f"vllm.tensor_parallel: got {tensor_parallel}, expected a divisor of the policy's {heads} attention heads")
+        raise ValueError(
+            f"vllm.tensor_parallel: got {tensor_parallel}, expected a divisor of the policy's {heads} attention heads"
+        )
     kv_heads = getattr(config, "num_key_value_heads", None) or heads
     if max(kv_heads, tensor_parallel) % min(kv_heads, tensor_parallel):
-        raise ValueError(f"vllm.tensor_parallel: got {tensor_parallel}, expected a divisor or a multiple of the policy's {kv_heads} heads of keys and values")
+        raise ValueError(
+            f"vllm.tensor_parallel: got {tensor_parallel}, expected a divisor or a multiple of the policy's {kv_heads} heads of keys and values"
+        )
     if not on_cpu:
         return
     from vllm.v1.attention.backends.cpu_attn import CPUAttentionBackend
 
-    size, supported = getattr(config, "head_dim", None) or config.hidden_size // heads, CPUAttentionBackend.get_supported_head_sizes()
+    size, supported = (
+        getattr(config, "head_dim", None) or config.hidden_size // heads,
+        CPUAttentionBackend.get_supported_head_sizes(),
+    )
     if size not in supported:
-        raise ValueError(f"policy: got attention heads of size {size}, expected one of {supported}: vLLM has no others on a CPU")
+        raise ValueError(
+            f"policy: got attention heads of size {size}, expected one of {supported}: vLLM has no others on a CPU"
+        )

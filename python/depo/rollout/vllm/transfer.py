@@ -1,8 +1,10 @@
-"""The learner's weights on their way into vLLM, through its own weight-transfer interface; to be imported after `prepare_vllm`.
+"""The learner's weights on their way into vLLM, through its own weight-transfer interface; to be
+imported after `prepare_vllm`.
 
-vLLM ships backends between processes on GPUs: "nccl", and "ipc" for two processes that share a GPU. None of them works inside one process or on a CPU, so
-"depo" is registered beside them: it hands over the tensors themselves, through a Ray actor their copies, and to several processes that share a model a
-file in memory.
+vLLM ships backends between processes on GPUs: "nccl", and "ipc" for two processes that share a GPU.
+None of them works inside one process or on a CPU, so "depo" is registered beside them: it hands
+over the tensors themselves, through a Ray actor their copies, and to several processes that share a
+model a file in memory.
 """
 
 from __future__ import annotations
@@ -28,8 +30,14 @@ from vllm.distributed.weight_transfer.base import (
     WeightTransferInitInfo,
     WeightTransferUpdateInfo,
 )
-from vllm.distributed.weight_transfer.factory import WeightTransferEngineFactory, WeightTransferTrainerFactory
-from vllm.model_executor.model_loader.reload import finalize_layerwise_reload, initialize_layerwise_reload
+from vllm.distributed.weight_transfer.factory import (
+    WeightTransferEngineFactory,
+    WeightTransferTrainerFactory,
+)
+from vllm.model_executor.model_loader.reload import (
+    finalize_layerwise_reload,
+    initialize_layerwise_reload,
+)
 
 Backend = Literal["depo", "nccl", "ipc"]
 
@@ -111,7 +119,13 @@ class TensorTrainerTransferEngine(TrainerWeightTransferEngine):  # type: ignore[
     n_workers = 1
 
     @classmethod
-    def trainer_init(cls, init_info: TensorTrainerInitInfo, *, client: VLLMWeightSyncClient, source: WeightSource | None = None) -> TensorTrainerTransferEngine:
+    def trainer_init(
+        cls,
+        init_info: TensorTrainerInitInfo,
+        *,
+        client: VLLMWeightSyncClient,
+        source: WeightSource | None = None,
+    ) -> TensorTrainerTransferEngine:
         """Return the sender of `source`, on every rank of the learner."""
         engine = cls(client=client, source=source, is_sender=init_info.is_sender)
         engine.n_workers = init_info.n_workers
@@ -120,7 +134,9 @@ class TensorTrainerTransferEngine(TrainerWeightTransferEngine):  # type: ignore[
         return engine
 
     def send_weights(self) -> None:
-        """Gather the parameters, a collective of sharded learners, and update the engine from rank 0."""
+        """Gather the parameters, a collective of sharded learners, and update the engine from rank
+        0.
+        """
         tensors = {name: tensor.detach() for name, tensor in self.source}
         if not self.is_sender:
             return
@@ -140,16 +156,23 @@ class TensorTrainerTransferEngine(TrainerWeightTransferEngine):  # type: ignore[
 
 
 def _roomy(tensors: dict[str, Tensor]) -> Path | None:
-    """Return the directory in memory if it has room for the parameters, as a container's often has not; None: where temporary files go."""
+    """Return the directory in memory if it has room for the parameters, as a container's often has
+    not; None: where temporary files go.
+    """
     size = sum(tensor.numel() * tensor.element_size() for tensor in tensors.values())
-    return MEMORY if MEMORY.is_dir() and shutil.disk_usage(MEMORY).free > ROOM_PER_BYTE * size else None
+    return (
+        MEMORY
+        if MEMORY.is_dir() and shutil.disk_usage(MEMORY).free > ROOM_PER_BYTE * size
+        else None
+    )
 
 
 def repack_shared_weights(model: nn.Module) -> None:
     """Pack anew, for the CPU's kernels, every weight that several modules share.
 
-    vLLM 0.32 packs an embedding that is also the head when it is loaded first and never again: after an update the head would go on with the old weights.
-    Modules that nothing is packed for, all of them on a GPU, have no `cpu_linear`.
+    vLLM 0.32 packs an embedding that is also the head when it is loaded first and never again:
+    after an update the head would go on with the old weights. Modules that nothing is packed for,
+    all of them on a GPU, have no `cpu_linear`.
     """
     sharing: defaultdict[int, list[Any]] = defaultdict(list)
     for module in model.modules():
@@ -163,22 +186,35 @@ def repack_shared_weights(model: nn.Module) -> None:
 
 def register_backend() -> None:
     """Make "depo" known to vLLM's factories; calling it twice is fine."""
-    for factory, engine in ((WeightTransferEngineFactory, TensorTransferEngine), (WeightTransferTrainerFactory, TensorTrainerTransferEngine)):
+    for factory, engine in (
+        (WeightTransferEngineFactory, TensorTransferEngine),
+        (WeightTransferTrainerFactory, TensorTrainerTransferEngine),
+    ):
         if TensorTrainerInitInfo.backend not in factory._registry:
             factory.register_engine(TensorTrainerInitInfo.backend, engine)
 
 
-def sender_init_info(backend: Backend, *, rank: int = 0, master_address: str = "", master_port: int = 0, n_workers: int = 1) -> TrainerInitInfo:
-    """Return what the learner's side of a backend is initialised with, for `WeightTransferTrainerFactory.trainer_init`.
+def sender_init_info(
+    backend: Backend,
+    *,
+    rank: int = 0,
+    master_address: str = "",
+    master_port: int = 0,
+    n_workers: int = 1,
+) -> TrainerInitInfo:
+    """Return what the learner's side of a backend is initialised with, for
+    `WeightTransferTrainerFactory.trainer_init`.
 
     "nccl" and "ipc" follow vLLM's source and were never run by the tests, which have no GPU.
 
     Args:
-        backend: "depo"; "nccl" when learner and engines have GPUs of their own; "ipc" when two processes share one.
+        backend: "depo"; "nccl" when learner and engines have GPUs of their own; "ipc" when two
+            processes share one.
         rank: Rank among the learner's processes; 0 sends.
         master_address: nccl: where rank 0 listens.
         master_port: nccl: at which port.
-        n_workers: depo: processes that share the engine's model. nccl: workers of all engines together, one per GPU.
+        n_workers: depo: processes that share the engine's model. nccl: workers of all engines
+            together, one per GPU.
     """
     if backend == "depo":
         return TensorTrainerInitInfo(rank=rank, n_workers=n_workers)
@@ -188,4 +224,6 @@ def sender_init_info(backend: Backend, *, rank: int = 0, master_address: str = "
         return IPCTrainerInitInfo(rank=rank, packed=True)
     from vllm.distributed.weight_transfer.nccl_engine import NCCLTrainerInitInfo
 
-    return NCCLTrainerInitInfo(rank=rank, master_address=master_address, master_port=master_port, world_size=1 + n_workers)
+    return NCCLTrainerInitInfo(
+        rank=rank, master_address=master_address, master_port=master_port, world_size=1 + n_workers
+    )

@@ -45,7 +45,9 @@ class Chart:
 
 
 def render(name: str, title: str, reading: str, drawn: Figure | str) -> Chart:
-    """Return the chart of a figure, or of the clause that says why the records have nothing to draw."""
+    """Return the chart of a figure, or of the clause that says why the records have nothing to
+    draw.
+    """
     if isinstance(drawn, str):
         return Chart(name, title, f"Left out: {drawn}.", None)
     file = io.BytesIO()
@@ -90,14 +92,18 @@ def shares_from_0_to_1(ax: Axes) -> None:
     ax.set_ylim(-0.02, 1.02)
 
 
-def plot_smoothed(ax: Axes, steps_K: Float64Array, values_K: Float64Array, colour: str, name: str) -> None:
+def plot_smoothed(
+    ax: Axes, steps_K: Float64Array, values_K: Float64Array, colour: str, name: str
+) -> None:
     """Draw values light and their smoothed course strong."""
     ax.plot(steps_K, values_K, color=colour, alpha=0.22, linewidth=0.9)
     ax.plot(steps_K, smooth(values_K), color=colour, linewidth=1.8, label=name)
 
 
 def smooth(values_K: Float64Array) -> Float64Array:
-    """Return the mean of each value and its neighbours, float64 [K]: a twentieth of all values, fewer at the ends."""
+    """Return the mean of each value and its neighbours, float64 [K]: a twentieth of all values,
+    fewer at the ends.
+    """
     reach = int(values_K.size * _SMOOTHED_SHARE / 2)
     sums = np.concatenate([[0.0], np.cumsum(values_K)])
     first = np.maximum(np.arange(values_K.size) - reach, 0)

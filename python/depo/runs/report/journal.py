@@ -38,13 +38,17 @@ class JournalColumns:
 
     @classmethod
     def of(cls, journal: Sequence[Row], success_threshold: float) -> JournalColumns:
-        """Return the columns of journal rows; a reward at or above `success_threshold` is a success."""
+        """Return the columns of journal rows; a reward at or above `success_threshold` is a
+        success.
+        """
         sizes = np.array([len(row["rewards"]) for row in journal], np.int64)
         return cls(
             steps=numbers(journal, "step"),
             kinds=np.array([row["kind"] for row in journal], np.str_),
             predicted_rewards=numbers(journal, "predicted_reward"),
-            pass_rates=np.array([_pass_rate(row["rewards"], success_threshold) for row in journal], np.float64),
+            pass_rates=np.array(
+                [_pass_rate(row["rewards"], success_threshold) for row in journal], np.float64
+            ),
             p_informative=numbers(journal, "p_informative"),
             admissions=numbers(journal, "admission"),
             informative=np.array([row["informative"] for row in journal], bool),
@@ -62,12 +66,16 @@ def numbers(rows: Sequence[Row], name: str) -> Float64Array:
     return np.array([row[name] for row in rows], np.float64)
 
 
-def mean_by_step(steps_N: Float64Array, values_N: Float64Array) -> tuple[Float64Array, Float64Array]:
+def mean_by_step(
+    steps_N: Float64Array, values_N: Float64Array
+) -> tuple[Float64Array, Float64Array]:
     """Return the distinct steps and the mean value at each, both float64 [K]."""
     steps_K, group_N = np.unique(steps_N, return_inverse=True)
     return steps_K, np.bincount(group_N, values_N) / np.bincount(group_N)
 
 
 def _pass_rate(rewards: Sequence[float | None], success_threshold: float) -> float:
-    known = np.array([reward for reward in rewards if reward is not None], np.float32)  # the type that rewards are compared in
+    known = np.array(
+        [reward for reward in rewards if reward is not None], np.float32
+    )  # the type that rewards are compared in
     return float((known >= np.float32(success_threshold)).mean()) if known.size else float("nan")

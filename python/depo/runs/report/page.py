@@ -1,4 +1,7 @@
-"""Self-contained HTML: no scripts, no network, images inside. Every text that comes in is escaped here."""
+"""Self-contained HTML: no scripts, no network, images inside.
+
+Every text that comes in is escaped here.
+"""
 
 from __future__ import annotations
 
@@ -54,12 +57,25 @@ def preformatted(text: str) -> str:
     return f"<pre>{escape(text)}</pre>"
 
 
-def table(header: Sequence[str], rows: Sequence[Sequence[str]], *, numeric: Sequence[int] = ()) -> str:
+def table(
+    header: Sequence[str], rows: Sequence[Sequence[str]], *, numeric: Sequence[int] = ()
+) -> str:
     """Return a table of texts; `numeric` columns are aligned at the right."""
-    attribute = ["" if column not in numeric else ' class="number"' for column in range(len(header))]
-    head = "".join(f"<th{kind}>{escape(text)}</th>" for kind, text in zip(attribute, header, strict=True))
-    body = ["".join(f"<td{kind}>{escape(text)}</td>" for kind, text in zip(attribute, row, strict=True)) for row in rows]
-    return f"<table><thead><tr>{head}</tr></thead>\n<tbody>" + "\n".join(f"<tr>{cells}</tr>" for cells in body) + "</tbody></table>"
+    attribute = [
+        "" if column not in numeric else ' class="number"' for column in range(len(header))
+    ]
+    head = "".join(
+        f"<th{kind}>{escape(text)}</th>" for kind, text in zip(attribute, header, strict=True)
+    )
+    body = [
+        "".join(f"<td{kind}>{escape(text)}</td>" for kind, text in zip(attribute, row, strict=True))
+        for row in rows
+    ]
+    return (
+        f"<table><thead><tr>{head}</tr></thead>\n<tbody>"
+        + "\n".join(f"<tr>{cells}</tr>" for cells in body)
+        + "</tbody></table>"
+    )
 
 
 def chart_section(chart: Chart) -> str:
@@ -67,7 +83,9 @@ def chart_section(chart: Chart) -> str:
     if chart.png is None:
         return section(chart.title, f'<p class="left-out">{escape(chart.caption)}</p>')
     source = f"data:image/png;base64,{base64.b64encode(chart.png).decode()}"
-    return section(chart.title, paragraph(chart.caption), f'<img alt="{escape(chart.title)}" src="{source}">')
+    return section(
+        chart.title, paragraph(chart.caption), f'<img alt="{escape(chart.title)}" src="{source}">'
+    )
 
 
 def number(value: float | None) -> str:

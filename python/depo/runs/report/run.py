@@ -17,9 +17,11 @@ _CONFIG_FILE = "config.toml"
 
 
 def write_report(run_directory: Path) -> Path:
-    """Draw `plots/*.png` and write the self-contained `report.html`, both into the run's directory; a run that is still going can be reported on.
+    """Draw `plots/*.png` and write the self-contained `report.html`, both into the run's directory;
+    a run that is still going can be reported on.
 
-    What a run has not recorded (no estimator, no evaluation, no probes) is left out with a sentence that says why.
+    What a run has not recorded (no estimator, no evaluation, no probes) is left out with a sentence
+    that says why.
 
     Args:
         run_directory: Directory of a depo-train run.
@@ -35,10 +37,16 @@ def write_report(run_directory: Path) -> Path:
     run = RunRecords.read(run_directory)
     config_path = run_directory / _CONFIG_FILE
     config = load_config(config_path) if config_path.is_file() else None
-    journal = JournalColumns.of(run.journal, (config.selection if config else SelectorConfig()).success_threshold)
+    journal = JournalColumns.of(
+        run.journal, (config.selection if config else SelectorConfig()).success_threshold
+    )
     charts = run_charts(run, journal)
     write_plots(charts, run_directory / "plots")
-    settings = preformatted(config_path.read_text(encoding="utf-8")) if config else paragraph(f"Left out: the run has no {_CONFIG_FILE}.")
+    settings = (
+        preformatted(config_path.read_text(encoding="utf-8"))
+        if config
+        else paragraph(f"Left out: the run has no {_CONFIG_FILE}.")
+    )
     sections = [
         headline(run, journal.last_warmup_step),
         accuracies(run),
@@ -47,4 +55,9 @@ def write_report(run_directory: Path) -> Path:
         glossary(run),
         section("Configuration", settings),
     ]
-    return write_page(run_directory / "report.html", f"Run {run_directory.resolve().name}", ending(run, config), sections)
+    return write_page(
+        run_directory / "report.html",
+        f"Run {run_directory.resolve().name}",
+        ending(run, config),
+        sections,
+    )

@@ -1,4 +1,8 @@
-"""The figures of one run. Each private function returns the figure, or the clause that says why the records have nothing to draw."""
+"""The figures of one run.
+
+Each private function returns the figure, or the clause that says why the records have nothing to
+draw.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +13,17 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from depo.runs.metric_names import TIMINGS
-from depo.runs.report.charts import COLOURS, GREY, THOUSANDS, Chart, describe_axes, panels, plot_smoothed, render, shares_from_0_to_1
+from depo.runs.report.charts import (
+    COLOURS,
+    GREY,
+    THOUSANDS,
+    Chart,
+    describe_axes,
+    panels,
+    plot_smoothed,
+    render,
+    shares_from_0_to_1,
+)
 from depo.runs.report.journal import JournalColumns, mean_by_step, numbers
 from depo.runs.run_records import Float64Array, RunRecords
 from depo.sampler.calibration import reliability_curve
@@ -28,22 +42,53 @@ def run_charts(run: RunRecords, journal: JournalColumns) -> list[Chart]:
     """Return all figures of a run, in the order in which they tell its story."""
     smoothed = "Light lines are single steps, strong ones averages over neighbouring steps."
     return [
-        render("reward", "Training reward", f"Mean reward of what was rolled out: it depends on which prompts were drawn. {smoothed}", _reward(run)),
-        render("accuracy", "Held-out accuracy", "Mean reward on prompts that are never trained on, by difficulty band: what was learned.", _accuracy(run)),
-        render("prediction", "Predicted against observed reward", "Over the groups rolled out, which are the hardest to predict.", _prediction(journal)),
+        render(
+            "reward",
+            "Training reward",
+            f"Mean reward of what was rolled out: it depends on which prompts were drawn. {smoothed}",
+            _reward(run),
+        ),
+        render(
+            "accuracy",
+            "Held-out accuracy",
+            "Mean reward on prompts that are never trained on, by difficulty band: what was learned.",
+            _accuracy(run),
+        ),
+        render(
+            "prediction",
+            "Predicted against observed reward",
+            "Over the groups rolled out, which are the hardest to predict.",
+            _prediction(journal),
+        ),
         render(
             "rejected",
             "Candidates rejected",
             "Share of the scored candidates that the policy rejected, and why the others were rolled out.",
             _rejected(run, journal),
         ),
-        render("informative", "Informative groups", "The higher the informative share, the fewer rollouts go without any gradient.", _informative(run)),
         render(
-            "generated", "Sequences and tokens generated", "With selection, a dashed line estimates what uniform sampling would have cost.", _generated(run)
+            "informative",
+            "Informative groups",
+            "The higher the informative share, the fewer rollouts go without any gradient.",
+            _informative(run),
         ),
-        render("calibration", "Calibration of P(informative)", "On the diagonal, groups are informative as often as believed.", _calibration(run, journal)),
         render(
-            "cpu", "CPU seconds by part", "Where the run's CPU time went, all threads of the training process; grey: outside of the training steps.", _cpu(run)
+            "generated",
+            "Sequences and tokens generated",
+            "With selection, a dashed line estimates what uniform sampling would have cost.",
+            _generated(run),
+        ),
+        render(
+            "calibration",
+            "Calibration of P(informative)",
+            "On the diagonal, groups are informative as often as believed.",
+            _calibration(run, journal),
+        ),
+        render(
+            "cpu",
+            "CPU seconds by part",
+            "Where the run's CPU time went, all threads of the training process; grey: outside of the training steps.",
+            _cpu(run),
         ),
     ]
 
@@ -72,7 +117,14 @@ def _accuracy(run: RunRecords) -> Drawn:
 
 def accuracy_names(run: RunRecords) -> list[str]:
     """Return the names of the accuracies that the run has measured: overall first, then by band."""
-    return sorted({name for row in run.metrics for name in row if name.startswith("eval/accuracy") and row[name] is not None})
+    return sorted(
+        {
+            name
+            for row in run.metrics
+            for name in row
+            if name.startswith("eval/accuracy") and row[name] is not None
+        }
+    )
 
 
 def band_of(accuracy_name: str) -> str:
@@ -84,7 +136,11 @@ def _prediction(journal: JournalColumns) -> Drawn:
     known = np.isfinite(journal.predicted_rewards) & np.isfinite(journal.pass_rates) & journal.full
     if not known.any():
         return _NO_ESTIMATOR
-    steps, predicted, observed = journal.steps[known], journal.predicted_rewards[known], journal.pass_rates[known]
+    steps, predicted, observed = (
+        journal.steps[known],
+        journal.predicted_rewards[known],
+        journal.pass_rates[known],
+    )
     figure, (means, errors) = panels(2)
     plot_smoothed(means, *mean_by_step(steps, observed), VERMILION, "observed pass rate")
     plot_smoothed(means, *mean_by_step(steps, predicted), BLUE, "predicted before the rollout")
@@ -119,7 +175,15 @@ def _stack_kinds(ax: Axes, journal: JournalColumns) -> None:
     for kind, colour in zip(DrawKind, (BLUE, GREY, GREEN, ORANGE, VERMILION), strict=True):
         shares = np.histogram(journal.steps[journal.kinds == kind], edges)[0] / totals
         if shares.any():
-            ax.bar(edges[:-1], shares, np.diff(edges), bottom, align="edge", color=colour, label=kind.value)
+            ax.bar(
+                edges[:-1],
+                shares,
+                np.diff(edges),
+                bottom,
+                align="edge",
+                color=colour,
+                label=kind.value,
+            )
         bottom += shares
     describe_axes(ax, y="share of the draws", title="why they were drawn")
     ax.legend(loc="center", fontsize="small", framealpha=1)
@@ -131,10 +195,19 @@ def _informative(run: RunRecords) -> Drawn:
         return _NO_STEP
     figure, (ax,) = panels()
     plot_smoothed(ax, steps, informative, BLUE, "informative")
-    plot_smoothed(ax, *run.series("rollout/zero_variance_share"), VERMILION, "zero variance: no gradient")
+    plot_smoothed(
+        ax, *run.series("rollout/zero_variance_share"), VERMILION, "zero variance: no gradient"
+    )
     probed, unfiltered = run.series("probe/informative_share")
     if probed.size:
-        ax.plot(probed, unfiltered, "s", color="black", markersize=4, label="informative among unfiltered probes")
+        ax.plot(
+            probed,
+            unfiltered,
+            "s",
+            color="black",
+            markersize=4,
+            label="informative among unfiltered probes",
+        )
     shares_from_0_to_1(ax)
     describe_axes(ax, y="share of groups")
     return figure
@@ -149,7 +222,13 @@ def _generated(run: RunRecords) -> Drawn:
     left.plot(steps, sequences, color=BLUE, linewidth=1.8, label="generated")
     if saved.any():
         uniform = sequences[np.isin(steps, saved_steps)] + saved
-        left.plot(saved_steps, uniform, "--", color=GREY, label="uniform sampling, for as many\ninformative groups (estimate)")
+        left.plot(
+            saved_steps,
+            uniform,
+            "--",
+            color=GREY,
+            label="uniform sampling, for as many\ninformative groups (estimate)",
+        )
     right.plot(*run.series("rollout/tokens_total"), color=BLUE, linewidth=1.8)
     for ax, name in ((left, "sequences"), (right, "tokens")):
         ax.yaxis.set_major_formatter(THOUSANDS)
@@ -161,25 +240,65 @@ def _generated(run: RunRecords) -> Drawn:
 def _calibration(run: RunRecords, journal: JournalColumns) -> Drawn:
     figure, (ax,) = panels(width=5.2, height=4.4)
     judged = np.isfinite(journal.p_informative) & (journal.kinds != DrawKind.WARMUP) & journal.full
-    probes = [row for row in run.probes if row["step"] > journal.last_warmup_step and row["p_informative"] is not None]
+    probes = [
+        row
+        for row in run.probes
+        if row["step"] > journal.last_warmup_step and row["p_informative"] is not None
+    ]
     if not judged.any() and not probes:
         return "no P(informative) was recorded after the warm-up"
     if judged.any():
         weights = 1 / journal.admissions[judged]
-        _plot_reliability(ax, journal.p_informative[judged], journal.informative[judged], weights, "groups rolled out,\nweighted by 1 / admission", BLUE)
+        _plot_reliability(
+            ax,
+            journal.p_informative[judged],
+            journal.informative[judged],
+            weights,
+            "groups rolled out,\nweighted by 1 / admission",
+            BLUE,
+        )
     if probes:
         informative = np.array([row["informative"] for row in probes], bool)
-        _plot_reliability(ax, numbers(probes, "p_informative"), informative, np.ones(len(probes)), "unfiltered probes", VERMILION)
+        _plot_reliability(
+            ax,
+            numbers(probes, "p_informative"),
+            informative,
+            np.ones(len(probes)),
+            "unfiltered probes",
+            VERMILION,
+        )
     ax.plot([0, 1], [0, 1], ":", color=GREY)
     ax.set_xlim(-0.02, 1.02)
     shares_from_0_to_1(ax)
-    describe_axes(ax, x="P(informative) before the rollout", y="share that was informative", title="10 bins of equal weight; bars: standard error")
+    describe_axes(
+        ax,
+        x="P(informative) before the rollout",
+        y="share that was informative",
+        title="10 bins of equal weight; bars: standard error",
+    )
     return figure
 
 
-def _plot_reliability(ax: Axes, believed_N: Float64Array, informative_N: BoolArray, weights_N: Float64Array, name: str, colour: str) -> None:
+def _plot_reliability(
+    ax: Axes,
+    believed_N: Float64Array,
+    informative_N: BoolArray,
+    weights_N: Float64Array,
+    name: str,
+    colour: str,
+) -> None:
     curve = reliability_curve(believed_N, informative_N, weights_N)
-    ax.errorbar(curve.predicted, curve.observed, curve.standard_errors, fmt="o-", color=colour, markersize=4, linewidth=1.2, capsize=2, label=name)
+    ax.errorbar(
+        curve.predicted,
+        curve.observed,
+        curve.standard_errors,
+        fmt="o-",
+        color=colour,
+        markersize=4,
+        linewidth=1.2,
+        capsize=2,
+        label=name,
+    )
 
 
 def _cpu(run: RunRecords) -> Drawn:
@@ -189,7 +308,11 @@ def _cpu(run: RunRecords) -> Drawn:
         return "no CPU time was recorded"
     figure, (ax,) = panels(height=0.9 + 0.3 * len(shown))
     colours = [GREY if name == "time/evaluate" else BLUE for name in shown]
-    bars = ax.barh([name.removeprefix("time/").replace("_", " ") for name in shown], [*shown.values()], color=colours)
+    bars = ax.barh(
+        [name.removeprefix("time/").replace("_", " ") for name in shown],
+        [*shown.values()],
+        color=colours,
+    )
     ax.bar_label(bars, fmt="{:,.1f}", padding=3, fontsize="small")
     ax.invert_yaxis()
     describe_axes(ax, x="CPU seconds over the whole run", y="")

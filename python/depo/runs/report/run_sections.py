@@ -39,14 +39,22 @@ def headline(run: RunRecords, warmup_steps: int) -> str:
         ("sequences generated for training", number(_last(run, "rollout/sequences_total"))),
         ("tokens generated for training", number(_last(run, "rollout/tokens_total"))),
         (f"informative groups, of those rolled out{after}", percent(informative)),
-        ("sequences saved against uniform sampling (estimate)", number(_last(run, "selection/sequences_saved_total"))),
-        ("CPU time that selection adds to the steps, outside of the estimator's compute", percent(selection)),
+        (
+            "sequences saved against uniform sampling (estimate)",
+            number(_last(run, "selection/sequences_saved_total")),
+        ),
+        (
+            "CPU time that selection adds to the steps, outside of the estimator's compute",
+            percent(selection),
+        ),
     ]
     return section("Headline", table(("over the whole run", "value"), facts, numeric=(1,)))
 
 
 def _informative_share(run: RunRecords, warmup_steps: int) -> float | None:
-    """Return which share of all groups rolled out after the warm-up was informative; None without any."""
+    """Return which share of all groups rolled out after the warm-up was informative; None without
+    any.
+    """
     steps, shares = run.series("rollout/informative_share")
     groups = run.series("rollout/groups")[1] * (steps > warmup_steps)
     return float(np.average(shares, weights=groups)) if groups.any() else None
@@ -56,31 +64,57 @@ def accuracies(run: RunRecords) -> str:
     """Return the held-out accuracy at the first and the last evaluation."""
     names = accuracy_names(run)
     if not names:
-        return section("Held-out accuracy by band", paragraph("Left out: no held-out evaluation was made."))
+        return section(
+            "Held-out accuracy by band", paragraph("Left out: no held-out evaluation was made.")
+        )
     rows = []
     for name in names:
         steps, values = run.series(name)
-        rows.append((band_of(name), number(values[0]), number(values[-1]), f"{values[-1] - values[0]:+.3f}", f"{steps[0]:.0f}, {steps[-1]:.0f}"))
-    return section("Held-out accuracy by band", table(("band", "first", "last", "change", "at steps"), rows, numeric=(1, 2, 3)))
+        rows.append(
+            (
+                band_of(name),
+                number(values[0]),
+                number(values[-1]),
+                f"{values[-1] - values[0]:+.3f}",
+                f"{steps[0]:.0f}, {steps[-1]:.0f}",
+            )
+        )
+    return section(
+        "Held-out accuracy by band",
+        table(("band", "first", "last", "change", "at steps"), rows, numeric=(1, 2, 3)),
+    )
 
 
 def cpu_seconds(run: RunRecords) -> str:
     """Return where the CPU time went, and what selection adds to it."""
     rows = [
-        (name, meaning, number(run.total_cpu_seconds(name)), percent(_share_of_steps(run, (name,))) if name != "time/evaluate" else "–")
+        (
+            name,
+            meaning,
+            number(run.total_cpu_seconds(name)),
+            percent(_share_of_steps(run, (name,))) if name != "time/evaluate" else "–",
+        )
         for name, meaning in TIMINGS.items()
         if any(name in row for row in run.timings)
     ]
     if not rows:
         return section("CPU seconds", paragraph("Left out: no CPU time was recorded."))
-    selection, estimator = (percent(_share_of_steps(run, names)) for names in (_SELECTION_TIMINGS, _ESTIMATOR_TIMINGS))
+    selection, estimator = (
+        percent(_share_of_steps(run, names)) for names in (_SELECTION_TIMINGS, _ESTIMATOR_TIMINGS)
+    )
     ours = " + ".join(_SELECTION_TIMINGS)
     sentence = f"Of the steps' CPU time, selection takes {selection} outside of the estimator's compute ({ours}), the estimator {estimator}."
-    return section("CPU seconds", paragraph(sentence), table(("part", "meaning", "CPU seconds", "of the steps"), rows, numeric=(2, 3)))
+    return section(
+        "CPU seconds",
+        paragraph(sentence),
+        table(("part", "meaning", "CPU seconds", "of the steps"), rows, numeric=(2, 3)),
+    )
 
 
 def _share_of_steps(run: RunRecords, names: Sequence[str]) -> float | None:
-    """Return the share of the training steps' CPU seconds that was booked under some names; None before the first step."""
+    """Return the share of the training steps' CPU seconds that was booked under some names; None
+    before the first step.
+    """
     whole = run.total_cpu_seconds("time/step")
     return sum(run.total_cpu_seconds(name) for name in names) / whole if whole > 0 else None
 

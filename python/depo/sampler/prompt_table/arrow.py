@@ -31,13 +31,17 @@ class Answers(Values):
     """Ground truths of any type."""
 
     def encode(self) -> EncodedAnswers:
-        """Return all answers: strings where they lie, integers and booleans as Arrow writes them, anything else by way of Python."""
+        """Return all answers: strings where they lie, integers and booleans as Arrow writes them,
+        anything else by way of Python.
+        """
         column = self._column
         kind = column.type
         if _is_text(kind) and not (strings := _strings(column)).null_count:
             return EncodedAnswers(_in_place(strings), are_json=False)
         if pa.types.is_integer(kind) or pa.types.is_boolean(kind):
-            return EncodedAnswers(texts(column.cast(pa.large_string()).fill_null("null"), "answer"), are_json=True)
+            return EncodedAnswers(
+                texts(column.cast(pa.large_string()).fill_null("null"), "answer"), are_json=True
+            )
         return json_of(self._values())
 
     def _values(self) -> Iterator[Any]:
@@ -49,7 +53,10 @@ class Messages(Values):
     """Chat messages, reduced to role and content."""
 
     def __getitem__(self, row: int) -> tuple[dict[str, str], ...]:
-        return tuple({"role": message["role"], "content": message["content"]} for message in super().__getitem__(row))
+        return tuple(
+            {"role": message["role"], "content": message["content"]}
+            for message in super().__getitem__(row)
+        )
 
 
 class Rows:
@@ -74,22 +81,36 @@ def table_of(data: Any, text: str) -> pa.Table:
         return data
     if not hasattr(data, "__arrow_c_stream__") and not hasattr(data, "__arrow_c_array__"):
         expected = 'Arrow data (a pyarrow.Table, or an object with __arrow_c_stream__; of a Hugging Face Dataset its `with_format("arrow")[:]`)'
-        raise DataError(f"data: got {type(data).__module__}.{type(data).__qualname__}, expected {expected}")
+        raise DataError(
+            f"data: got {type(data).__module__}.{type(data).__qualname__}, expected {expected}"
+        )
     try:
         return _one_column(data, text) or pa.table(data)
     except (pa.ArrowException, TypeError) as error:
-        raise DataError(f"data: got {type(data).__module__}.{type(data).__qualname__}, which Arrow cannot take over: {error}") from error
+        raise DataError(
+            f"data: got {type(data).__module__}.{type(data).__qualname__}, which Arrow cannot take over: {error}"
+        ) from error
 
 
 def _one_column(data: Any, text: str) -> pa.Table | None:
-    """Return data that do not say whether they are a column, such as a Series, or a table; None if they have columns."""
+    """Return data that do not say whether they are a column, such as a Series, or a table; None if
+    they have columns.
+    """
     if hasattr(data, "columns") or isinstance(data, pa.RecordBatchReader):
         return None
     try:
-        column = pa.chunked_array(data) if hasattr(data, "__arrow_c_stream__") else pa.chunked_array([pa.array(data)])
+        column = (
+            pa.chunked_array(data)
+            if hasattr(data, "__arrow_c_stream__")
+            else pa.chunked_array([pa.array(data)])
+        )
     except (pa.ArrowException, TypeError):
         return None
-    return pa.Table.from_struct_array(column) if pa.types.is_struct(column.type) else pa.table({text: column})
+    return (
+        pa.Table.from_struct_array(column)
+        if pa.types.is_struct(column.type)
+        else pa.table({text: column})
+    )
 
 
 def column(table: pa.Table, path: str, field: str) -> pa.ChunkedArray:
@@ -100,11 +121,15 @@ def column(table: pa.Table, path: str, field: str) -> pa.ChunkedArray:
     """
     outer, *inner = (path,) if path in table.column_names else path.split(".")
     if table.column_names.count(outer) != 1:
-        raise DataError(f"{field}: got column {path!r}, expected one of {', '.join(table.column_names)}")
+        raise DataError(
+            f"{field}: got column {path!r}, expected one of {', '.join(table.column_names)}"
+        )
     found = table.column(outer)
     for name in inner:
         if not pa.types.is_struct(found.type) or found.type.get_field_index(name) < 0:
-            raise DataError(f"{field}: got column {path!r}, but what is before {name!r} is of type {found.type}, expected a struct with this field")
+            raise DataError(
+                f"{field}: got column {path!r}, but what is before {name!r} is of type {found.type}, expected a struct with this field"
+            )
         found = pc.struct_field(found, name)
     return found
 
@@ -118,13 +143,28 @@ def prompts(column: pa.ChunkedArray) -> tuple[_core.TextColumn, Messages | None]
     if not (pa.types.is_list(column.type) or pa.types.is_large_list(column.type)):
         return texts(column, "text"), None
     _require_none(column.is_null(), "text", "null", "chat messages")
-    _require_none(pc.equal(pc.list_value_length(column), 0), "text", "a chat without messages", "at least one message")
+    _require_none(
+        pc.equal(pc.list_value_length(column), 0),
+        "text",
+        "a chat without messages",
+        "at least one message",
+    )
     message = column.type.value_type
     for name in ("role", "content"):
-        if not pa.types.is_struct(message) or message.get_field_index(name) < 0 or not _is_text(message.field(name).type):
-            raise DataError(f"text: got messages of type {message}, expected role and content, both strings")
-        joined = pa.chunked_array([_joined(chunk, name) for chunk in column.chunks], pa.large_string())
-        _require_none(joined.is_null(), "text", f"a message without {name}", f"messages with {name}")
+        if (
+            not pa.types.is_struct(message)
+            or message.get_field_index(name) < 0
+            or not _is_text(message.field(name).type)
+        ):
+            raise DataError(
+                f"text: got messages of type {message}, expected role and content, both strings"
+            )
+        joined = pa.chunked_array(
+            [_joined(chunk, name) for chunk in column.chunks], pa.large_string()
+        )
+        _require_none(
+            joined.is_null(), "text", f"a message without {name}", f"messages with {name}"
+        )
     return texts(joined, "text"), Messages(column)
 
 
@@ -136,7 +176,9 @@ def ids(column: pa.ChunkedArray) -> _core.TextColumn:
     """
     if not pa.types.is_integer(column.type) and not _is_text(column.type):
         raise DataError(f"id: got a column of type {column.type}, expected strings or integers")
-    return texts(column.cast(pa.large_string()) if pa.types.is_integer(column.type) else column, "id")
+    return texts(
+        column.cast(pa.large_string()) if pa.types.is_integer(column.type) else column, "id"
+    )
 
 
 def sources(column: pa.ChunkedArray) -> Sources:
@@ -147,7 +189,9 @@ def sources(column: pa.ChunkedArray) -> Sources:
     """
     _require_text(column, "source")
     _require_none(column.is_null(), "source", "null", "a string")
-    encoded = (column if pa.types.is_dictionary(column.type) else column.dictionary_encode()).unify_dictionaries()
+    encoded = (
+        column if pa.types.is_dictionary(column.type) else column.dictionary_encode()
+    ).unify_dictionaries()
     names = encoded.chunk(0).dictionary.to_pylist() if encoded.num_chunks else []
     if None in names:
         raise DataError("source: got null as an entry of the dictionary, expected strings")
@@ -184,20 +228,29 @@ def _buffers(chunk: pa.Array) -> tuple[NDArray[np.uint8], NDArray[Any]]:
 
 
 def _joined(chunk: pa.Array, name: str) -> pa.Array:
-    """Return the messages' role or content as one text per chat, with blank lines between; null where one is missing."""
+    """Return the messages' role or content as one text per chat, with blank lines between; null
+    where one is missing.
+    """
     parts = pc.struct_field(chunk.values, name).cast(pa.large_string())
     kind = pa.LargeListArray if pa.types.is_large_list(chunk.type) else pa.ListArray
-    return pc.binary_join(kind.from_arrays(chunk.offsets, parts), pa.scalar("\n\n", pa.large_string()))
+    return pc.binary_join(
+        kind.from_arrays(chunk.offsets, parts), pa.scalar("\n\n", pa.large_string())
+    )
 
 
 def _is_text(kind: pa.DataType) -> bool:
     kind = kind.value_type if pa.types.is_dictionary(kind) else kind
-    return any(is_kind(kind) for is_kind in (pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view))
+    return any(
+        is_kind(kind)
+        for is_kind in (pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view)
+    )
 
 
 def _require_text(column: pa.ChunkedArray, field: str) -> None:
     if not _is_text(column.type):
-        raise DataError(f"{field}: got a column of type {column.type}, expected strings{' or chat messages' if field == 'text' else ''}")
+        raise DataError(
+            f"{field}: got a column of type {column.type}, expected strings{' or chat messages' if field == 'text' else ''}"
+        )
 
 
 def _require_none(flags: pa.ChunkedArray, field: str, got: str, expected: str) -> None:

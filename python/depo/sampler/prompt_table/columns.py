@@ -51,7 +51,9 @@ class Items:
     """Items of a sequence or of a NumPy array, as Python values."""
 
     def __init__(self, items: Sequence[Any] | NDArray[Any]) -> None:
-        self._items = items if isinstance(items, (list, tuple, np.ndarray)) else np.asarray(items, object)  # what is not indexed by row, such as a Series
+        self._items = (
+            items if isinstance(items, (list, tuple, np.ndarray)) else np.asarray(items, object)
+        )  # what is not indexed by row, such as a Series
 
     def __getitem__(self, row: int) -> Any:
         item = self._items[row]
@@ -82,9 +84,13 @@ class Sources:
 
     def __init__(self, codes: NDArray[Any], names: Sequence[str]) -> None:
         used = np.bincount(codes, minlength=len(names)).astype(bool)
-        self.names: list[str] = sorted({name for name, is_used in zip(names, used, strict=True) if is_used})
+        self.names: list[str] = sorted(
+            {name for name, is_used in zip(names, used, strict=True) if is_used}
+        )
         place_of = {name: place for place, name in enumerate(self.names)}
-        self._codes: NDArray[Any] = np.array([place_of.get(name, 0) for name in names], np.min_scalar_type(len(names)))[codes]
+        self._codes: NDArray[Any] = np.array(
+            [place_of.get(name, 0) for name in names], np.min_scalar_type(len(names))
+        )[codes]
 
     @classmethod
     def checked(cls, codes: ArrayLike, names: Sequence[str], length: int) -> Sources:
@@ -95,9 +101,13 @@ class Sources:
         """
         given = np.asarray(codes)
         if given.shape != (length,) or given.dtype.kind not in "iu":
-            raise ValueError(f"sources: got a {given.dtype} array of shape {given.shape}, expected integers of shape ({length},)")
+            raise ValueError(
+                f"sources: got a {given.dtype} array of shape {given.shape}, expected integers of shape ({length},)"
+            )
         if (outside := np.flatnonzero((given < 0) | (given >= len(names)))).size:
-            raise ValueError(f"sources: got {given[outside[0]]} at row {outside[0]}, expected numbers within 0..{len(names)}, the number of source_names")
+            raise ValueError(
+                f"sources: got {given[outside[0]]} at row {outside[0]}, expected numbers within 0..{len(names)}, the number of source_names"
+            )
         return cls(given.astype(np.intp, copy=False), names)
 
     @property
@@ -116,4 +126,7 @@ def json_of(values: Iterable[Any]) -> EncodedAnswers:
     for value in values:
         utf8 += encoder.encode(value).encode()
         ends.append(len(utf8))
-    return EncodedAnswers(_core.TextColumn([(np.frombuffer(utf8, np.uint8), np.frombuffer(ends, np.int64))]), are_json=True)
+    return EncodedAnswers(
+        _core.TextColumn([(np.frombuffer(utf8, np.uint8), np.frombuffer(ends, np.int64))]),
+        are_json=True,
+    )

@@ -1,4 +1,6 @@
-"""The Ray cluster of a run: one reservation for all of its actors, made before the first one starts and given back at the end."""
+"""The Ray cluster of a run: one reservation for all of its actors, made before the first one starts
+and given back at the end.
+"""
 
 from __future__ import annotations
 
@@ -23,12 +25,20 @@ READY_SECONDS = 60.0
 
 
 def set_up_ray(*, local: bool) -> None:
-    """Set what Ray reads when it is imported, unless it is set: no usage statistics, and of a cluster on this machine alone no open port."""
+    """Set what Ray reads when it is imported, unless it is set: no usage statistics, and of a
+    cluster on this machine alone no open port.
+    """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    os.environ.setdefault("RAY_IGNORE_UNHANDLED_ERRORS", "1")  # what several actors share is raised once; the others' copies need no mention
+    os.environ.setdefault(
+        "RAY_IGNORE_UNHANDLED_ERRORS", "1"
+    )  # what several actors share is raised once; the others' copies need no mention
     if local:
-        os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")  # else it listens on all interfaces of this machine
-        os.environ.setdefault("RAY_worker_niceness", "0")  # else actors, which do the work, give way to all that runs here, the update included
+        os.environ.setdefault(
+            "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0"
+        )  # else it listens on all interfaces of this machine
+        os.environ.setdefault(
+            "RAY_worker_niceness", "0"
+        )  # else actors, which do the work, give way to all that runs here, the update included
 
 
 class Cluster:
@@ -41,7 +51,8 @@ class Cluster:
 
     Raises:
         ImportError: Ray is not installed.
-        ConfigError: No cluster at the address, or one that has too little; the message says what was asked and what there is.
+        ConfigError: No cluster at the address, or one that has too little; the message says what
+            was asked and what there is.
     """
 
     def __init__(self, config: DistributedConfig, threads: int, has_estimator: bool = True) -> None:
@@ -51,7 +62,9 @@ class Cluster:
         try:
             import ray
         except ImportError as error:
-            raise ImportError("distributed: got Ray actors to start, but the package ray is missing: pip install 'depo[ray]'") from error
+            raise ImportError(
+                "distributed: got Ray actors to start, but the package ray is missing: pip install 'depo[ray]'"
+            ) from error
         self._ray: Any = ray  # whose annotations are partial
         self._owned = not ray.is_initialized()
         if self._owned:
@@ -64,12 +77,20 @@ class Cluster:
             raise
 
     def start(self, role: Role, index: int, actor: type, *arguments: Any) -> Any:
-        """Return a handle of a new actor in the place reserved for number `index` of its role; it is never restarted by Ray, which would not tell."""
+        """Return a handle of a new actor in the place reserved for number `index` of its role; it
+        is never restarted by Ray, which would not tell.
+        """
         from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
-        place = [position for position, (each, _) in enumerate(self._bundles) if each == role][index]
+        place = [position for position, (each, _) in enumerate(self._bundles) if each == role][
+            index
+        ]
         resources = self._bundles[place][1]
-        environment = {"OMP_NUM_THREADS": str(self._threads), "OMP_WAIT_POLICY": "passive", "TOKENIZERS_PARALLELISM": "false"}
+        environment = {
+            "OMP_NUM_THREADS": str(self._threads),
+            "OMP_WAIT_POLICY": "passive",
+            "TOKENIZERS_PARALLELISM": "false",
+        }
         if not resources["GPU"]:
             environment |= {"CUDA_VISIBLE_DEVICES": "", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0"}
         options = {
@@ -77,7 +98,9 @@ class Cluster:
             "num_gpus": resources["GPU"],
             "max_restarts": 0,
             "runtime_env": {"env_vars": environment},
-            "scheduling_strategy": PlacementGroupSchedulingStrategy(self._reservation, placement_group_bundle_index=place),
+            "scheduling_strategy": PlacementGroupSchedulingStrategy(
+                self._reservation, placement_group_bundle_index=place
+            ),
         }
         return self._ray.remote(actor).options(**options).remote(*arguments)
 
@@ -89,7 +112,8 @@ class Cluster:
         """Wait for a result.
 
         Raises:
-            WorkerError: The actor died, or the node that held its result. What the actor itself raised is raised as it is.
+            WorkerError: The actor died, or the node that held its result. What the actor itself
+                raised is raised as it is.
         """
         try:
             return self._ray.get(reference)
@@ -99,7 +123,8 @@ class Cluster:
             raise error.cause from error
 
     def get_all(self, references: Sequence[Any]) -> list[Any]:
-        """Wait for all results; the first that fails is raised at once, though others may hang because of it.
+        """Wait for all results; the first that fails is raised at once, though others may hang
+        because of it.
 
         Raises:
             WorkerError: An actor died.
@@ -120,7 +145,9 @@ class Cluster:
         self._ray.kill(actor, no_restart=True)
 
     def close(self) -> None:
-        """End all actors and give back what was reserved; a cluster that was started for this run ends too. Calling it twice is fine."""
+        """End all actors and give back what was reserved; a cluster that was started for this run
+        ends too. Calling it twice is fine.
+        """
         if self._ray.is_initialized():
             self._ray.util.remove_placement_group(self._reservation)
             if self._owned:
@@ -129,29 +156,49 @@ class Cluster:
     def _connect(self, address: str) -> None:
         cpus = sum(resources["CPU"] for _, resources in self._bundles)
         # On this machine CPUs are shared as all processes share them; GPUs are counted.
-        local = {} if address else {"num_cpus": max(math.ceil(cpus), os.cpu_count() or 1), "include_dashboard": False}
-        if not address and not ipaddress.ip_address(host := self._ray.util.get_node_ip_address()).is_loopback:
+        local = (
+            {}
+            if address
+            else {"num_cpus": max(math.ceil(cpus), os.cpu_count() or 1), "include_dashboard": False}
+        )
+        if (
+            not address
+            and not ipaddress.ip_address(host := self._ray.util.get_node_ip_address()).is_loopback
+        ):
             found = f"but Ray was imported before depo could confine it and would listen at {host}, to whoever asks"
-            raise ConfigError(f"distributed.address: got nothing, {found}; set RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER=0 first, or call ray.init yourself")
+            raise ConfigError(
+                f"distributed.address: got nothing, {found}; set RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER=0 first, or call ray.init yourself"
+            )
         with cluster_expected(address):
             if ":" in address:
                 probe(address)
-            self._ray.init(address=address or "local", log_to_driver=False, logging_level="ERROR", **local)
+            self._ray.init(
+                address=address or "local", log_to_driver=False, logging_level="ERROR", **local
+            )
 
     def _reserve(self) -> Any:
         from ray.util.placement_group import placement_group, remove_placement_group
 
-        asked = {kind: sum(resources[kind] for _, resources in self._bundles) for kind in ("CPU", "GPU")}
+        asked = {
+            kind: sum(resources[kind] for _, resources in self._bundles) for kind in ("CPU", "GPU")
+        }
         total = self._ray.cluster_resources()
         if any(asked[kind] > total.get(kind, 0.0) for kind in asked):
-            raise ConfigError(f"distributed: got {_words(asked)} to reserve for {self._roles()}, but the cluster has {_words(total)}")
-        bundles = [{kind: amount for kind, amount in resources.items() if amount} for _, resources in self._bundles]
+            raise ConfigError(
+                f"distributed: got {_words(asked)} to reserve for {self._roles()}, but the cluster has {_words(total)}"
+            )
+        bundles = [
+            {kind: amount for kind, amount in resources.items() if amount}
+            for _, resources in self._bundles
+        ]
         reservation = placement_group(bundles, strategy="PACK")
         if not reservation.wait(READY_SECONDS):
             free = _words(self._ray.available_resources())
             remove_placement_group(reservation)
             limits = f"within {READY_SECONDS:.0f} s; of the cluster's {_words(total)}, free are {free}, on {len(self._ray.nodes())} nodes"
-            raise ConfigError(f"distributed: got {_words(asked)} to reserve for {self._roles()}, which was not possible {limits}")
+            raise ConfigError(
+                f"distributed: got {_words(asked)} to reserve for {self._roles()}, which was not possible {limits}"
+            )
         return reservation
 
     def _roles(self) -> str:
@@ -161,11 +208,15 @@ class Cluster:
 
 @contextmanager
 def cluster_expected(address: str) -> Iterator[None]:
-    """Turn an OSError, which is what a failed connection raises, into a ConfigError about `distributed.address`."""
+    """Turn an OSError, which is what a failed connection raises, into a ConfigError about
+    `distributed.address`.
+    """
     try:
         yield
     except OSError as error:
-        raise ConfigError(f"distributed.address: got {address!r}, expected a Ray cluster that runs: {error}") from error
+        raise ConfigError(
+            f"distributed.address: got {address!r}, expected a Ray cluster that runs: {error}"
+        ) from error
 
 
 def probe(address: str) -> None:
@@ -174,14 +225,20 @@ def probe(address: str) -> None:
     socket.create_connection((host.strip("[]"), int(port)), timeout=CONNECT_SECONDS).close()
 
 
-def reservation_bundles(config: DistributedConfig, has_estimator: bool) -> list[tuple[Role, dict[str, float]]]:
+def reservation_bundles(
+    config: DistributedConfig, has_estimator: bool
+) -> list[tuple[Role, dict[str, float]]]:
     """Return role and resources of each actor."""
     wanted: list[tuple[Role, int, float]] = [
         ("rollout", config.rollout_workers, config.rollout_gpus),
         ("learner", config.learner_actors, config.learner_gpus),
         ("estimator", int(config.overlap and has_estimator), config.estimator_gpus),
     ]
-    return [(role, {"CPU": config.actor_cpus, "GPU": gpus}) for role, count, gpus in wanted for _ in range(count)]
+    return [
+        (role, {"CPU": config.actor_cpus, "GPU": gpus})
+        for role, count, gpus in wanted
+        for _ in range(count)
+    ]
 
 
 def _words(resources: Mapping[str, float]) -> str:

@@ -12,7 +12,10 @@ from depo.types.records import Float32Array, TargetBatch
 
 
 class EstimatorActor:
-    """Actor: one estimator, built when it is first asked for. Ray would report what a constructor raises as a death."""
+    """Actor: one estimator, built when it is first asked for.
+
+    Ray would report what a constructor raises as a death.
+    """
 
     def __init__(self, make_estimator: Callable[[], DifficultyEstimator]) -> None:
         self._make = make_estimator
@@ -50,7 +53,9 @@ class RayEstimator:
     """
 
     def __init__(self, cluster: Cluster, make_estimator: Callable[[], DifficultyEstimator]) -> None:
-        """Start the actor in its place on `cluster`; `make_estimator` is called there and must be importable there. What it raises is raised here."""
+        """Start the actor in its place on `cluster`; `make_estimator` is called there and must be
+        importable there. What it raises is raised here.
+        """
         self._cluster = cluster
         self._actor = cluster.start("estimator", 0, EstimatorActor, make_estimator)
         cluster.get(self._actor.version.remote())

@@ -33,7 +33,9 @@ class LearnerRank:
         self._rank, self._ranks, self._device = rank, ranks, device
 
     def meeting_place(self) -> str:
-        """Return where ranks can meet: an address of this machine, or a file where the cluster is this machine and listens to no other."""
+        """Return where ranks can meet: an address of this machine, or a file where the cluster is
+        this machine and listens to no other.
+        """
         import ray
 
         host = ray.util.get_node_ip_address()  # type: ignore[no-untyped-call]
@@ -42,18 +44,37 @@ class LearnerRank:
         with closing(socket.create_server((host, 0))) as server:
             return f"tcp://{host}:{server.getsockname()[1]}"
 
-    def join(self, place: str, make_learner: MakeLearner, policy: PolicyCopy, reference: PolicyCopy | None) -> None:
+    def join(
+        self,
+        place: str,
+        make_learner: MakeLearner,
+        policy: PolicyCopy,
+        reference: PolicyCopy | None,
+    ) -> None:
         """Meet the other ranks and build the learner with them."""
         if place.startswith("file:"):
             os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo" if sys.platform == "linux" else "lo0")
         backend = "nccl" if self._device.startswith("cuda") else "gloo"
-        torch.distributed.init_process_group(backend, init_method=place, rank=self._rank, world_size=self._ranks, timeout=COLLECTIVE_TIMEOUT)
+        torch.distributed.init_process_group(
+            backend,
+            init_method=place,
+            rank=self._rank,
+            world_size=self._ranks,
+            timeout=COLLECTIVE_TIMEOUT,
+        )
         self._learner = make_learner(policy, reference)
 
-    def update(self, batch: tuple[Sequence[RolloutGroup], Float32Array, TokenFactors | None], step: int, policy_lag: int) -> dict[str, float]:
+    def update(
+        self,
+        batch: tuple[Sequence[RolloutGroup], Float32Array, TokenFactors | None],
+        step: int,
+        policy_lag: int,
+    ) -> dict[str, float]:
         """Take part in an update; every rank returns the metrics of all."""
         groups, advantages_BG, token_factors = batch
-        return self._learner.update(groups, advantages_BG, step=step, policy_lag=policy_lag, token_factors=token_factors)
+        return self._learner.update(
+            groups, advantages_BG, step=step, policy_lag=policy_lag, token_factors=token_factors
+        )
 
     def weights(self) -> bytes:
         """Take part in gathering the weights; rank 0 returns them."""
@@ -70,9 +91,11 @@ class LearnerRank:
 
 
 class RayLearnerGroup:
-    """Behaves as one `PolicyLearner`; `update` sends the batch to all ranks and brings the new weights back.
+    """Behaves as one `PolicyLearner`; `update` sends the batch to all ranks and brings the new
+    weights back.
 
-    A rank that dies takes the group with it: its share of weights and optimizer is gone, and only a checkpoint has it.
+    A rank that dies takes the group with it: its share of weights and optimizer is gone, and only a
+    checkpoint has it.
 
     Attributes:
         model: This process's copy of the policy, with the newest weights.
@@ -100,20 +123,34 @@ class RayLearnerGroup:
         """
         self.model = policy
         self._cluster = cluster
-        self._ranks = [cluster.start("learner", rank, LearnerRank, rank, ranks, device) for rank in range(ranks)]
+        self._ranks = [
+            cluster.start("learner", rank, LearnerRank, rank, ranks, device)
+            for rank in range(ranks)
+        ]
         place = cluster.get(self._ranks[0].meeting_place.remote())
-        copies = [cluster.put(PolicyCopy.of(each) if each is not None else None) for each in (policy, reference)]
+        copies = [
+            cluster.put(PolicyCopy.of(each) if each is not None else None)
+            for each in (policy, reference)
+        ]
         self._on_all("join", place, make_learner, *copies)
 
     def update(
-        self, groups: Sequence[RolloutGroup], advantages_BG: Float32Array, *, step: int, policy_lag: int = 0, token_factors: TokenFactors | None = None
+        self,
+        groups: Sequence[RolloutGroup],
+        advantages_BG: Float32Array,
+        *,
+        step: int,
+        policy_lag: int = 0,
+        token_factors: TokenFactors | None = None,
     ) -> dict[str, float]:
         """Train as `PolicyLearner.update`.
 
         Raises:
             WorkerError: A rank has died.
         """
-        metrics: dict[str, float] = self._on_all("update", self._cluster.put((groups, advantages_BG, token_factors)), step, policy_lag)
+        metrics: dict[str, float] = self._on_all(
+            "update", self._cluster.put((groups, advantages_BG, token_factors)), step, policy_lag
+        )
         if metrics["policy/updated"]:
             unpack_weights(self._on_all("weights"), self.model)
         return metrics
@@ -129,4 +166,6 @@ class RayLearnerGroup:
 
     def _on_all(self, method: str, *arguments: Any) -> Any:
         """Call a method on all ranks at once and return what rank 0 answers."""
-        return self._cluster.get_all([getattr(rank, method).remote(*arguments) for rank in self._ranks])[0]
+        return self._cluster.get_all(
+            [getattr(rank, method).remote(*arguments) for rank in self._ranks]
+        )[0]

@@ -1,4 +1,6 @@
-"""A policy on its way to another process: settings and weights, no file that the other machine would have to see."""
+"""A policy on its way to another process: settings and weights, no file that the other machine
+would have to see.
+"""
 
 from __future__ import annotations
 
@@ -32,11 +34,19 @@ class PolicyCopy:
     @classmethod
     def of(cls, policy: PreTrainedModel) -> PolicyCopy:
         """Copy a policy."""
-        return cls(model_class=type(policy), config=policy.config, generation_config=policy.generation_config, dtype=policy.dtype, weights=pack_weights(policy))
+        return cls(
+            model_class=type(policy),
+            config=policy.config,
+            generation_config=policy.generation_config,
+            dtype=policy.dtype,
+            weights=pack_weights(policy),
+        )
 
     def build(self, device: torch.device) -> PreTrainedModel:
         """Return an equal policy."""
-        policy: PreTrainedModel = self.model_class.from_pretrained(None, config=self.config, state_dict=load(self.weights), dtype=self.dtype)
+        policy: PreTrainedModel = self.model_class.from_pretrained(
+            None, config=self.config, state_dict=load(self.weights), dtype=self.dtype
+        )
         if self.generation_config is not None:
             policy.generation_config = self.generation_config
         policy.to(device)  # type: ignore[arg-type]
@@ -44,24 +54,33 @@ class PolicyCopy:
 
 
 def whole(tensor: Tensor) -> Tensor:
-    """Return a sharded tensor as one, on every rank, which must all call this; any other tensor as it is."""
+    """Return a sharded tensor as one, on every rank, which must all call this; any other tensor as
+    it is.
+    """
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
 
 def gathered(tensor: Tensor, *, keep: bool) -> Tensor:
-    """Return a tensor, whole if it was sharded, in host memory; an empty one where it is not kept. Every rank must call this: only one has room for all."""
+    """Return a tensor, whole if it was sharded, in host memory; an empty one where it is not kept.
+
+    Every rank must call this: only one has room for all.
+    """
     tensor = whole(tensor)
     return tensor.cpu().contiguous() if keep else tensor.new_empty(0, device="cpu")
 
 
 def pack_weights(policy: PreTrainedModel, *, keep: bool = True) -> bytes:
-    """Return what training changes, the parameters, as the content of a safetensors file; tied ones once, sharded ones whole, which takes all ranks.
+    """Return what training changes, the parameters, as the content of a safetensors file; tied ones
+    once, sharded ones whole, which takes all ranks.
 
     Args:
         policy: The policy.
         keep: Whether this rank needs them; otherwise nothing comes back.
     """
-    tensors = {name: gathered(parameter.detach(), keep=keep) for name, parameter in policy.named_parameters()}
+    tensors = {
+        name: gathered(parameter.detach(), keep=keep)
+        for name, parameter in policy.named_parameters()
+    }
     return save(tensors) if keep else b""
 
 
@@ -72,10 +91,15 @@ def unpack_weights(weights: bytes, policy: PreTrainedModel) -> None:
         ValueError: They are those of another architecture.
     """
     tensors, parameters = load(weights), dict(policy.named_parameters())
-    got, expected = ({name: tuple(each.shape) for name, each in tensors.items()} for tensors in (tensors, parameters))
+    got, expected = (
+        {name: tuple(each.shape) for name, each in tensors.items()}
+        for tensors in (tensors, parameters)
+    )
     if got != expected:
         differing = sorted(set(got.items()) ^ set(expected.items()))
-        raise ValueError(f"weights: got another architecture than the policy's; the first difference is {differing[0]}")
+        raise ValueError(
+            f"weights: got another architecture than the policy's; the first difference is {differing[0]}"
+        )
     with torch.no_grad():
         for name, parameter in parameters.items():
             parameter.copy_(tensors[name])

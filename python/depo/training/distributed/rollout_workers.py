@@ -1,4 +1,6 @@
-"""Rollouts by Ray actors: data parallel, equal for any number of workers, and not disturbed by the death of one."""
+"""Rollouts by Ray actors: data parallel, equal for any number of workers, and not disturbed by the
+death of one.
+"""
 
 from __future__ import annotations
 
@@ -18,13 +20,22 @@ from depo.types.records import Prompt, RolloutGroup
 logger = logging.getLogger(__name__)
 
 DEATHS_PER_CALL = 3
-"""So many workers may die during one call; then something is wrong that a new process does not mend."""
+"""So many workers may die during one call; then something is wrong that a new process does not
+mend.
+"""
 
 
 class RolloutWorker:
-    """Actor: one engine with a policy of its own, built when it is first asked for. Ray would report what a constructor raises as a death."""
+    """Actor: one engine with a policy of its own, built when it is first asked for.
 
-    def __init__(self, copy: PolicyCopy, make_engine: Callable[[PolicyCopy], tuple[PreTrainedModel, RolloutEngine]]) -> None:
+    Ray would report what a constructor raises as a death.
+    """
+
+    def __init__(
+        self,
+        copy: PolicyCopy,
+        make_engine: Callable[[PolicyCopy], tuple[PreTrainedModel, RolloutEngine]],
+    ) -> None:
         self._make = partial(make_engine, copy)
 
     @cached_property
@@ -43,37 +54,56 @@ class RolloutWorker:
         unpack_weights(weights, policy)
         engine.load_weights(policy, policy_version)
 
-    def generate(self, prompts: Sequence[Prompt], group_size: int, keys: Sequence[int], temperature: float, policy_version: int) -> list[RolloutGroup]:
+    def generate(
+        self,
+        prompts: Sequence[Prompt],
+        group_size: int,
+        keys: Sequence[int],
+        temperature: float,
+        policy_version: int,
+    ) -> list[RolloutGroup]:
         """Return one group per prompt, of this version of the policy and no other."""
         _, engine = self._built
         if engine.policy_version != policy_version:
-            raise RuntimeError(f"policy_version: got {policy_version}, but this worker has {engine.policy_version}: its weights did not arrive")
+            raise RuntimeError(
+                f"policy_version: got {policy_version}, but this worker has {engine.policy_version}: its weights did not arrive"
+            )
         return engine.generate(prompts, group_size, keys, temperature=temperature)
 
 
 class RayRolloutEngine:
     """A `RolloutEngine` of many workers. Worker w of W generates for prompts w, w + W, ...
 
-    A response is a function of weights, prompt and key. So the result is the same for any number of workers up to the rounding of batched forward
-    passes, and the prompts of a worker that died are generated again by its successor, with the same keys: no draw is lost, none has to be redrawn, and
-    the run is the one that it would have been.
+    A response is a function of weights, prompt and key. So the result is the same for any number of
+    workers up to the rounding of batched forward passes, and the prompts of a worker that died are
+    generated again by its successor, with the same keys: no draw is lost, none has to be redrawn,
+    and the run is the one that it would have been.
     """
 
-    def __init__(self, cluster: Cluster, workers: int, policy: PreTrainedModel, make_engine: Callable[[PolicyCopy], Any]) -> None:
+    def __init__(
+        self,
+        cluster: Cluster,
+        workers: int,
+        policy: PreTrainedModel,
+        make_engine: Callable[[PolicyCopy], Any],
+    ) -> None:
         """Start the workers.
 
         Args:
             cluster: Where; it has a place for each worker.
             workers: Number of workers, >= 1.
             policy: Its architecture, weights and generation settings go to every worker.
-            make_engine: Called in the worker: returns the policy built there, and an engine that generates with it. Must be importable there.
+            make_engine: Called in the worker: returns the policy built there, and an engine that
+                generates with it. Must be importable there.
         """
         self._cluster = cluster
         self._arguments = (cluster.put(PolicyCopy.of(policy)), make_engine)
         self._weights: Any = None
         self._policy_version = 0
         self._workers = [self._start(index) for index in range(workers)]
-        self._max_prompt_tokens: int = min(cluster.get_all([worker.max_prompt_tokens.remote() for worker in self._workers]))
+        self._max_prompt_tokens: int = min(
+            cluster.get_all([worker.max_prompt_tokens.remote() for worker in self._workers])
+        )
 
     @property
     def policy_version(self) -> int:
@@ -86,21 +116,27 @@ class RayRolloutEngine:
         return self._max_prompt_tokens
 
     def load_weights(self, policy: PreTrainedModel, policy_version: int) -> None:
-        """Send the weights of `policy` to every worker: packed once, read by all from the object store.
+        """Send the weights of `policy` to every worker: packed once, read by all from the object
+        store.
 
         Raises:
             ValueError: `policy` is of another architecture.
             WorkerError: Workers die again and again.
         """
         before = self._weights, self._policy_version
-        self._weights, self._policy_version = self._cluster.put(pack_weights(policy)), policy_version
+        self._weights, self._policy_version = (
+            self._cluster.put(pack_weights(policy)),
+            policy_version,
+        )
         try:
             self._ask(range(len(self._workers)), self._send_weights)
         except ValueError:
             self._weights, self._policy_version = before
             raise
 
-    def generate(self, prompts: Sequence[Prompt], group_size: int, keys: Sequence[int], *, temperature: float) -> list[RolloutGroup]:
+    def generate(
+        self, prompts: Sequence[Prompt], group_size: int, keys: Sequence[int], *, temperature: float
+    ) -> list[RolloutGroup]:
         """Return one group per prompt, in order.
 
         Raises:
@@ -111,7 +147,9 @@ class RayRolloutEngine:
 
         def ask(index: int) -> Any:
             share = slice(index, None, count)
-            return self._workers[index].generate.remote(prompts[share], group_size, keys[share], temperature, self._policy_version)
+            return self._workers[index].generate.remote(
+                prompts[share], group_size, keys[share], temperature, self._policy_version
+            )
 
         answers = self._ask(range(min(count, len(prompts))), ask)
         return [answers[position % count][position // count] for position in range(len(prompts))]
@@ -128,8 +166,13 @@ class RayRolloutEngine:
             except WorkerError as death:
                 deaths += 1
                 if deaths > DEATHS_PER_CALL:
-                    raise WorkerError(f"rollout workers died {deaths} times during one call, the last one so: {death}") from death
-                logger.warning("rollout worker %d has died and is replaced; its prompts are generated again", index)
+                    raise WorkerError(
+                        f"rollout workers died {deaths} times during one call, the last one so: {death}"
+                    ) from death
+                logger.warning(
+                    "rollout worker %d has died and is replaced; its prompts are generated again",
+                    index,
+                )
                 self._replace(index)
                 waiting[ask(index)] = index
         return answers

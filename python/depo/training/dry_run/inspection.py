@@ -1,4 +1,6 @@
-"""What a configuration refers to, looked at without changing anything: files of the policy, prompts, packages, this machine. Every problem is noted."""
+"""What a configuration refers to, looked at without changing anything: files of the policy,
+prompts, packages, this machine. Every problem is noted.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +24,12 @@ from depo.rollout.requests import prompt_positions, stop_tokens
 from depo.rollout.vllm.host import prepare_vllm
 from depo.rollout.vllm.options import check_heads
 from depo.sampler import PromptSampler
-from depo.training.distributed.cluster import cluster_expected, probe, reservation_bundles, set_up_ray
+from depo.training.distributed.cluster import (
+    cluster_expected,
+    probe,
+    reservation_bundles,
+    set_up_ray,
+)
 from depo.training.learner.shaping import AdvantageShaper
 from depo.training.warm_start import outline_policy
 from depo.types.errors import ConfigError
@@ -40,12 +47,18 @@ class Problems(list[str]):
         """Note what the block raises over something that the user can mend, and go on."""
         try:
             yield
-        except (ValueError, OSError, ImportError) as error:  # ConfigError and DataError are ValueErrors
+        except (
+            ValueError,
+            OSError,
+            ImportError,
+        ) as error:  # ConfigError and DataError are ValueErrors
             self.append(str(error).strip())
 
     @contextmanager
     def reading(self, subject: str) -> Iterator[None]:
-        """Note that transformers makes no sense of `subject`: over a broken file it raises anything, at length, and seldom names it."""
+        """Note that transformers makes no sense of `subject`: over a broken file it raises
+        anything, at length, and seldom names it.
+        """
         try:
             yield
         except ConfigError as error:
@@ -89,18 +102,36 @@ class Machine:
     @classmethod
     def here(cls, directory: Path) -> Machine:
         """Look at this machine, and at the file system that `directory` lies in or would."""
-        existing = next(path for path in (directory.absolute(), *directory.absolute().parents) if path.exists())
-        gpus = tuple(torch.cuda.get_device_properties(index).total_memory for index in range(torch.cuda.device_count()))
+        existing = next(
+            path for path in (directory.absolute(), *directory.absolute().parents) if path.exists()
+        )
+        gpus = tuple(
+            torch.cuda.get_device_properties(index).total_memory
+            for index in range(torch.cuda.device_count())
+        )
         memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-        return cls(cpus=os.cpu_count() or 1, memory=memory, gpus=gpus, disk=shutil.disk_usage(existing).free)
+        return cls(
+            cpus=os.cpu_count() or 1,
+            memory=memory,
+            gpus=gpus,
+            disk=shutil.disk_usage(existing).free,
+        )
 
 
-def look_at_policy(config: TrainConfig, problems: Problems) -> tuple[PretrainedConfig | None, PreTrainedTokenizerBase | None]:
-    """Return the policy's configuration and tokenizer, as far as their files are there; the weights are not read."""
+def look_at_policy(
+    config: TrainConfig, problems: Problems
+) -> tuple[PretrainedConfig | None, PreTrainedTokenizerBase | None]:
+    """Return the policy's configuration and tokenizer, as far as their files are there; the weights
+    are not read.
+    """
     architecture: PretrainedConfig | None = None
     tokenizer: PreTrainedTokenizerBase | None = None
     directory = Path(config.policy.model)
-    missing = [pattern for pattern in POLICY_FILES if config.policy.model and not any(directory.glob(pattern))]
+    missing = [
+        pattern
+        for pattern in POLICY_FILES
+        if config.policy.model and not any(directory.glob(pattern))
+    ]
     if missing:
         problems.append(
             f"policy.model: got {config.policy.model!r}, expected the directory of a Hugging Face causal LM; it lacks {', '.join(missing)}. "
@@ -108,19 +139,32 @@ def look_at_policy(config: TrainConfig, problems: Problems) -> tuple[PretrainedC
         )
     if not config.policy.model:
         with problems.noted():
-            tokenizer, architecture = outline_policy(config.data.train, config.data.eval, config.warm_start)
+            tokenizer, architecture = outline_policy(
+                config.data.train, config.data.eval, config.warm_start
+            )
         return architecture, tokenizer
     if CONFIG_FILE not in missing:
-        with problems.reading(f"policy.model: got {config.policy.model!r}, expected {CONFIG_FILE} of a causal LM"):
+        with problems.reading(
+            f"policy.model: got {config.policy.model!r}, expected {CONFIG_FILE} of a causal LM"
+        ):
             architecture = AutoConfig.from_pretrained(directory, local_files_only=True)
     if TOKENIZER_FILES not in missing:
-        with problems.reading(f"policy.model: got {config.policy.model!r}, expected a tokenizer that can be read"):
+        with problems.reading(
+            f"policy.model: got {config.policy.model!r}, expected a tokenizer that can be read"
+        ):
             tokenizer = AutoTokenizer.from_pretrained(directory, local_files_only=True)
     return architecture, tokenizer
 
 
-def check_rollouts(config: TrainConfig, architecture: PretrainedConfig | None, tokenizer: PreTrainedTokenizerBase | None, problems: Problems) -> int:
-    """Hold the policy against what its engine asks of it, as far as it is known, and return how many tokens a prompt may have."""
+def check_rollouts(
+    config: TrainConfig,
+    architecture: PretrainedConfig | None,
+    tokenizer: PreTrainedTokenizerBase | None,
+    problems: Problems,
+) -> int:
+    """Hold the policy against what its engine asks of it, as far as it is known, and return how
+    many tokens a prompt may have.
+    """
     limit = config.rollout.max_prompt_tokens
     if tokenizer is not None:
         with problems.noted():
@@ -136,29 +180,57 @@ def check_rollouts(config: TrainConfig, architecture: PretrainedConfig | None, t
     return limit
 
 
-def look_at_sources(config: TrainConfig, tokenizer: PreTrainedTokenizerBase | None, problems: Problems) -> tuple[list[Source], list[Source]]:
-    """Load data.train and data.eval, without held-out prompts that are trained on; a table that cannot be loaded is left out."""
+def look_at_sources(
+    config: TrainConfig, tokenizer: PreTrainedTokenizerBase | None, problems: Problems
+) -> tuple[list[Source], list[Source]]:
+    """Load data.train and data.eval, without held-out prompts that are trained on; a table that
+    cannot be loaded is left out.
+    """
     train = _load_sources("train", config.data.train, [], tokenizer, problems)
-    return train, _load_sources("eval", config.data.eval, [prompt for source in train for prompt in source.prompts], tokenizer, problems)
+    return train, _load_sources(
+        "eval",
+        config.data.eval,
+        [prompt for source in train for prompt in source.prompts],
+        tokenizer,
+        problems,
+    )
 
 
 def _load_sources(
-    name: str, tables: Sequence[SourceConfig], trained_on: Sequence[Prompt], tokenizer: PreTrainedTokenizerBase | None, problems: Problems
+    name: str,
+    tables: Sequence[SourceConfig],
+    trained_on: Sequence[Prompt],
+    tokenizer: PreTrainedTokenizerBase | None,
+    problems: Problems,
 ) -> list[Source]:
     sources = []
     for table in tables:
         with problems.noted():
             prompts = without_trained(load_prompts([table]), trained_on)
-            lengths = np.array([ids.size for ids in encode_prompts(prompts, tokenizer, 1 << 62)]) if tokenizer and prompts else None
-            sources.append(Source(label=f"{name} {table.name or table.task or table.path}", prompts=prompts, lengths=lengths))
+            lengths = (
+                np.array([ids.size for ids in encode_prompts(prompts, tokenizer, 1 << 62)])
+                if tokenizer and prompts
+                else None
+            )
+            sources.append(
+                Source(
+                    label=f"{name} {table.name or table.task or table.path}",
+                    prompts=prompts,
+                    lengths=lengths,
+                )
+            )
     return sources
 
 
 def check_settings(config: TrainConfig, train: Sequence[Source], problems: Problems) -> None:
-    """Build what needs neither the policy nor another process, and look for packages that the rest needs."""
+    """Build what needs neither the policy nor another process, and look for packages that the rest
+    needs.
+    """
     with problems.noted():
         if not config.data.train:
-            raise ConfigError("data.train: got no source, expected at least one [[data.train]] table")
+            raise ConfigError(
+                "data.train: got no source, expected at least one [[data.train]] table"
+            )
         check_seed_overlap(config.data.train, config.data.eval)
     with problems.noted():
         load_reward(config.reward).close()
@@ -167,27 +239,43 @@ def check_settings(config: TrainConfig, train: Sequence[Source], problems: Probl
     if train:
         distinct = {prompt.id: prompt for source in train for prompt in source.prompts}
         with problems.noted():
-            PromptSampler(list(distinct.values()), config.rollout.group_size, config.selection, seed=config.run.seed)
-    for needed, package in ((config.rollout.engine == "vllm", "vllm"), (config.distributed.uses_ray, "ray")):
+            PromptSampler(
+                list(distinct.values()),
+                config.rollout.group_size,
+                config.selection,
+                seed=config.run.seed,
+            )
+    for needed, package in (
+        (config.rollout.engine == "vllm", "vllm"),
+        (config.distributed.uses_ray, "ray"),
+    ):
         if needed and find_spec(package) is None:
             problems.append(f"the package {package} is missing: pip install 'depo[{package}]'")
 
 
 def check_machine(config: TrainConfig, machine: Machine, problems: Problems) -> None:
-    """Hold the GPUs asked for against those of this machine, or the cluster's address against what answers there."""
+    """Hold the GPUs asked for against those of this machine, or the cluster's address against what
+    answers there.
+    """
     settings = config.distributed
-    asked = sum(resources["GPU"] for _, resources in reservation_bundles(settings, config.has_estimator))
+    asked = sum(
+        resources["GPU"] for _, resources in reservation_bundles(settings, config.has_estimator)
+    )
     if config.run.device.startswith("cuda") and not machine.gpus:
         problems.append(f"run.device: got {config.run.device!r}, but torch finds no GPU here")
     if settings.address and find_spec("ray"):
         with problems.noted(), cluster_expected(settings.address):
             probe(_looked_up(settings.address))
     elif not settings.address and asked > len(machine.gpus):
-        problems.append(f"distributed: asks for {asked:g} GPUs, this machine has {len(machine.gpus)}; distributed.address names a cluster")
+        problems.append(
+            f"distributed: asks for {asked:g} GPUs, this machine has {len(machine.gpus)}; distributed.address names a cluster"
+        )
 
 
 def _looked_up(address: str) -> str:
-    """Return HOST:PORT of a cluster, for "auto" that which `ray.init` would join; Ray has no public name for this."""
+    """Return HOST:PORT of a cluster, for "auto" that which `ray.init` would join; Ray has no public
+    name for this.
+    """
     if address != "auto":
         return address
     set_up_ray(local=False)

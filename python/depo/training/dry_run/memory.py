@@ -1,7 +1,8 @@
 """Bytes that each process of a run will hold; docs/scaling.md says the formulas in words.
 
-Weights, gradients, moments, keys and values are exact, what one pass needs is measured to be within a tenth on the tests' models. Not counted: what the
-allocator wastes, CUDA's context, Python, the libraries.
+Weights, gradients, moments, keys and values are exact, what one pass needs is measured to be within
+a tenth on the tests' models. Not counted: what the allocator wastes, CUDA's context, Python, the
+libraries.
 """
 
 from __future__ import annotations
@@ -19,10 +20,14 @@ MOMENTS = 2
 """Numbers that AdamW keeps for each parameter, of the parameter's own type."""
 
 OBJECT_STORE_COPIES = 3
-"""Of the weights, in Ray's object store: those that actors are built from, the present ones, and the next ones on their way in."""
+"""Of the weights, in Ray's object store: those that actors are built from, the present ones, and
+the next ones on their way in.
+"""
 
 TRANSIT_COPIES = 2
-"""Of the weights, on the host of a process that sends or receives them: the packed bytes, and the tensors read from them."""
+"""Of the weights, on the host of a process that sends or receives them: the packed bytes, and the
+tensors read from them.
+"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -101,14 +106,27 @@ class MemoryModel:
         yield self._starting_process()
         if settings.rollout_workers:
             on_gpu = settings.rollout_gpus > 0
-            held, phases = {"policy's weights": self.weights} | self._engine(on_gpu), self._rollout()
-            yield self._process("rollout worker", settings.rollout_workers, on_gpu, held, phases, generates=True)
+            held, phases = (
+                {"policy's weights": self.weights} | self._engine(on_gpu),
+                self._rollout(),
+            )
+            yield self._process(
+                "rollout worker", settings.rollout_workers, on_gpu, held, phases, generates=True
+            )
         if settings.learner_actors:
             on_gpu, ranks = settings.learner_gpus > 0, settings.learner_actors
             held = {f"policy's weights / {ranks}": self.weights // ranks} | self._learner(ranks)
-            yield self._process("learner rank", ranks, on_gpu, held, {"update": self.update(ranks, on_gpu)})
+            yield self._process(
+                "learner rank", ranks, on_gpu, held, {"update": self.update(ranks, on_gpu)}
+            )
         if settings.overlap and estimator:
-            yield Process(name="estimator", count=1, on_gpu=settings.estimator_gpus > 0, held=estimator, phases=estimator_phases)
+            yield Process(
+                name="estimator",
+                count=1,
+                on_gpu=settings.estimator_gpus > 0,
+                held=estimator,
+                phases=estimator_phases,
+            )
 
     def _starting_process(self) -> Process:
         settings = self.config.distributed
@@ -122,60 +140,115 @@ class MemoryModel:
         if not settings.overlap:
             estimator, estimator_phases = self._estimator()
             held, phases = held | estimator, phases | estimator_phases
-        return self._process("starting process", 1, self.on_gpu, held, phases, generates=not settings.rollout_workers)
+        return self._process(
+            "starting process", 1, self.on_gpu, held, phases, generates=not settings.rollout_workers
+        )
 
-    def _process(self, name: str, count: int, on_gpu: bool, held: Mapping[str, int], phases: Mapping[str, int], *, generates: bool = False) -> Process:
+    def _process(
+        self,
+        name: str,
+        count: int,
+        on_gpu: bool,
+        held: Mapping[str, int],
+        phases: Mapping[str, int],
+        *,
+        generates: bool = False,
+    ) -> Process:
         """Return a process that sends or receives weights if there is another."""
         transit = TRANSIT_COPIES * self.weights if self.config.distributed.uses_ray else 0
-        return Process(name=name, count=count, on_gpu=on_gpu, held=held, phases=phases, transit=transit, generates=generates)
+        return Process(
+            name=name,
+            count=count,
+            on_gpu=on_gpu,
+            held=held,
+            phases=phases,
+            transit=transit,
+            generates=generates,
+        )
 
     def update(self, ranks: int, on_gpu: bool) -> int:
-        """Return the bytes of an update beyond what stays: gradients, and the largest of what follows one after the other."""
+        """Return the bytes of an update beyond what stays: gradients, and the largest of what
+        follows one after the other.
+        """
         gathered = 0
-        if ranks > 1:  # embeddings and head are whole for a pass, and their gradients; one layer is in use and one comes ahead of time
-            gathered = 2 * (self.policy.outside_parameters + self.policy.layer_parameters) * SIZES[self.config.policy.dtype]
-        at_once = self.weights // ranks if on_gpu else 0  # AdamW on a GPU takes all parameters together
+        if (
+            ranks > 1
+        ):  # embeddings and head are whole for a pass, and their gradients; one layer is in use and one comes ahead of time
+            gathered = (
+                2
+                * (self.policy.outside_parameters + self.policy.layer_parameters)
+                * SIZES[self.config.policy.dtype]
+            )
+        at_once = (
+            self.weights // ranks if on_gpu else 0
+        )  # AdamW on a GPU takes all parameters together
         return self.weights // ranks + max(gathered + self.microbatch(), at_once)
 
     def microbatch(self) -> int:
-        """Return the bytes of one forward and backward pass: activations, logits and their gradient, weights as autocast casts them."""
+        """Return the bytes of one forward and backward pass: activations, logits and their
+        gradient, weights as autocast casts them.
+        """
         policy, size = self.policy, self._compute_size
         casts = size < SIZES[self.config.policy.dtype]
         run, optimizer = self.config.run, self.config.optimizer
-        sequences = math.ceil(run.prompts_per_step / optimizer.minibatches) * self.config.rollout.group_size
-        tokens = max(self.lengths.longest, min(optimizer.tokens_per_microbatch, sequences * self.lengths.longest))
-        loss_tokens = tokens * self.lengths.response // (self.lengths.shortest_prompt + self.lengths.response)
+        sequences = (
+            math.ceil(run.prompts_per_step / optimizer.minibatches) * self.config.rollout.group_size
+        )
+        tokens = max(
+            self.lengths.longest,
+            min(optimizer.tokens_per_microbatch, sequences * self.lengths.longest),
+        )
+        loss_tokens = (
+            tokens * self.lengths.response // (self.lengths.shortest_prompt + self.lengths.response)
+        )
         logits, copy = size * loss_tokens * policy.vocabulary, casts * size * policy.parameters
         chunk = 4 * min(loss_tokens * policy.vocabulary, CHUNK_ELEMENTS)
         loss = max(logits + 3 * chunk, 2 * logits + chunk)
         around = tokens * 8 * policy.width + loss_tokens * size * policy.width
         layer = tokens * policy.layer_activations(size, casts)
         if self.config.policy.gradient_checkpointing:
-            return around + policy.layers * tokens * 4 * policy.width + max(loss, copy + logits, layer)
+            return (
+                around + policy.layers * tokens * 4 * policy.width + max(loss, copy + logits, layer)
+            )
         return around + policy.layers * layer + copy + loss
 
     def rollout(self) -> int:
-        """Return the bytes of keys and values, and of what sampling needs, while the local engine generates."""
-        sampling = self.policy.vocabulary * (self._compute_size + 3 * 4 + 8)  # logits; three times float32 and once float64 of as many
+        """Return the bytes of keys and values, and of what sampling needs, while the local engine
+        generates.
+        """
+        sampling = self.policy.vocabulary * (
+            self._compute_size + 3 * 4 + 8
+        )  # logits; three times float32 and once float64 of as many
         return self.config.rollout.sequences_per_batch * (self.kv_per_sequence + sampling)
 
     @property
     def kv_per_sequence(self) -> int:
-        """Bytes of keys and values of the longest sequence in one process; those of the local engine are of the weights' type, autocast or not."""
+        """Bytes of keys and values of the longest sequence in one process; those of the local
+        engine are of the weights' type, autocast or not.
+        """
         if self.config.rollout.engine == "local":
             return self.lengths.longest * self.policy.kv_bytes(SIZES[self.config.policy.dtype])
-        return self.lengths.longest * self.policy.kv_bytes(self._vllm_size) // min(self.config.vllm.tensor_parallel, self.policy.kv_heads)
+        return (
+            self.lengths.longest
+            * self.policy.kv_bytes(self._vllm_size)
+            // min(self.config.vllm.tensor_parallel, self.policy.kv_heads)
+        )
 
     def _learner(self, ranks: int) -> dict[str, int]:
         part = f" / {ranks}" if ranks > 1 else ""
-        reference = {f"reference policy{part}": self.weights // ranks} if self.config.loss.kl_weight > 0 else {}
+        reference = (
+            {f"reference policy{part}": self.weights // ranks}
+            if self.config.loss.kl_weight > 0
+            else {}
+        )
         return {f"AdamW's moments{part}": MOMENTS * self.weights // ranks} | reference
 
     def _rollout(self) -> dict[str, int]:
         return {"rollout": self.rollout()} if self.config.rollout.engine == "local" else {}
 
     def _engine(self, on_gpu: bool) -> dict[str, int]:
-        """Return what vLLM holds, its keys and values for as long as it lives: on each of its GPUs, or on the host in all of its processes together.
+        """Return what vLLM holds, its keys and values for as long as it lives: on each of its GPUs,
+        or on the host in all of its processes together.
 
         The local engine generates with the policy itself.
         """
@@ -187,9 +260,15 @@ class MemoryModel:
         if not on_gpu:
             return {"vLLM's weights": weights, "vLLM's keys and values, or more": processes * cache}
         if not settings.kv_cache_mib:
-            cache = max(int(settings.gpu_memory_share * self.gpu_bytes) - weights // processes, self.kv_per_sequence)
+            cache = max(
+                int(settings.gpu_memory_share * self.gpu_bytes) - weights // processes,
+                self.kv_per_sequence,
+            )
         part = f" / {processes}" if processes > 1 else ""
-        return {f"vLLM's weights{part}": weights // processes, "vLLM's keys and values, or more": cache}
+        return {
+            f"vLLM's weights{part}": weights // processes,
+            "vLLM's keys and values, or more": cache,
+        }
 
     @property
     def _vllm_size(self) -> int:
@@ -198,15 +277,29 @@ class MemoryModel:
 
     @property
     def _compute_size(self) -> int:
-        """Bytes of a number in matrix products, which goes by the learner's device in all processes."""
+        """Bytes of a number in matrix products, which goes by the learner's device in all
+        processes.
+        """
         autocast, settings = self.config.policy.autocast, self.config.distributed
         on_gpu = settings.learner_gpus > 0 if settings.learner_actors else self.on_gpu
-        return SIZES["bfloat16" if autocast == "bfloat16" or (autocast == "auto" and on_gpu) else self.config.policy.dtype]
+        return SIZES[
+            "bfloat16"
+            if autocast == "bfloat16" or (autocast == "auto" and on_gpu)
+            else self.config.policy.dtype
+        ]
 
     def _estimator(self) -> tuple[dict[str, int], dict[str, int]]:
         """Return what an estimator holds, and gradients and activations of its update."""
         if not self.estimator:
             return {}, {}
-        texts = min(max(self.config.run.prompts_per_step, self.config.estimator.replay_batch), self.estimator.texts_per_pass)
-        held = {"estimator and its moments": 4 * (self.estimator.parameters + MOMENTS * self.estimator.trained)}
-        return held, {"estimator's update": 4 * self.estimator.trained + texts * self.estimator.activations}
+        texts = min(
+            max(self.config.run.prompts_per_step, self.config.estimator.replay_batch),
+            self.estimator.texts_per_pass,
+        )
+        held = {
+            "estimator and its moments": 4
+            * (self.estimator.parameters + MOMENTS * self.estimator.trained)
+        }
+        return held, {
+            "estimator's update": 4 * self.estimator.trained + texts * self.estimator.activations
+        }

@@ -9,7 +9,16 @@ import numpy as np
 
 from depo.config import TrainConfig
 from depo.training.distributed.cluster import reservation_bundles
-from depo.training.dry_run.inspection import Machine, Problems, Source, check_machine, check_rollouts, check_settings, look_at_policy, look_at_sources
+from depo.training.dry_run.inspection import (
+    Machine,
+    Problems,
+    Source,
+    check_machine,
+    check_rollouts,
+    check_settings,
+    look_at_policy,
+    look_at_sources,
+)
 from depo.training.dry_run.memory import MemoryModel
 from depo.training.dry_run.shapes import EstimatorShape, Lengths, PolicyShape
 
@@ -21,7 +30,9 @@ DRAWING = ("mopps", "prime_pools")
 
 
 def dry_run(config: TrainConfig) -> int:
-    """Print what a run of `config` is, needs and will do, and the problems that would stop it. Nothing is written and no part of the run started.
+    """Print what a run of `config` is, needs and will do, and the problems that would stop it.
+
+    Nothing is written and no part of the run started.
 
     Returns:
         Exit status: 0, or 1 if there are problems.
@@ -36,15 +47,32 @@ def dry_run(config: TrainConfig) -> int:
     limit = check_rollouts(config, architecture, tokenizer, problems)
     shape = None
     if architecture is not None:
-        with problems.reading(f"policy.model: got {config.policy.model!r}, expected a causal LM" if config.policy.model else "warm_start"):
+        with problems.reading(
+            f"policy.model: got {config.policy.model!r}, expected a causal LM"
+            if config.policy.model
+            else "warm_start"
+        ):
             shape = PolicyShape.of(architecture)
-    lines = [*_run_lines(config, shape), *_data_lines(sources, limit, problems), *_rollout_lines(config, held_out)]
+    lines = [
+        *_run_lines(config, shape),
+        *_data_lines(sources, limit, problems),
+        *_rollout_lines(config, held_out),
+    ]
     lengths = _lengths(config, sources, limit)
     estimator = _estimator_shape(config, shape.vocabulary if shape else 1, lengths, problems)
     if shape is not None:
-        on_gpu = config.run.device.startswith("cuda") or (config.run.device == "auto" and bool(machine.gpus))
+        on_gpu = config.run.device.startswith("cuda") or (
+            config.run.device == "auto" and bool(machine.gpus)
+        )
         gpu_bytes = min(machine.gpus, default=0)
-        memory = MemoryModel(config=config, policy=shape, lengths=lengths, estimator=estimator, on_gpu=on_gpu, gpu_bytes=gpu_bytes)
+        memory = MemoryModel(
+            config=config,
+            policy=shape,
+            lengths=lengths,
+            estimator=estimator,
+            on_gpu=on_gpu,
+            gpu_bytes=gpu_bytes,
+        )
         lines += [*_memory_lines(memory), *_checkpoint_lines(memory)]
         _check_room(memory, machine, problems)
     lines += _machine_lines(config, machine)
@@ -53,14 +81,27 @@ def dry_run(config: TrainConfig) -> int:
 
 
 def _lengths(config: TrainConfig, sources: Sequence[Source], limit: int) -> Lengths:
-    known = np.concatenate([source.lengths for source in sources if source.lengths is not None] or [np.array([1, limit])])
-    return Lengths(shortest_prompt=int(known.min()), longest_prompt=min(int(known.max()), limit), response=config.rollout.max_new_tokens)
+    known = np.concatenate(
+        [source.lengths for source in sources if source.lengths is not None]
+        or [np.array([1, limit])]
+    )
+    return Lengths(
+        shortest_prompt=int(known.min()),
+        longest_prompt=min(int(known.max()), limit),
+        response=config.rollout.max_new_tokens,
+    )
 
 
-def _estimator_shape(config: TrainConfig, vocabulary: int, lengths: Lengths, problems: Problems) -> EstimatorShape | None:
+def _estimator_shape(
+    config: TrainConfig, vocabulary: int, lengths: Lengths, problems: Problems
+) -> EstimatorShape | None:
     estimator = None
     if config.has_estimator:
-        with problems.reading(f"estimator.model: got {config.estimator.model!r}, expected an encoder" if config.estimator.model else "estimator"):
+        with problems.reading(
+            f"estimator.model: got {config.estimator.model!r}, expected an encoder"
+            if config.estimator.model
+            else "estimator"
+        ):
             estimator = EstimatorShape.of(config.estimator, vocabulary, lengths.longest_prompt)
     return estimator
 
@@ -68,9 +109,17 @@ def _estimator_shape(config: TrainConfig, vocabulary: int, lengths: Lengths, pro
 def _run_lines(config: TrainConfig, shape: PolicyShape | None) -> Iterator[str]:
     run, selection, estimator = config.run, config.selection, config.estimator
     yield f"run {run.name}: {run.steps:,} steps of {run.prompts_per_step} prompts x {config.rollout.group_size} responses, in {Path(run.directory) / run.name}"
-    parts = "" if shape is None else f": {shape.parameters:,} parameters, {shape.layers} layers of width {shape.width:,}, vocabulary {shape.vocabulary:,}"
+    parts = (
+        ""
+        if shape is None
+        else f": {shape.parameters:,} parameters, {shape.layers} layers of width {shape.width:,}, vocabulary {shape.vocabulary:,}"
+    )
     yield f"policy {config.policy.model or 'of [warm_start]'}{parts}"
-    reader = f"read by {estimator.model or 'a fresh encoder'} ({estimator.preset})" if config.has_estimator else "not read by an estimator"
+    reader = (
+        f"read by {estimator.model or 'a fresh encoder'} ({estimator.preset})"
+        if config.has_estimator
+        else "not read by an estimator"
+    )
     yield f"selection {selection.preset} ({selection.policy}), prompts {reader}; loss {config.loss.preset}; reward {config.reward.function}"
 
 
@@ -79,22 +128,32 @@ def _data_lines(sources: Sequence[Source], limit: int, problems: Problems) -> It
     for source in sources:
         line = f"  {source.label}: {len(source.prompts):,} prompts"
         if source.lengths is not None:
-            half, most, longest = np.quantile(source.lengths, (0.5, 0.95, 1.0), method="inverted_cdf")
+            half, most, longest = np.quantile(
+                source.lengths, (0.5, 0.95, 1.0), method="inverted_cdf"
+            )
             line += f"; {half:,}, {most:,}, {longest:,}"
             if too_long := int((source.lengths > limit).sum()):
-                problems.append(f"{source.label}: {too_long:,} prompts have more than {limit:,} tokens (rollout.max_prompt_tokens, or the policy's positions)")
+                problems.append(
+                    f"{source.label}: {too_long:,} prompts have more than {limit:,} tokens (rollout.max_prompt_tokens, or the policy's positions)"
+                )
         yield line
 
 
 def _rollout_lines(config: TrainConfig, held_out: Sequence[Source]) -> Iterator[str]:
-    selection, prompts, group = config.selection, config.run.prompts_per_step, config.rollout.group_size
+    selection, prompts, group = (
+        config.selection,
+        config.run.prompts_per_step,
+        config.rollout.group_size,
+    )
     sequences = prompts * group
     rounds = selection.backfill_rounds if selection.backfill else 1
     most = f" to {sequences * rounds:,}" if rounds > 1 else ""
     yield "\nper step"
     yield f"  rollouts: {sequences:,}{most} responses, at most {sequences * rounds * config.rollout.max_new_tokens:,} tokens"
     if config.has_estimator:
-        draws = selection.policy not in COMPARING or (selection.candidates_from == "pool" and selection.policy in DRAWING)
+        draws = selection.policy not in COMPARING or (
+            selection.candidates_from == "pool" and selection.policy in DRAWING
+        )
         compared = f"{prompts:,}" if draws else f"{prompts * selection.candidates_per_draw:,}"
         yield f"  candidates scored: {prompts:,} in the first {selection.warmup_steps} steps, then {compared} or more, at most {prompts * selection.scan_cap:,}"
     evaluated = sum(len(source.prompts) for source in held_out) * config.evaluation.samples
@@ -109,7 +168,9 @@ def _memory_lines(memory: MemoryModel) -> Iterator[str]:
         yield f"  {process.count} x {process.name}, {_bytes(process.peak)} on the {'GPU' if process.on_gpu else 'CPU'}"
         yield from (f"    {_bytes(size):>9}  {name}" for name, size in process.held.items())
         choice = ", one at a time" if len(process.phases) > 1 else ""
-        yield from (f"    {_bytes(size):>9}  {name}{choice}" for name, size in process.phases.items())
+        yield from (
+            f"    {_bytes(size):>9}  {name}{choice}" for name, size in process.phases.items()
+        )
         if process.generates:
             yield f"    {_bytes(memory.kv_per_sequence):>9}  of these are keys and values of one sequence"
         if process.transit:
@@ -129,21 +190,36 @@ def _machine_lines(config: TrainConfig, machine: Machine) -> Iterator[str]:
     settings = config.distributed
     if settings.uses_ray:
         asked = [resources for _, resources in reservation_bundles(settings, config.has_estimator)]
-        amounts = " and ".join(f"{sum(resources[kind] for resources in asked):g} {kind}s" for kind in ("CPU", "GPU"))
-        where = f"the cluster at {settings.address}, whose resources are looked at when the run starts" if settings.address else "this machine"
+        amounts = " and ".join(
+            f"{sum(resources[kind] for resources in asked):g} {kind}s" for kind in ("CPU", "GPU")
+        )
+        where = (
+            f"the cluster at {settings.address}, whose resources are looked at when the run starts"
+            if settings.address
+            else "this machine"
+        )
         yield f"asked: {len(asked)} actors with {amounts}, on {where}"
-        if settings.address and settings.overlap and config.has_estimator and config.estimator.model:
+        if (
+            settings.address
+            and settings.overlap
+            and config.has_estimator
+            and config.estimator.model
+        ):
             yield f"note: the estimator actor reads estimator.model on its own node; {config.estimator.model} has to be there too"
 
 
 def _check_room(memory: MemoryModel, machine: Machine, problems: Problems) -> None:
     """Note what this machine is too small for; of a cluster's machines nothing is known."""
     if _disk(memory) > machine.disk:
-        problems.append(f"run.directory: checkpoints need {_bytes(_disk(memory))}, {_bytes(machine.disk)} are free")
+        problems.append(
+            f"run.directory: checkpoints need {_bytes(_disk(memory))}, {_bytes(machine.disk)} are free"
+        )
     processes = list(memory.processes())[: 1 if memory.config.distributed.address else None]
     host = sum(process.count * process.host for process in processes) + memory.object_store
     if host > machine.memory:
-        problems.append(f"memory: the host needs {_bytes(host)}, this machine has {_bytes(machine.memory)}")
+        problems.append(
+            f"memory: the host needs {_bytes(host)}, this machine has {_bytes(machine.memory)}"
+        )
     problems.extend(
         f"memory: a {process.name} needs {_bytes(process.peak)}, a GPU here has {_bytes(memory.gpu_bytes)}"
         for process in processes
@@ -158,7 +234,10 @@ def _disk(memory: MemoryModel) -> int:
 def _problem_lines(problems: Problems) -> list[str]:
     if not problems:
         return ["no problems found"]
-    return [f"{len(problems)} problem{'s' * (len(problems) > 1)}:", *(f"  {number}. {problem}" for number, problem in enumerate(problems, start=1))]
+    return [
+        f"{len(problems)} problem{'s' * (len(problems) > 1)}:",
+        *(f"  {number}. {problem}" for number, problem in enumerate(problems, start=1)),
+    ]
 
 
 def _bytes(size: float) -> str:

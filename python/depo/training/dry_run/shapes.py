@@ -1,4 +1,6 @@
-"""The numbers of a model that memory depends on, read off its configuration: neither weights nor a GPU are needed."""
+"""The numbers of a model that memory depends on, read off its configuration: neither weights nor a
+GPU are needed.
+"""
 
 from __future__ import annotations
 
@@ -66,7 +68,11 @@ class PolicyShape:
         """Read it off a model of this configuration on torch's meta device, which holds no numbers."""
         with torch.device("meta"):
             model = AutoModelForCausalLM.from_config(config)  # type: ignore[no-untyped-call]
-        layers = [_size(module) for module in model.modules() if isinstance(module, GradientCheckpointingLayer)]
+        layers = [
+            _size(module)
+            for module in model.modules()
+            if isinstance(module, GradientCheckpointingLayer)
+        ]
         text: Any = config.get_text_config()
         return cls(
             parameters=_size(model),
@@ -76,17 +82,22 @@ class PolicyShape:
             width=text.hidden_size,
             heads=text.num_attention_heads,
             kv_heads=getattr(text, "num_key_value_heads", None) or text.num_attention_heads,
-            head_size=getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads,
+            head_size=getattr(text, "head_dim", None)
+            or text.hidden_size // text.num_attention_heads,
             feed_forward=getattr(text, "intermediate_size", None) or 4 * text.hidden_size,
             vocabulary=text.vocab_size,
         )
 
     def kv_bytes(self, size: int) -> int:
-        """Return the bytes of keys and values of one position, in numbers of `size` bytes. A sliding window, which holds less, counts in full."""
+        """Return the bytes of keys and values of one position, in numbers of `size` bytes.
+
+        A sliding window, which holds less, counts in full.
+        """
         return 2 * self.layers * self.kv_heads * self.head_size * size
 
     def layer_activations(self, size: int, casts: bool) -> int:
-        """Return the bytes of one layer, for each token, that wait for the backward pass: exact for Llama and Qwen2 with sdpa attention and float32 weights.
+        """Return the bytes of one layer, for each token, that wait for the backward pass: exact for
+        Llama and Qwen2 with sdpa attention and float32 weights.
 
         Args:
             size: Bytes of a number in matrix products.
@@ -121,21 +132,34 @@ class EstimatorShape:
         Args:
             config: Settings.
             vocabulary: Size of the policy's, which a fresh encoder takes over.
-            longest_prompt: In the policy's tokens; a pretrained encoder may have more for the same text, so that `max_length` alone counts.
+            longest_prompt: In the policy's tokens; a pretrained encoder may have more for the same
+                text, so that `max_length` alone counts.
 
         Raises:
             ConfigError: `config.model` is no directory of an encoder.
         """
         with torch.device("meta"):
-            encoder = _pretrained(Path(config.model)) if config.model else build_encoder(config, vocabulary)
+            encoder = (
+                _pretrained(Path(config.model))
+                if config.model
+                else build_encoder(config, vocabulary)
+            )
             model = DifficultyModel(encoder, config)
         frozen = config.encoder_lr_scale == 0
         settings: Any = encoder.config
-        width, heads, layers = settings.hidden_size, settings.num_attention_heads, settings.num_hidden_layers
+        width, heads, layers = (
+            settings.hidden_size,
+            settings.num_attention_heads,
+            settings.num_hidden_layers,
+        )
         feed_forward = getattr(settings, "intermediate_size", None) or settings.hidden_dim
-        dropout = getattr(settings, "attention_probs_dropout_prob", None) or getattr(settings, "attention_dropout", 0.0)
+        dropout = getattr(settings, "attention_probs_dropout_prob", None) or getattr(
+            settings, "attention_dropout", 0.0
+        )
         tokens = config.max_length if config.model else min(config.max_length, longest_prompt)
-        per_token = 4 * (8 * width + 2 * feed_forward) + (4 * (width + 3 * heads * tokens) if dropout else 0)
+        per_token = 4 * (8 * width + 2 * feed_forward) + (
+            4 * (width + 3 * heads * tokens) if dropout else 0
+        )
         activations = 0 if frozen else tokens * layers * per_token
         return cls(
             parameters=_size(model),
@@ -148,7 +172,9 @@ class EstimatorShape:
 def _pretrained(directory: Path) -> Any:
     directory = directory / "encoder" if (directory / "encoder").is_dir() else directory
     if not (directory / "config.json").is_file():
-        raise ConfigError(f"estimator.model: got {str(directory)!r}, expected the directory of a Hugging Face encoder; it lacks config.json")
+        raise ConfigError(
+            f"estimator.model: got {str(directory)!r}, expected the directory of a Hugging Face encoder; it lacks config.json"
+        )
     encoder = AutoModel.from_config(AutoConfig.from_pretrained(directory, local_files_only=True))  # type: ignore[no-untyped-call]
     if hasattr(encoder, "pooler"):
         encoder.register_module("pooler", None)

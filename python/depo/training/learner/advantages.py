@@ -1,4 +1,6 @@
-"""What rewards become before the loss sees them: group-relative advantages and DAPO's length penalty. NumPy and the Rust core only."""
+"""What rewards become before the loss sees them: group-relative advantages and DAPO's length
+penalty. NumPy and the Rust core only.
+"""
 
 from __future__ import annotations
 
@@ -10,33 +12,47 @@ from depo.config import LossConfig
 from depo.types.records import BoolArray, Float32Array
 
 
-def group_advantages(rewards_BG: ArrayLike, config: LossConfig, tolerance: float) -> tuple[Float32Array, BoolArray]:
-    """Return GRPO's advantages and which groups carry any (arXiv 2402.03300, section 4.1.2; without scaling arXiv 2503.20783).
+def group_advantages(
+    rewards_BG: ArrayLike, config: LossConfig, tolerance: float
+) -> tuple[Float32Array, BoolArray]:
+    """Return GRPO's advantages and which groups carry any (arXiv 2402.03300, section 4.1.2; without
+    scaling arXiv 2503.20783).
 
     Args:
-        rewards_BG: B >= 1 groups of G >= 1 rewards in any unit; NaN = unknown, left out of mean and deviation, advantage 0.
+        rewards_BG: B >= 1 groups of G >= 1 rewards in any unit; NaN = unknown, left out of mean and
+            deviation, advantage 0.
         config: Uses `scale_by_std`, `std_ddof` and `std_epsilon`.
-        tolerance: Groups whose known rewards lie no further apart than this are uninformative; advantages exactly 0.
+        tolerance: Groups whose known rewards lie no further apart than this are uninformative;
+            advantages exactly 0.
 
     Returns:
-        advantages_BG, float32, in units of the group's standard deviation or, unscaled, of the reward; informative_B, bool.
+        advantages_BG, float32, in units of the group's standard deviation or, unscaled, of the
+        reward; informative_B, bool.
 
     Raises:
         ValueError: Wrong shape, or a setting out of its range.
     """
     advantages_BG, informative_B, _ = _core.group_advantages(
-        rewards_BG, scale_by_std=config.scale_by_std, ddof=config.std_ddof, epsilon=config.std_epsilon, tolerance=tolerance
+        rewards_BG,
+        scale_by_std=config.scale_by_std,
+        ddof=config.std_ddof,
+        epsilon=config.std_epsilon,
+        tolerance=tolerance,
     )
     return advantages_BG, informative_B
 
 
-def overlong_penalties(lengths: ArrayLike, max_new_tokens: int, buffer: int, penalty: float) -> Float32Array:
-    """Return what is added to each reward for using up the token budget (DAPO, arXiv 2503.14476, eq. 13).
+def overlong_penalties(
+    lengths: ArrayLike, max_new_tokens: int, buffer: int, penalty: float
+) -> Float32Array:
+    """Return what is added to each reward for using up the token budget (DAPO, arXiv 2503.14476,
+    eq. 13).
 
     Args:
         lengths: Tokens of each response, any shape [>= 0].
         max_new_tokens: Token budget of a response, L_max.
-        buffer: Last tokens of the budget over which the penalty grows linearly, L_cache [0..max_new_tokens]; 0: no penalty.
+        buffer: Last tokens of the budget over which the penalty grows linearly, L_cache
+            [0..max_new_tokens]; 0: no penalty.
         penalty: Penalty of a response that fills the budget [>= 0].
 
     Returns:

@@ -26,7 +26,8 @@ class TrainSequence:
         prompt_length: P >= 1.
         rollout_logprobs: float32 [T], log-probability of each response token when it was sampled.
         advantages: float32 [T], advantage of each response token.
-        learner_logprobs: float32 [T], log-probability of each response token under the weights before the update, as the learner computes it; None: not noted.
+        learner_logprobs: float32 [T], log-probability of each response token under the weights
+            before the update, as the learner computes it; None: not noted.
     """
 
     token_ids: Int64Array
@@ -43,9 +44,11 @@ class TrainSequence:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrainBatch:
-    """N sequences padded on the right to T tokens, and their L response tokens without padding, row after row.
+    """N sequences padded on the right to T tokens, and their L response tokens without padding, row
+    after row.
 
-    A causal model never looks to the right, so padding there needs neither an attention mask nor position ids.
+    A causal model never looks to the right, so padding there needs neither an attention mask nor
+    position ids.
 
     Attributes:
         input_ids_NT: int64 [N, T].
@@ -68,54 +71,87 @@ class TrainBatch:
     learner_logprobs_L: Tensor | None
 
 
-def flatten_groups(groups: Sequence[RolloutGroup], advantages_BG: Float32Array, token_factors: TokenFactors | None = None) -> list[TrainSequence]:
+def flatten_groups(
+    groups: Sequence[RolloutGroup],
+    advantages_BG: Float32Array,
+    token_factors: TokenFactors | None = None,
+) -> list[TrainSequence]:
     """Return the B * G responses of B groups, group after group.
 
     Args:
         groups: B groups of G responses.
         advantages_BG: [B, G], advantage of each response.
-        token_factors: [B][G] arrays float32 [T], what each token's advantage is multiplied by; None: 1.
+        token_factors: [B][G] arrays float32 [T], what each token's advantage is multiplied by;
+            None: 1.
 
     Raises:
-        ValueError: The advantages do not fit the groups or are not finite, a prompt is empty, or a response has another length than its log-probs or factors.
+        ValueError: The advantages do not fit the groups or are not finite, a prompt is empty, or a
+            response has another length than its log-probs or factors.
     """
     if advantages_BG.ndim != 2 or advantages_BG.shape[0] != len(groups):
-        raise ValueError(f"advantages_BG: got shape {advantages_BG.shape}, expected [{len(groups)}, G], one row per group")
+        raise ValueError(
+            f"advantages_BG: got shape {advantages_BG.shape}, expected [{len(groups)}, G], one row per group"
+        )
     if not np.isfinite(advantages_BG).all():
-        raise ValueError(f"advantages_BG: got {np.count_nonzero(~np.isfinite(advantages_BG))} values that are not finite, expected none")
+        raise ValueError(
+            f"advantages_BG: got {np.count_nonzero(~np.isfinite(advantages_BG))} values that are not finite, expected none"
+        )
     sequences: list[TrainSequence] = []
     for index, (group, advantages_G) in enumerate(zip(groups, advantages_BG, strict=True)):
         _check_group(group, advantages_G.size, index)
-        factors = token_factors[index] if token_factors is not None else [np.ones(response.size, np.float32) for response in group.response_ids]
+        factors = (
+            token_factors[index]
+            if token_factors is not None
+            else [np.ones(response.size, np.float32) for response in group.response_ids]
+        )
         _require_lengths(f"token_factors[{index}]", factors, group)
-        for row, (response, logprobs) in enumerate(zip(group.response_ids, group.rollout_logprobs, strict=True)):
+        for row, (response, logprobs) in enumerate(
+            zip(group.response_ids, group.rollout_logprobs, strict=True)
+        ):
             advantages = advantages_G[row] * factors[row]
             token_ids = np.concatenate([group.prompt_ids, response])
-            sequences.append(TrainSequence(token_ids=token_ids, prompt_length=group.prompt_ids.size, rollout_logprobs=logprobs, advantages=advantages))
+            sequences.append(
+                TrainSequence(
+                    token_ids=token_ids,
+                    prompt_length=group.prompt_ids.size,
+                    rollout_logprobs=logprobs,
+                    advantages=advantages,
+                )
+            )
     return sequences
 
 
 def _check_group(group: RolloutGroup, group_size: int, index: int) -> None:
     if len(group.response_ids) != group_size:
-        raise ValueError(f"groups[{index}]: got {len(group.response_ids)} responses, expected {group_size}, the columns of advantages_BG")
+        raise ValueError(
+            f"groups[{index}]: got {len(group.response_ids)} responses, expected {group_size}, the columns of advantages_BG"
+        )
     if group.prompt_ids.size == 0:
-        raise ValueError(f"groups[{index}].prompt_ids: got no token, expected at least 1 to predict the first response token from")
+        raise ValueError(
+            f"groups[{index}].prompt_ids: got no token, expected at least 1 to predict the first response token from"
+        )
     _require_lengths(f"groups[{index}].rollout_logprobs", group.rollout_logprobs, group)
 
 
 def _require_lengths(name: str, values: Sequence[Float32Array], group: RolloutGroup) -> None:
     """Raise unless there is one array for each response of the group, as long as the response."""
     if len(values) != len(group.response_ids):
-        raise ValueError(f"{name}: got {len(values)} arrays, expected {len(group.response_ids)}, one per response")
+        raise ValueError(
+            f"{name}: got {len(values)} arrays, expected {len(group.response_ids)}, one per response"
+        )
     for response, array in zip(group.response_ids, values, strict=True):
         if response.size != array.size:
-            raise ValueError(f"{name}: got {array.size} for a response of {response.size} tokens, expected as many")
+            raise ValueError(
+                f"{name}: got {array.size} for a response of {response.size} tokens, expected as many"
+            )
 
 
 def microbatches(lengths: Sequence[int], tokens_per_microbatch: int) -> list[list[int]]:
-    """Return index lists that cover `lengths`, longest first, so that count * longest stays within the budget.
+    """Return index lists that cover `lengths`, longest first, so that count * longest stays within
+    the budget.
 
-    A sequence longer than the budget is alone. Equal lengths keep their order: a pure function of the lengths.
+    A sequence longer than the budget is alone. Equal lengths keep their order: a pure function of
+    the lengths.
     """
     batches: list[list[int]] = []
     for index in sorted(range(len(lengths)), key=lambda i: (-lengths[i], i)):
@@ -126,7 +162,13 @@ def microbatches(lengths: Sequence[int], tokens_per_microbatch: int) -> list[lis
     return batches
 
 
-def collate(sequences: Sequence[TrainSequence], weights: Sequence[float], *, pad_token_id: int, device: torch.device | str) -> TrainBatch:
+def collate(
+    sequences: Sequence[TrainSequence],
+    weights: Sequence[float],
+    *,
+    pad_token_id: int,
+    device: torch.device | str,
+) -> TrainBatch:
     """Pad sequences on the right and gather what the loss needs of their response tokens.
 
     Args:
@@ -141,24 +183,38 @@ def collate(sequences: Sequence[TrainSequence], weights: Sequence[float], *, pad
         input_ids_NT[row, : sequence.token_ids.size] = sequence.token_ids
         predicts_NT[row, sequence.prompt_length - 1 : sequence.token_ids.size - 1] = True
     lengths_N = np.array([sequence.response_length for sequence in sequences], np.int64)
-    noted = [sequence.learner_logprobs for sequence in sequences if sequence.learner_logprobs is not None]
+    noted = [
+        sequence.learner_logprobs for sequence in sequences if sequence.learner_logprobs is not None
+    ]
     return TrainBatch(
         input_ids_NT=torch.from_numpy(input_ids_NT).to(device),
         predicts_NT=torch.from_numpy(predicts_NT).to(device),
-        target_ids_L=torch.from_numpy(np.concatenate([s.token_ids[s.prompt_length :] for s in sequences])).to(device),
+        target_ids_L=torch.from_numpy(
+            np.concatenate([s.token_ids[s.prompt_length :] for s in sequences])
+        ).to(device),
         lengths_N=torch.from_numpy(lengths_N).to(device),
-        rollout_logprobs_L=torch.from_numpy(np.concatenate([s.rollout_logprobs for s in sequences])).to(device),
+        rollout_logprobs_L=torch.from_numpy(
+            np.concatenate([s.rollout_logprobs for s in sequences])
+        ).to(device),
         advantages_L=torch.from_numpy(np.concatenate([s.advantages for s in sequences])).to(device),
         weights_L=torch.from_numpy(np.repeat(np.array(weights, np.float32), lengths_N)).to(device),
-        learner_logprobs_L=torch.from_numpy(np.concatenate(noted)).to(device) if len(noted) == len(sequences) else None,
+        learner_logprobs_L=torch.from_numpy(np.concatenate(noted)).to(device)
+        if len(noted) == len(sequences)
+        else None,
     )
 
 
 def response_logits(model: PreTrainedModel, batch: TrainBatch) -> Tensor:
-    """Return the logits [L, V] that predict the response tokens; the model's head runs on no other position, or before transformers 5.20 on few others."""
+    """Return the logits [L, V] that predict the response tokens; the model's head runs on no other
+    position, or before transformers 5.20 on few others.
+    """
     if HEAD_TAKES_A_MASK:
-        logits_LV: Tensor = model(input_ids=batch.input_ids_NT, logits_to_keep=batch.predicts_NT, use_cache=False).logits
+        logits_LV: Tensor = model(
+            input_ids=batch.input_ids_NT, logits_to_keep=batch.predicts_NT, use_cache=False
+        ).logits
         return logits_LV
     kept = batch.predicts_NT.any(0).nonzero()[:, 0]
-    logits_NKV: Tensor = model(input_ids=batch.input_ids_NT, logits_to_keep=kept, use_cache=False).logits
+    logits_NKV: Tensor = model(
+        input_ids=batch.input_ids_NT, logits_to_keep=kept, use_cache=False
+    ).logits
     return logits_NKV[batch.predicts_NT[:, kept]]

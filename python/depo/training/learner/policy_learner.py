@@ -18,8 +18,23 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 
 from depo.config import LossConfig, OptimizerConfig, PolicyConfig
 from depo.rollout.precision import mixed_precision
-from depo.training.learner.losses import TokenLoss, k3_kl, policy_loss, sequence_weights, token_entropy, token_logprobs, truncated_weights
-from depo.training.learner.packing import TrainBatch, TrainSequence, collate, flatten_groups, microbatches, response_logits
+from depo.training.learner.losses import (
+    TokenLoss,
+    k3_kl,
+    policy_loss,
+    sequence_weights,
+    token_entropy,
+    token_logprobs,
+    truncated_weights,
+)
+from depo.training.learner.packing import (
+    TrainBatch,
+    TrainSequence,
+    collate,
+    flatten_groups,
+    microbatches,
+    response_logits,
+)
 from depo.types.errors import StateError
 from depo.types.records import Float32Array, RolloutGroup, TokenFactors
 
@@ -27,9 +42,11 @@ STATE_VERSION = 1
 
 
 class PolicyLearner:
-    """Trains a causal language model on rollout groups with a clipped policy-gradient loss (GRPO, Dr. GRPO, DAPO, GSPO, CISPO).
+    """Trains a causal language model on rollout groups with a clipped policy-gradient loss (GRPO,
+    Dr. GRPO, DAPO, GSPO, CISPO).
 
-    The model is trained in place and always runs without dropout, so that the importance ratio measures the policy and not noise.
+    The model is trained in place and always runs without dropout, so that the importance ratio
+    measures the policy and not noise.
 
     Attributes:
         model: The policy.
@@ -40,15 +57,19 @@ class PolicyLearner:
         loss: Surrogate, clipping, aggregation, KL weight.
         optimizer: AdamW, warm-up, gradient clipping, minibatches, micro-batch size.
         policy: Uses `autocast` and `gradient_checkpointing`.
-        max_new_tokens: Token budget of a response, the denominator of aggregation "constant" [>= 1].
+        max_new_tokens: Token budget of a response, the denominator of aggregation "constant" [>=
+            1].
         temperature: Temperature at which the responses were sampled [> 0].
         pad_token_id: Token put on the right of shorter sequences; any valid one.
-        reference_model: Policy that `kl_weight` pulls towards; needed if and only if that is above 0.
+        reference_model: Policy that `kl_weight` pulls towards; needed if and only if that is above
+            0.
         device: Where to train.
-        max_logprob_mismatch: Largest mean |rollout - learner| log-prob before the first optimizer step of an update, in nats [> 0].
+        max_logprob_mismatch: Largest mean |rollout - learner| log-prob before the first optimizer
+            step of an update, in nats [> 0].
 
     Raises:
-        ValueError: `loss.kl_weight` and `reference_model` contradict each other, or nothing is trainable.
+        ValueError: `loss.kl_weight` and `reference_model` contradict each other, or nothing is
+            trainable.
     """
 
     def __init__(
@@ -67,68 +88,114 @@ class PolicyLearner:
     ) -> None:
         if (loss.kl_weight > 0) != (reference_model is not None):
             given = "none" if reference_model is None else "a model"
-            raise ValueError(f"reference_model: got {given}, expected one if and only if loss.kl_weight > 0 (it is {loss.kl_weight})")
+            raise ValueError(
+                f"reference_model: got {given}, expected one if and only if loss.kl_weight > 0 (it is {loss.kl_weight})"
+            )
         for module in filter(None, (model, reference_model)):
             module.to(device)  # type: ignore[arg-type]
             module.train(False)
         self.model, self._reference_model = model, reference_model
-        self._parameters = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
+        self._parameters = {
+            name: parameter
+            for name, parameter in model.named_parameters()
+            if parameter.requires_grad
+        }
         if not self._parameters:
             raise ValueError("model: got no trainable parameter, expected at least 1")
         self._loss_config, self._optimizer_config = loss, optimizer
-        self._max_new_tokens, self._temperature, self._pad_token_id = max_new_tokens, temperature, pad_token_id
+        self._max_new_tokens, self._temperature, self._pad_token_id = (
+            max_new_tokens,
+            temperature,
+            pad_token_id,
+        )
         self._device, self._max_logprob_mismatch = torch.device(device), max_logprob_mismatch
         self._autocast, self._checkpointing = policy.autocast, policy.gradient_checkpointing
         if self._checkpointing:
-            enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable  # the older name, before 5.20
+            enable = (
+                getattr(model, "activation_checkpointing_enable", None)
+                or model.gradient_checkpointing_enable
+            )  # the older name, before 5.20
             enable({"use_reentrant": False})
-        self.optimizer = torch.optim.AdamW(self._parameters.values(), lr=optimizer.learning_rate, betas=optimizer.betas, weight_decay=optimizer.weight_decay)
+        self.optimizer = torch.optim.AdamW(
+            self._parameters.values(),
+            lr=optimizer.learning_rate,
+            betas=optimizer.betas,
+            weight_decay=optimizer.weight_decay,
+        )
 
     def update(
-        self, groups: Sequence[RolloutGroup], advantages_BG: Float32Array, *, step: int, policy_lag: int = 0, token_factors: TokenFactors | None = None
+        self,
+        groups: Sequence[RolloutGroup],
+        advantages_BG: Float32Array,
+        *,
+        step: int,
+        policy_lag: int = 0,
+        token_factors: TokenFactors | None = None,
     ) -> dict[str, float]:
-        """Train on B groups: `minibatches` optimizer steps, each on its own share of the groups, in order.
+        """Train on B groups: `minibatches` optimizer steps, each on its own share of the groups, in
+        order.
 
-        The rollout log-probs are the old policy of every ratio; with `loss.rollout_correction` truncate the learner's own are, as they are before the first
-        optimizer step, and each token's advantage is multiplied by its truncated weight learner / rollout. Each minibatch's denominators count all of its
-        sequences and tokens, also those that need no forward pass because their advantage is 0 and no KL term acts on them. A minibatch without any other
+        The rollout log-probs are the old policy of every ratio; with `loss.rollout_correction`
+        truncate the learner's own are, as they are before the first optimizer step, and each
+        token's advantage is multiplied by its truncated weight learner / rollout. Each minibatch's
+        denominators count all of its sequences and tokens, also those that need no forward pass
+        because their advantage is 0 and no KL term acts on them. A minibatch without any other
         sequence takes no optimizer step.
 
         Args:
             groups: B >= 0 groups of G responses each.
             advantages_BG: [B, G], finite.
             step: Training step, from 0; the learning rate is a function of it.
-            policy_lag: Versions by which the rollouts are older than this policy [>= 0]. Above 0 their mismatch has no limit: it is what was learned since.
-            token_factors: [B][G] arrays float32 [T], what the advantage of each token is multiplied by; None: 1.
+            policy_lag: Versions by which the rollouts are older than this policy [>= 0]. Above 0
+                their mismatch has no limit: it is what was learned since.
+            token_factors: [B][G] arrays float32 [T], what the advantage of each token is multiplied
+                by; None: 1.
 
         Returns:
-            `policy/lr`, `policy/updated` (1.0 if any optimizer step was taken) and `policy/trained_sequences`; if updated, also loss and grad_norm (before
-            clipping; means over optimizer steps), clip_share, ratio_mean, kl (k3 estimate of rollout policy against policy), entropy (nats) and, with a
-            reference, reference_kl, with the correction rollout_weight and rollout_weight_capped (means over trained tokens), and logprob_mismatch: mean
-            |rollout - policy| log-prob before the first optimizer step.
+            `policy/lr`, `policy/updated` (1.0 if any optimizer step was taken) and
+            `policy/trained_sequences`; if updated, also loss and grad_norm (before clipping; means
+            over optimizer steps), clip_share, ratio_mean, kl (k3 estimate of rollout policy against
+            policy), entropy (nats) and, with a reference, reference_kl, with the correction
+            rollout_weight and rollout_weight_capped (means over trained tokens), and
+            logprob_mismatch: mean |rollout - policy| log-prob before the first optimizer step.
 
         Raises:
             ValueError: Groups and advantages do not fit.
-            RuntimeError: Loss or gradient is not finite, or the mismatch is above `max_logprob_mismatch`; that optimizer step was not taken.
+            RuntimeError: Loss or gradient is not finite, or the mismatch is above
+                `max_logprob_mismatch`; that optimizer step was not taken.
         """
         advantages_BG = np.asarray(advantages_BG, np.float32)
         sequences = flatten_groups(groups, advantages_BG, token_factors)
         learning_rate = self._set_learning_rate(step)
         n_parts = self._optimizer_config.minibatches
-        bounds = [len(groups) * part // n_parts * advantages_BG.shape[1] for part in range(n_parts + 1)]
+        bounds = [
+            len(groups) * part // n_parts * advantages_BG.shape[1] for part in range(n_parts + 1)
+        ]
         sums: defaultdict[str, Tensor | float] = defaultdict(float)
         with self._training():
             if self._loss_config.rollout_correction == "truncate" and n_parts > 1:
                 sequences = self._with_learner_logprobs(sequences)
             for start, end in itertools.pairwise(bounds):
                 self._optimizer_step(sequences[start:end], sums, step, policy_lag)
-        metrics = {"lr": learning_rate, "updated": float(sums["steps"] > 0), "trained_sequences": float(sums["sequences"])}
+        metrics = {
+            "lr": learning_rate,
+            "updated": float(sums["steps"] > 0),
+            "trained_sequences": float(sums["sequences"]),
+        }
         if sums["steps"]:
             metrics |= _means(self._totals(sums))
         return {f"policy/{name}": value for name, value in metrics.items()}
 
-    def _optimizer_step(self, sequences: Sequence[TrainSequence], sums: defaultdict[str, Tensor | float], step: int, policy_lag: int) -> None:
-        """Accumulate the gradient of one minibatch, check it, apply it, and add to the sums behind the metrics."""
+    def _optimizer_step(
+        self,
+        sequences: Sequence[TrainSequence],
+        sums: defaultdict[str, Tensor | float],
+        step: int,
+        policy_lag: int,
+    ) -> None:
+        """Accumulate the gradient of one minibatch, check it, apply it, and add to the sums behind
+        the metrics.
+        """
         weights = self._weights(sequences)
         trained = self._trained(sequences)
         if not trained:
@@ -139,14 +206,30 @@ class PolicyLearner:
             loss = self._batch_loss(batch, sums if rows else defaultdict(float))
             loss.backward()  # type: ignore[no-untyped-call]
             loss_total += loss.detach()
-        grad_norm = float(self._whole(torch.nn.utils.clip_grad_norm_(self._parameters.values(), self._optimizer_config.grad_clip)))
-        for name, value in (("loss", self._totals({"loss": loss_total})["loss"]), ("gradient norm", grad_norm)):
+        grad_norm = float(
+            self._whole(
+                torch.nn.utils.clip_grad_norm_(
+                    self._parameters.values(), self._optimizer_config.grad_clip
+                )
+            )
+        )
+        for name, value in (
+            ("loss", self._totals({"loss": loss_total})["loss"]),
+            ("gradient norm", grad_norm),
+        ):
             if not math.isfinite(value):
-                raise RuntimeError(f"step {step}: the {name} is {value}; the optimizer step was not taken and the weights are unchanged by it")
+                raise RuntimeError(
+                    f"step {step}: the {name} is {value}; the optimizer step was not taken and the weights are unchanged by it"
+                )
         if not sums["steps"] and not policy_lag:
             self._check_mismatch(self._totals(sums), step)
         self.optimizer.step()
-        for name, value in (("loss", float(loss_total)), ("grad_norm", grad_norm), ("steps", 1), ("sequences", len(trained))):
+        for name, value in (
+            ("loss", float(loss_total)),
+            ("grad_norm", grad_norm),
+            ("steps", 1),
+            ("sequences", len(trained)),
+        ):
             sums[name] += value
 
     def _check_mismatch(self, sums: Mapping[str, float], step: int) -> None:
@@ -160,14 +243,36 @@ class PolicyLearner:
             )
 
     def _trained(self, sequences: Sequence[TrainSequence]) -> list[int]:
-        """Return which sequences need a forward pass: those with an advantage, or all with a token if there is a reference."""
-        return [i for i, s in enumerate(sequences) if s.response_length > 0 and (s.advantages.any() or self._reference_model is not None)]
+        """Return which sequences need a forward pass: those with an advantage, or all with a token
+        if there is a reference.
+        """
+        return [
+            i
+            for i, s in enumerate(sequences)
+            if s.response_length > 0 and (s.advantages.any() or self._reference_model is not None)
+        ]
 
-    def _batches(self, sequences: Sequence[TrainSequence], trained: Sequence[int], weights: Sequence[float]) -> Iterator[tuple[list[int], TrainBatch]]:
-        """Yield micro-batches of the sequences `trained`, each with the rows that count: here all. This and the next three are `ShardedLearner`'s to change."""
-        for chosen in microbatches([sequences[row].token_ids.size for row in trained], self._optimizer_config.tokens_per_microbatch):
+    def _batches(
+        self, sequences: Sequence[TrainSequence], trained: Sequence[int], weights: Sequence[float]
+    ) -> Iterator[tuple[list[int], TrainBatch]]:
+        """Yield micro-batches of the sequences `trained`, each with the rows that count: here all.
+
+        This and the next three are `ShardedLearner`'s to change.
+        """
+        for chosen in microbatches(
+            [sequences[row].token_ids.size for row in trained],
+            self._optimizer_config.tokens_per_microbatch,
+        ):
             rows = [trained[index] for index in chosen]
-            yield rows, collate([sequences[row] for row in rows], [weights[row] for row in rows], pad_token_id=self._pad_token_id, device=self._device)
+            yield (
+                rows,
+                collate(
+                    [sequences[row] for row in rows],
+                    [weights[row] for row in rows],
+                    pad_token_id=self._pad_token_id,
+                    device=self._device,
+                ),
+            )
 
     def _totals(self, sums: Mapping[str, Tensor | float]) -> dict[str, float]:
         """Return sums over all that train the same policy: this learner alone."""
@@ -185,17 +290,41 @@ class PolicyLearner:
     def _with_learner_logprobs(self, sequences: Sequence[TrainSequence]) -> list[TrainSequence]:
         """Note what the learner, as it is now, says of every token that will be trained on."""
         noted: dict[int, Float32Array] = {}
-        for rows, batch in self._batches(sequences, self._trained(sequences), [0.0] * len(sequences)):
-            logprobs_L = token_logprobs(self._logits(self.model, batch), batch.target_ids_L, self._temperature).float().cpu()
-            noted.update((row, logprobs.numpy()) for row, logprobs in zip(rows, torch.split(logprobs_L, batch.lengths_N.tolist()), strict=False))
+        for rows, batch in self._batches(
+            sequences, self._trained(sequences), [0.0] * len(sequences)
+        ):
+            logprobs_L = (
+                token_logprobs(
+                    self._logits(self.model, batch), batch.target_ids_L, self._temperature
+                )
+                .float()
+                .cpu()
+            )
+            noted.update(
+                (row, logprobs.numpy())
+                for row, logprobs in zip(
+                    rows, torch.split(logprobs_L, batch.lengths_N.tolist()), strict=False
+                )
+            )
         noted = self._all_rows(noted)
-        return [replace(sequence, learner_logprobs=noted.get(row)) for row, sequence in enumerate(sequences)]
+        return [
+            replace(sequence, learner_logprobs=noted.get(row))
+            for row, sequence in enumerate(sequences)
+        ]
 
     def _weights(self, sequences: Sequence[TrainSequence]) -> list[float]:
         """Weigh each sequence of a minibatch by the minibatch's own denominators."""
-        lengths_N = torch.tensor([sequence.response_length for sequence in sequences], dtype=torch.int64)
-        counts = {"n_sequences": len(sequences), "n_tokens": int(lengths_N.sum()), "max_new_tokens": self._max_new_tokens}
-        weights: list[float] = sequence_weights(lengths_N, self._loss_config.aggregation, **counts).tolist()
+        lengths_N = torch.tensor(
+            [sequence.response_length for sequence in sequences], dtype=torch.int64
+        )
+        counts = {
+            "n_sequences": len(sequences),
+            "n_tokens": int(lengths_N.sum()),
+            "max_new_tokens": self._max_new_tokens,
+        }
+        weights: list[float] = sequence_weights(
+            lengths_N, self._loss_config.aggregation, **counts
+        ).tolist()
         return weights
 
     def _batch_loss(self, batch: TrainBatch, sums: defaultdict[str, Tensor | float]) -> Tensor:
@@ -206,16 +335,28 @@ class PolicyLearner:
         old_logprobs_L, advantages_L = batch.rollout_logprobs_L, batch.advantages_L
         if config.rollout_correction == "truncate":
             # What is not noted is what this very pass says: nothing has moved yet.
-            old_logprobs_L = logprobs_L.detach() if batch.learner_logprobs_L is None else batch.learner_logprobs_L
-            rollout_weights_L = truncated_weights(old_logprobs_L, batch.rollout_logprobs_L, config.rollout_correction_cap)
+            old_logprobs_L = (
+                logprobs_L.detach()
+                if batch.learner_logprobs_L is None
+                else batch.learner_logprobs_L
+            )
+            rollout_weights_L = truncated_weights(
+                old_logprobs_L, batch.rollout_logprobs_L, config.rollout_correction_cap
+            )
             advantages_L = advantages_L * rollout_weights_L
             sums["rollout_weight"] += rollout_weights_L.sum()
-            sums["rollout_weight_capped"] += (rollout_weights_L >= config.rollout_correction_cap).sum()
+            sums["rollout_weight_capped"] += (
+                rollout_weights_L >= config.rollout_correction_cap
+            ).sum()
         token_loss = policy_loss(logprobs_L, old_logprobs_L, advantages_L, batch.lengths_N, config)
         loss_L = token_loss.loss_L
         if self._reference_model is not None:
             with torch.no_grad():
-                reference_logprobs_L = token_logprobs(self._logits(self._reference_model, batch), batch.target_ids_L, self._temperature)
+                reference_logprobs_L = token_logprobs(
+                    self._logits(self._reference_model, batch),
+                    batch.target_ids_L,
+                    self._temperature,
+                )
             reference_kl_L = k3_kl(logprobs_L, reference_logprobs_L)
             loss_L = loss_L + config.kl_weight * reference_kl_L
             sums["reference_kl"] += reference_kl_L.detach().sum()
@@ -223,7 +364,14 @@ class PolicyLearner:
         return (loss_L * batch.weights_L).sum()
 
     @torch.no_grad()
-    def _add_statistics(self, batch: TrainBatch, logits_LV: Tensor, logprobs_L: Tensor, token_loss: TokenLoss, sums: defaultdict[str, Tensor | float]) -> None:
+    def _add_statistics(
+        self,
+        batch: TrainBatch,
+        logits_LV: Tensor,
+        logprobs_L: Tensor,
+        token_loss: TokenLoss,
+        sums: defaultdict[str, Tensor | float],
+    ) -> None:
         """Add this micro-batch's tokens to the sums behind the metrics."""
         n_tokens = batch.target_ids_L.numel()
         if not sums["steps"]:
@@ -244,14 +392,18 @@ class PolicyLearner:
         """Linear warm-up to the peak over `warmup_steps`, then constant."""
         if step < 0:
             raise ValueError(f"step: got {step}, expected at least 0")
-        learning_rate = self._optimizer_config.learning_rate * min(1.0, (step + 1) / max(1, self._optimizer_config.warmup_steps))
+        learning_rate = self._optimizer_config.learning_rate * min(
+            1.0, (step + 1) / max(1, self._optimizer_config.warmup_steps)
+        )
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate
         return learning_rate
 
     @contextlib.contextmanager
     def _training(self) -> Iterator[None]:
-        """Dropout stays off; checkpointed layers, which only act in training mode, are switched one by one without their children."""
+        """Dropout stays off; checkpointed layers, which only act in training mode, are switched one
+        by one without their children.
+        """
         self.model.train(False)
         for module in self.model.modules():
             if isinstance(module, GradientCheckpointingLayer):
@@ -264,35 +416,64 @@ class PolicyLearner:
             self.model.train(False)
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the optimizer's moments by parameter name; like torch's own, the tensors are the live ones. The model's weights are not in it."""
+        """Return the optimizer's moments by parameter name; like torch's own, the tensors are the
+        live ones. The model's weights are not in it.
+        """
         names = list(self._parameters)
         states = self.optimizer.state_dict()["state"]
-        return {"version": STATE_VERSION, "moments": {names[index]: {**state} for index, state in states.items()}}
+        return {
+            "version": STATE_VERSION,
+            "moments": {names[index]: {**state} for index, state in states.items()},
+        }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Restore what `state_dict` returned; with the same weights the continuation is bit for bit the same.
+        """Restore what `state_dict` returned; with the same weights the continuation is bit for bit
+        the same.
 
         Raises:
-            StateError: Another version, or moments of parameters that this model does not have or has in another shape.
+            StateError: Another version, or moments of parameters that this model does not have or
+                has in another shape.
         """
         if state.get("version") != STATE_VERSION:
-            raise StateError(f"learner state version: got {state.get('version')!r}, expected {STATE_VERSION}")
+            raise StateError(
+                f"learner state version: got {state.get('version')!r}, expected {STATE_VERSION}"
+            )
         names = list(self._parameters)
         moments: dict[int, dict[str, Tensor]] = {}
         for name, tensors in state["moments"].items():
             if name not in self._parameters:
-                raise StateError(f"learner state: got moments of {name!r}, expected parameters of this model such as {names[0]!r}")
-            expected = {"step": (), "exp_avg": tuple(self._parameters[name].shape), "exp_avg_sq": tuple(self._parameters[name].shape)}
+                raise StateError(
+                    f"learner state: got moments of {name!r}, expected parameters of this model such as {names[0]!r}"
+                )
+            expected = {
+                "step": (),
+                "exp_avg": tuple(self._parameters[name].shape),
+                "exp_avg_sq": tuple(self._parameters[name].shape),
+            }
             got = {key: tuple(tensor.shape) for key, tensor in tensors.items()}
             if got != expected:
-                raise StateError(f"learner state of {name!r}: got shapes {got}, expected {expected}")
+                raise StateError(
+                    f"learner state of {name!r}: got shapes {got}, expected {expected}"
+                )
             moments[names.index(name)] = {key: tensor.clone() for key, tensor in tensors.items()}
-        self.optimizer.load_state_dict({"state": moments, "param_groups": self.optimizer.state_dict()["param_groups"]})
+        self.optimizer.load_state_dict(
+            {"state": moments, "param_groups": self.optimizer.state_dict()["param_groups"]}
+        )
 
 
 def _means(sums: Mapping[str, float]) -> dict[str, float]:
     """Divide the sums behind the metrics by what they ran over."""
     per_step = {name: sums[name] / sums["steps"] for name in ("loss", "grad_norm")}
-    per_token_names = ("clip_share", "ratio_mean", "kl", "entropy", "reference_kl", "rollout_weight", "rollout_weight_capped")
+    per_token_names = (
+        "clip_share",
+        "ratio_mean",
+        "kl",
+        "entropy",
+        "reference_kl",
+        "rollout_weight",
+        "rollout_weight_capped",
+    )
     per_token = {name: sums[name] / sums["tokens"] for name in per_token_names if name in sums}
-    return per_step | per_token | {"logprob_mismatch": sums["logprob_mismatch"] / sums["first_tokens"]}
+    return (
+        per_step | per_token | {"logprob_mismatch": sums["logprob_mismatch"] / sums["first_tokens"]}
+    )

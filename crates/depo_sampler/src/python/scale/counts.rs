@@ -7,7 +7,9 @@ use numpy::{IntoPyArray, PyArray1};
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
 
-use super::super::convert::{borrowed_floats, borrowed_integers, entries_from_py, state_from_py, state_to_py, unsigned};
+use super::super::convert::{
+    borrowed_floats, borrowed_integers, entries_from_py, state_from_py, state_to_py, unsigned,
+};
 use super::super::detached;
 use super::super::lock::locked;
 use super::{require_as_many, require_positions};
@@ -32,7 +34,13 @@ pub(crate) struct DiscountedCounts {
 impl DiscountedCounts {
     #[new]
     #[pyo3(signature = (size, *, decay, alpha = 1.0, beta = 1.0))]
-    fn new(py: Python<'_>, size: &Bound<'_, PyAny>, decay: f64, alpha: f32, beta: f32) -> PyResult<Self> {
+    fn new(
+        py: Python<'_>,
+        size: &Bound<'_, PyAny>,
+        decay: f64,
+        alpha: f32,
+        beta: f32,
+    ) -> PyResult<Self> {
         let size = unsigned::<u32>("size", size)?;
         let counts = detached(py, || {
             require((0.0..=1.0).contains(&decay), "decay", decay, "a number within 0..1")?;
@@ -54,8 +62,12 @@ impl DiscountedCounts {
     ) -> PyResult<()> {
         let (py, version) = (positions.py(), unsigned("policy_version", policy_version)?);
         let positions = borrowed_integers("positions", positions)?;
-        let (successes, rollouts) = (borrowed_floats("successes", successes, 1)?, borrowed_floats("rollouts", rollouts, 1)?);
-        let (positions, successes, rollouts) = (positions.as_slice()?, successes.as_slice()?, rollouts.as_slice()?);
+        let (successes, rollouts) = (
+            borrowed_floats("successes", successes, 1)?,
+            borrowed_floats("rollouts", rollouts, 1)?,
+        );
+        let (positions, successes, rollouts) =
+            (positions.as_slice()?, successes.as_slice()?, rollouts.as_slice()?);
         detached(py, || {
             require_as_many("successes", successes, positions.len())?;
             require_as_many("rollouts", rollouts, positions.len())?;
@@ -69,9 +81,14 @@ impl DiscountedCounts {
 
     /// Alpha and beta at some positions, or at all.
     #[pyo3(signature = (policy_version, positions = None))]
-    fn shapes<'py>(&self, policy_version: &Bound<'py, PyAny>, positions: Option<&Bound<'py, PyAny>>) -> Shapes<'py> {
+    fn shapes<'py>(
+        &self,
+        policy_version: &Bound<'py, PyAny>,
+        positions: Option<&Bound<'py, PyAny>>,
+    ) -> Shapes<'py> {
         let (py, version) = (policy_version.py(), unsigned("policy_version", policy_version)?);
-        let positions = positions.map(|positions| borrowed_integers("positions", positions)).transpose()?;
+        let positions =
+            positions.map(|positions| borrowed_integers("positions", positions)).transpose()?;
         let positions = positions.as_ref().map(|positions| positions.as_slice()).transpose()?;
         let (alpha, beta): (Vec<f32>, Vec<f32>) = detached(py, || {
             let counts = locked(&self.counts);
@@ -92,8 +109,13 @@ impl DiscountedCounts {
     fn state_dict<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
         let state = detached(py, || {
             let (successes, failures, versions) = locked(&self.counts).columns();
-            let (successes, failures): (StateValue<'_>, StateValue<'_>) = (successes.into(), failures.into());
-            Ok(StateMap::from([(SUCCESSES.into(), successes), (FAILURES.into(), failures), (VERSIONS.into(), versions.into())]))
+            let (successes, failures): (StateValue<'_>, StateValue<'_>) =
+                (successes.into(), failures.into());
+            Ok(StateMap::from([
+                (SUCCESSES.into(), successes),
+                (FAILURES.into(), failures),
+                (VERSIONS.into(), versions.into()),
+            ]))
         })?;
         state_to_py(py, state)
     }
@@ -104,7 +126,10 @@ impl DiscountedCounts {
         let state = state_from_py(&entries)?;
         detached(py, || {
             let (mut state, mut counts) = (StateReader::new(state?), locked(&self.counts));
-            let [successes, failures] = [state.counts::<f32>(SUCCESSES, counts.len())?, state.counts::<f32>(FAILURES, counts.len())?];
+            let [successes, failures] = [
+                state.counts::<f32>(SUCCESSES, counts.len())?,
+                state.counts::<f32>(FAILURES, counts.len())?,
+            ];
             let versions = state.lent::<u32>(VERSIONS, counts.len())?;
             state.finish()?;
             counts.load(&successes, &failures, &versions);
@@ -115,7 +140,9 @@ impl DiscountedCounts {
 
 /// As many successes as rollouts at most.
 fn require_groups(successes: &[f32], rollouts: &[f32]) -> Result<()> {
-    let is_group = |(&successes, &rollouts): (&f32, &f32)| successes >= 0.0 && successes <= rollouts && rollouts <= GREATEST_COUNT;
+    let is_group = |(&successes, &rollouts): (&f32, &f32)| {
+        successes >= 0.0 && successes <= rollouts && rollouts <= GREATEST_COUNT
+    };
     // A loop without an exit compiles to vector instructions.
     if successes.iter().zip(rollouts).fold(true, |all, group| all & is_group(group)) {
         return Ok(());

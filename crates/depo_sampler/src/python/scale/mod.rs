@@ -1,4 +1,5 @@
-//! A number or two per prompt, over pools of millions: the best few, a window, draws by weight, Thompson sampling, counts that fade.
+//! A number or two per prompt, over pools of millions: the best few, a window, draws by weight,
+//! Thompson sampling, counts that fade.
 
 mod counts;
 mod thompson;
@@ -33,12 +34,20 @@ pub(super) fn top<'py>(scores: &Bound<'py, PyAny>, count: &Bound<'py, PyAny>) ->
 
 /// Positions of the scores nearest to a target.
 #[pyfunction]
-pub(super) fn nearest<'py>(scores: &Bound<'py, PyAny>, target: f32, count: &Bound<'py, PyAny>) -> Positions<'py> {
+pub(super) fn nearest<'py>(
+    scores: &Bound<'py, PyAny>,
+    target: f32,
+    count: &Bound<'py, PyAny>,
+) -> Positions<'py> {
     detached(scores.py(), || require(target.is_finite(), "target", target, "a finite number"))?;
     best_by(scores, count, |score| -(score - target).abs())
 }
 
-fn best_by<'py>(scores: &Bound<'py, PyAny>, count: &Bound<'py, PyAny>, key: impl Fn(f32) -> f32 + Send) -> Positions<'py> {
+fn best_by<'py>(
+    scores: &Bound<'py, PyAny>,
+    count: &Bound<'py, PyAny>,
+    key: impl Fn(f32) -> f32 + Send,
+) -> Positions<'py> {
     let (py, count) = (scores.py(), unsigned("count", count)?);
     let scores = borrowed_floats("scores", scores, 1)?;
     let scores = scores.as_slice()?;
@@ -68,7 +77,12 @@ pub(super) fn in_window<'py>(
     let drawn = detached(py, || {
         require_len(scores.len(), "scores")?;
         require(low <= high, "low", low, &format!("a number up to high, {high}"))?;
-        require((0.0..=1.0).contains(&explore_share), "explore_share", explore_share, "a number within 0..1")?;
+        require(
+            (0.0..=1.0).contains(&explore_share),
+            "explore_share",
+            explore_share,
+            "a number within 0..1",
+        )?;
         let stream = Stream::of(seed, "window", &[draw]);
         let explored = (explore_share * count as f64).round() as usize;
         Ok(Window::new(scores, low, high).draw(count, explored, |counter| stream.bits(counter)))
@@ -77,7 +91,12 @@ pub(super) fn in_window<'py>(
 }
 
 fn require_len(len: usize, argument: &'static str) -> Result<()> {
-    require(len < u32::MAX as usize, argument, format!("length {len}"), "fewer than 2^32 - 1 numbers")
+    require(
+        len < u32::MAX as usize,
+        argument,
+        format!("length {len}"),
+        "fewer than 2^32 - 1 numbers",
+    )
 }
 
 /// `len` must be that of the positions.
@@ -87,9 +106,16 @@ fn require_as_many(argument: &'static str, numbers: &[f32], len: usize) -> Resul
 }
 
 /// All numbers must be within `range`, which `expected` puts into words.
-fn require_within(argument: &'static str, numbers: &[f32], range: RangeInclusive<f32>, expected: &str) -> Result<()> {
+fn require_within(
+    argument: &'static str,
+    numbers: &[f32],
+    range: RangeInclusive<f32>,
+    expected: &str,
+) -> Result<()> {
     match numbers.iter().position(|number| !range.contains(number)) {
-        Some(at) => Err(Error::argument(argument, format!("{} at position {at}", numbers[at]), expected)),
+        Some(at) => {
+            Err(Error::argument(argument, format!("{} at position {at}", numbers[at]), expected))
+        }
         None => Ok(()),
     }
 }
@@ -101,14 +127,17 @@ fn require_positions(positions: &[i64], len: usize) -> Result<()> {
         return Ok(());
     }
     match positions.iter().position(is_outside) {
-        Some(position) => Err(Error::Index { argument: "positions", position, index: positions[position], len }),
+        Some(position) => {
+            Err(Error::Index { argument: "positions", position, index: positions[position], len })
+        }
         None => Ok(()),
     }
 }
 
 /// Whether an item is none of those to be excluded.
 fn all_but(exclude: Option<&Bound<'_, PyAny>>) -> PyResult<impl Fn(u32) -> bool> {
-    let mut excluded: Vec<i64> = exclude.map_or(Ok(vec![]), |exclude| integers("exclude", exclude))?;
+    let mut excluded: Vec<i64> =
+        exclude.map_or(Ok(vec![]), |exclude| integers("exclude", exclude))?;
     excluded.sort_unstable();
     Ok(move |item| excluded.binary_search(&i64::from(item)).is_err())
 }

@@ -31,16 +31,32 @@ pub(crate) struct ThompsonSampler {
 impl ThompsonSampler {
     #[new]
     #[pyo3(signature = (alpha, beta, *, target = 0.5, seed))]
-    fn new(alpha: &Bound<'_, PyAny>, beta: &Bound<'_, PyAny>, target: f64, seed: &Bound<'_, PyAny>) -> PyResult<Self> {
+    fn new(
+        alpha: &Bound<'_, PyAny>,
+        beta: &Bound<'_, PyAny>,
+        target: f64,
+        seed: &Bound<'_, PyAny>,
+    ) -> PyResult<Self> {
         let (py, seed) = (alpha.py(), unsigned("seed", seed)?);
-        let (alpha, beta) = (borrowed_floats("alpha", alpha, 1)?, borrowed_floats("beta", beta, 1)?);
+        let (alpha, beta) =
+            (borrowed_floats("alpha", alpha, 1)?, borrowed_floats("beta", beta, 1)?);
         let (alpha, beta) = (alpha.as_slice()?, beta.as_slice()?);
         let tree = detached(py, || {
             require_len(alpha.len(), "alpha")?;
-            require(beta.len() == alpha.len(), "beta", format!("length {}", beta.len()), &format!("length {}, as alpha", alpha.len()))?;
+            require(
+                beta.len() == alpha.len(),
+                "beta",
+                format!("length {}", beta.len()),
+                &format!("length {}, as alpha", alpha.len()),
+            )?;
             require_shape("alpha", alpha)?;
             require_shape("beta", beta)?;
-            require((LEAST_TARGET..=GREATEST_TARGET).contains(&target), "target", target, "a number within 0.001..0.999")?;
+            require(
+                (LEAST_TARGET..=GREATEST_TARGET).contains(&target),
+                "target",
+                target,
+                "a number within 0.001..0.999",
+            )?;
             Ok(ThompsonTree::new(target, alpha, beta))
         })?;
         Ok(Self { tree: Mutex::new(tree), target, seed })
@@ -48,7 +64,12 @@ impl ThompsonSampler {
 
     /// Up to `count` distinct positions, nearest first, and their variates.
     #[pyo3(signature = (count, draw, *, exclude = None))]
-    fn sample<'py>(&self, count: &Bound<'py, PyAny>, draw: &Bound<'py, PyAny>, exclude: Option<&Bound<'py, PyAny>>) -> Nearest<'py> {
+    fn sample<'py>(
+        &self,
+        count: &Bound<'py, PyAny>,
+        draw: &Bound<'py, PyAny>,
+        exclude: Option<&Bound<'py, PyAny>>,
+    ) -> Nearest<'py> {
         let (py, count, draw) = (count.py(), unsigned("count", count)?, unsigned("draw", draw)?);
         let is_eligible = all_but(exclude)?;
         let hits = detached(py, || {
@@ -61,9 +82,15 @@ impl ThompsonSampler {
     }
 
     /// Changes the shapes at some positions.
-    fn update(&self, positions: &Bound<'_, PyAny>, alpha: &Bound<'_, PyAny>, beta: &Bound<'_, PyAny>) -> PyResult<()> {
+    fn update(
+        &self,
+        positions: &Bound<'_, PyAny>,
+        alpha: &Bound<'_, PyAny>,
+        beta: &Bound<'_, PyAny>,
+    ) -> PyResult<()> {
         let (py, positions) = (positions.py(), borrowed_integers("positions", positions)?);
-        let (alpha, beta) = (borrowed_floats("alpha", alpha, 1)?, borrowed_floats("beta", beta, 1)?);
+        let (alpha, beta) =
+            (borrowed_floats("alpha", alpha, 1)?, borrowed_floats("beta", beta, 1)?);
         let (positions, alpha, beta) = (positions.as_slice()?, alpha.as_slice()?, beta.as_slice()?);
         detached(py, || {
             for (argument, counts) in [("alpha", alpha), ("beta", beta)] {

@@ -8,7 +8,9 @@ use pyo3::prelude::*;
 use super::super::convert::{borrowed_floats, borrowed_integers, unsigned};
 use super::super::detached;
 use super::super::lock::locked;
-use super::{Positions, all_but, positions, require_as_many, require_len, require_positions, require_within};
+use super::{
+    Positions, all_but, positions, require_as_many, require_len, require_positions, require_within,
+};
 use crate::error::Result;
 use crate::rng::Stream;
 
@@ -41,7 +43,12 @@ impl WeightedSampler {
 
     /// Up to `count` distinct positions, in the order drawn.
     #[pyo3(signature = (count, draw, *, exclude = None))]
-    fn sample<'py>(&self, count: &Bound<'py, PyAny>, draw: &Bound<'py, PyAny>, exclude: Option<&Bound<'py, PyAny>>) -> Positions<'py> {
+    fn sample<'py>(
+        &self,
+        count: &Bound<'py, PyAny>,
+        draw: &Bound<'py, PyAny>,
+        exclude: Option<&Bound<'py, PyAny>>,
+    ) -> Positions<'py> {
         let (py, count, draw) = (count.py(), unsigned("count", count)?, unsigned("draw", draw)?);
         let is_eligible = all_but(exclude)?;
         let drawn = detached(py, || {
@@ -52,9 +59,14 @@ impl WeightedSampler {
     }
 
     /// Changes the weights at some positions.
-    fn update<'py>(&self, positions: &Bound<'py, PyAny>, weights: &Bound<'py, PyAny>) -> PyResult<()> {
+    fn update<'py>(
+        &self,
+        positions: &Bound<'py, PyAny>,
+        weights: &Bound<'py, PyAny>,
+    ) -> PyResult<()> {
         let py = positions.py();
-        let (positions, weights) = (borrowed_integers("positions", positions)?, borrowed_floats("weights", weights, 1)?);
+        let (positions, weights) =
+            (borrowed_integers("positions", positions)?, borrowed_floats("weights", weights, 1)?);
         let (positions, weights) = (positions.as_slice()?, weights.as_slice()?);
         detached(py, || {
             require_as_many("weights", weights, positions.len())?;
