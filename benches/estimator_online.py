@@ -70,8 +70,9 @@ LENGTHS = {
 
 @dataclass(frozen=True)
 class Stream:
-    """Simulated prompts of one step: texts, true pass rates [C], rewards of a group as pass rates
-    [C], exp(mean log-prob) [C].
+    """Simulated prompts of one step.
+
+    Texts, true pass rates [C], rewards of a group as pass rates [C], exp(mean log-prob) [C].
     """
 
     texts: list[str]
@@ -81,8 +82,9 @@ class Stream:
 
 
 def digit_tokenizer() -> PreTrainedTokenizerFast:
-    """Return a word-level tokenizer with single digits and no CLS token, like that of a small
-    decoder.
+    """Return a word-level tokenizer with single digits and no CLS token, like.
+
+    That of a small decoder.
     """
     words = ["<pad>", "<eos>", "<unk>", *FAMILIES, "the", "digits", ".", *"0123456789"]
     tokenizer = Tokenizer(
@@ -132,8 +134,9 @@ def target_batch(texts: Sequence[str], rates: Array, logprobs: Array) -> TargetB
 def run(
     config: EstimatorConfig, seed: int, steps: int, candidates: int
 ) -> tuple[list[tuple[Array, Stream]], float, float]:
-    """Run the stream; return per-step (predictions [C], stream), CPU ms per predicted prompt and
-    CPU ms per update.
+    """Run the stream.
+
+    Return per-step (predictions [C], stream), CPU ms per predicted prompt and CPU ms per update.
     """
     rng = np.random.default_rng(seed)
     estimator = BertDifficultyEstimator(config, digit_tokenizer(), seed=seed)
@@ -188,7 +191,8 @@ def describe(histories: Sequence[Sequence[tuple[Array, Stream]]], first: int, la
     precision = informative[passed].mean() if passed.any() else float("nan")
     ranked, best = auroc(p_informative, informative), auroc(p_best, informative)
     return (
-        f"{first:3}-{last:<3} AUROC {ranked:.3f} (true rates: {best:.3f})  MAE {np.abs(predicted - true_rates).mean():.3f}"
+        f"{first:3}-{last:<3} AUROC {ranked:.3f} (true rates: {best:.3f})  MAE "
+        f"{np.abs(predicted - true_rates).mean():.3f}"
         f"  ECE {expected_calibration_error(p_informative, informative):.3f}"
         f"  pass {passed.mean():.2f}  precision {precision:.2f}  base {informative.mean():.2f}"
     )
@@ -212,7 +216,8 @@ def main() -> None:
             run(config, seed, arguments.steps, arguments.candidates) for seed in arguments.seeds
         ]
         print(
-            f"{preset} {parsed}: {np.mean([r[1] for r in results]):.3f} CPU ms per prompt, {np.mean([r[2] for r in results]):.1f} CPU ms per update"
+            f"{preset} {parsed}: {np.mean([r[1] for r in results]):.3f} CPU ms per prompt, "
+            f"{np.mean([r[2] for r in results]):.1f} CPU ms per update"
         )
         for first, last in ((0, 5), (5, 10), (10, 20), (20, 40), (40, 80)):
             if first < arguments.steps:

@@ -1,5 +1,6 @@
-"""Compare the instructions that operations of the core execute with those recorded in
-instructions.json. `make instructions`.
+"""Compare the instructions.
+
+That operations of the core execute with those recorded in instructions.json. `make instructions`.
 
 They do not depend on what else the machine does, but on the compiler: with another one than
 recorded, or where valgrind is missing, nothing is compared.
@@ -122,11 +123,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         change = instructions / recorded["instructions"][operation] - 1
         changed += abs(change) > TOLERANCE
         print(
-            f"{operation:20} {instructions:>12,} {change:+7.2%}{'  beyond the tolerance' if abs(change) > TOLERANCE else ''}"
+            f"{operation:20} {instructions:>12,} "
+            f"{change:+7.2%}{'  beyond the tolerance' if abs(change) > TOLERANCE else ''}"
         )
     if changed:
         print(
-            f"{changed} of {len(counts)} differ by more than {TOLERANCE:.0%}; if that is meant: python benches/instructions.py --record"
+            f"{changed} of {len(counts)} differ by more than {TOLERANCE:.0%}; if that is meant: "
+            f"python benches/instructions.py --record"
         )
     return int(changed > 0)
 

@@ -1,5 +1,6 @@
-"""Candidates in epoch order against candidates from the whole pool, in worlds made of a real run:
-`python benches/pool_worlds.py LOG`.
+"""Candidates in epoch order against candidates from the whole pool.
+
+In worlds made of a real run: `python benches/pool_worlds.py LOG`.
 
 LOG is the GRPO log of docs/selectors.md (JSON Lines, `n_correct_by_visit` with one visit per
 epoch). A world's prompts are copies of its prompts: each follows the pass rate of one of them
@@ -57,7 +58,10 @@ class World:
         self.text_error = rng.normal(0.0, TEXT_ERROR, prompts)
 
     def logits(self, prompts: NDArray[np.int64], version: int) -> Rates:
-        """Return logit pass rates of some prompts; infinite for those that never or always succeed."""
+        """Return logit pass rates of some prompts.
+
+        Infinite for those that never or always succeed.
+        """
         position = version / STEPS * (self.rates.shape[1] - 1)
         below, share = int(position), position % 1
         row = self.rates[self.copied[prompts]]
@@ -106,9 +110,13 @@ def play(
         informative, drawn = informative + int(seen["informative"].sum()), drawn + rates.size
         squares += float(((seen["p_informative"] - seen["informative"]) ** 2).sum())
     return {
-        "informative": informative / drawn, "brier": squares / drawn, "distinct": (visits > 0).mean(), "draws per distinct": drawn / (visits > 0).sum(),
-        "99 %": float(np.quantile(visits[visits > 0], 0.99)), "most": float(visits.max()),
-    }  # fmt: skip
+        "informative": informative / drawn,
+        "brier": squares / drawn,
+        "distinct": (visits > 0).mean(),
+        "draws per distinct": drawn / (visits > 0).sum(),
+        "99 %": float(np.quantile(visits[visits > 0], 0.99)),
+        "most": float(visits.max()),
+    }
 
 
 def main() -> None:

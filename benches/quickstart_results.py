@@ -1,5 +1,6 @@
-"""docs/results/quickstart.md: the quickstart's four methods with three paired seeds, and GRPO's
-learning rate swept.
+"""docs/results/quickstart.md.
+
+The quickstart's four methods with three paired seeds, and GRPO's learning rate swept.
 
 make results     (about 20 minutes on two cores; goes on where it was when interrupted)
 """
@@ -99,15 +100,21 @@ def findings(summary: Mapping[str, Any], sweep_summary: Mapping[str, Any]) -> Se
     )
     best_grpo = max(accuracy["GRPO"], *(accuracy[f"GRPO-lr{rate}"] for rate in SWEEP))
     return [
-        f"depo reaches {accuracy['depo']:.3f} where DAPO reaches {accuracy['DAPO']:.3f}, with {fewer_sequences:.1f}x fewer sequences "
+        f"depo reaches {accuracy['depo']:.3f} where DAPO reaches {accuracy['DAPO']:.3f}, with "
+        f"{fewer_sequences:.1f}x fewer sequences "
         f"and {fewer_tokens:.1f}x fewer tokens.",
-        f"DEPO (the paper's window) reaches {accuracy['DEPO']:.3f}, GRPO at its best learning rate {best_grpo:.3f}, with equally many sequences.",
+        f"DEPO (the paper's window) reaches {accuracy['DEPO']:.3f}, GRPO at its best learning "
+        f"rate {best_grpo:.3f}, with equally many sequences.",
         f"Groups without signal after step {summary['settled_step']}: {wasted}.",
-        "Informative prompts have longer answers here, so that selection saves less in tokens than in sequences.",
-        "CPU seconds are of training steps. This policy's rollouts cost less than its updates, so that the saving in sequences is only partly one in seconds; "
+        "Informative prompts have longer answers here, so that selection saves less in tokens "
+        "than in sequences.",
+        "CPU seconds are of training steps. This policy's rollouts cost less than its updates, so "
+        "that the saving in sequences is only partly one in seconds; "
         "with a model whose rollouts dominate, sequences and tokens are what is paid for.",
-        f"A group without signal costs GRPO no backward pass, so that its steps are the cheapest: with three times the steps, "
-        f"at about DEPO's CPU seconds and three times its sequences, GRPO reaches {accuracy['GRPO-steps450']:.3f}.",
+        f"A group without signal costs GRPO no backward pass, so that its steps are the cheapest: "
+        f"with three times the steps, "
+        f"at about DEPO's CPU seconds and three times its sequences, GRPO reaches "
+        f"{accuracy['GRPO-steps450']:.3f}.",
     ]
 
 

@@ -26,7 +26,10 @@ from depo.training.distributed.cluster import set_up_ray
 from depo.training.trainer import Trainer
 
 CONFIG = Path(__file__).parent.parent / "configs" / "quickstart.toml"
-CHECKSUM = "def checksum(completions, **columns):\n    return [float(sum(map(ord, text)) % 2) for text in completions]\n"
+CHECKSUM = (
+    "def checksum(completions, **columns):\n    return [float(sum(map(ord, text)) % 2) for "
+    "text in completions]\n"
+)
 ALONE = ("--estimator.enabled", "false")
 COMPARISONS = {
     "estimator": {"without": ALONE, "overlapped": ("--distributed.overlap", "true"), "between": ()},
@@ -38,10 +41,18 @@ FIRST_STEPS = 3
 
 def trainer(comparison: str, name: str, directory: Path, tokens: int) -> Trainer:
     settings = {
-        "run.name": name, "run.directory": directory, "run.eval_every": 0, "run.save_every": 0, "warm_start.cache": directory / "cache", "warm_start.steps": 1,
-        "rollout.max_new_tokens": tokens, "selection.backfill": "false", "selection.warmup_steps": 0, "optimizer.learning_rate": 1e-9,
+        "run.name": name,
+        "run.directory": directory,
+        "run.eval_every": 0,
+        "run.save_every": 0,
+        "warm_start.cache": directory / "cache",
+        "warm_start.steps": 1,
+        "rollout.max_new_tokens": tokens,
+        "selection.backfill": "false",
+        "selection.warmup_steps": 0,
+        "optimizer.learning_rate": 1e-9,
         "distributed.rollout_workers": 1,
-    }  # fmt: skip
+    }
     if comparison == "update":
         (directory / "checksum.py").write_text(CHECKSUM)
         settings |= {
@@ -83,14 +94,16 @@ def main() -> None:
     ray.shutdown()
     base = seconds[first][FIRST_STEPS:]
     print(
-        f"{first}: median {statistics.median(base):.3f} s per step, load of the last minute {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores"
+        f"{first}: median {statistics.median(base):.3f} s per step, load of the last minute "
+        f"{os.getloadavg()[0]:.1f} on {os.cpu_count()} cores"
     )
     for name in others:
         ratios = [
             each / without for each, without in zip(seconds[name][FIRST_STEPS:], base, strict=True)
         ]
         print(
-            f"{name}: median ratio {statistics.median(ratios):.3f}, of the fastest steps {min(seconds[name][FIRST_STEPS:]) / min(base):.3f}"
+            f"{name}: median ratio {statistics.median(ratios):.3f}, of the fastest steps "
+            f"{min(seconds[name][FIRST_STEPS:]) / min(base):.3f}"
         )
 
 

@@ -1,5 +1,6 @@
-"""CPU time per generated token: LocalEngine against `transformers`' own
-generate(num_return_sequences=G).
+"""CPU time per generated token.
+
+LocalEngine against `transformers`' own generate(num_return_sequences=G).
 
 Work of the quickstart's kind: a 2-layer, 128-wide Qwen2 with 300 tokens, 16 prompts of 14 to 26
 tokens, 8 responses each, a budget of 24 tokens. Weights are random; a bias on the end-of-sequence
@@ -45,9 +46,18 @@ def build_tokenizer() -> PreTrainedTokenizerFast:
 def build_model(eos_bias: float) -> Qwen2ForCausalLM:
     torch.manual_seed(0)
     config = Qwen2Config(
-        vocab_size=VOCAB_SIZE, hidden_size=128, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=4, intermediate_size=256,
-        max_position_embeddings=512, tie_word_embeddings=False, pad_token_id=PAD, eos_token_id=EOS, bos_token_id=None,
-    )  # fmt: skip
+        vocab_size=VOCAB_SIZE,
+        hidden_size=128,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=4,
+        intermediate_size=256,
+        max_position_embeddings=512,
+        tie_word_embeddings=False,
+        pad_token_id=PAD,
+        eos_token_id=EOS,
+        bos_token_id=None,
+    )
     model = Qwen2ForCausalLM(config)
     bias = torch.zeros(VOCAB_SIZE)
     bias[EOS] = eos_bias
@@ -61,9 +71,17 @@ def run_generate(model: Qwen2ForCausalLM, batch: BatchEncoding, seed: int) -> in
     torch.manual_seed(seed)
     with torch.inference_mode():
         ids = model.generate(
-            input_ids=batch.input_ids, attention_mask=batch.attention_mask, num_return_sequences=GROUP_SIZE, do_sample=True,
-            max_new_tokens=MAX_NEW_TOKENS, temperature=1.0, top_k=0, top_p=1.0, pad_token_id=PAD, eos_token_id=EOS,
-        )[:, batch.input_ids.shape[1] :]  # fmt: skip
+            input_ids=batch.input_ids,
+            attention_mask=batch.attention_mask,
+            num_return_sequences=GROUP_SIZE,
+            do_sample=True,
+            max_new_tokens=MAX_NEW_TOKENS,
+            temperature=1.0,
+            top_k=0,
+            top_p=1.0,
+            pad_token_id=PAD,
+            eos_token_id=EOS,
+        )[:, batch.input_ids.shape[1] :]
     behind_end = (ids == EOS).cumsum(1) - (ids == EOS).long() > 0
     return int((~behind_end).sum())
 
@@ -106,7 +124,10 @@ def compare(
         np.median(theirs[:, 0]),
     ]
     per_token = [np.median(side[:, 0] / side[:, 1]) * 1e3 for side in (ours, theirs)]
-    quartiles = f"{np.median(ratios):.2f} ({np.quantile(ratios, 0.25):.2f} .. {np.quantile(ratios, 0.75):.2f})"
+    quartiles = (
+        f"{np.median(ratios):.2f} ({np.quantile(ratios, 0.25):.2f} .. "
+        f"{np.quantile(ratios, 0.75):.2f})"
+    )
     return [*(f"{cell:.1f}" for cell in cells), *(f"{cell:.0f}" for cell in per_token), quartiles]
 
 

@@ -1,5 +1,6 @@
-"""depo's share of a TRL step: CPU seconds that DepoGRPOTrainer adds, outside of the estimator's own
-compute.
+"""depo's share of a TRL step.
+
+CPU seconds that DepoGRPOTrainer adds, outside of the estimator's own compute.
 
 The quickstart's policy and pool, 16 prompts x 8 rollouts a step (examples/trl_grpo.py), one
 process, one thread. Measured within one run: drawing rows, observing rewards, replacing groups,

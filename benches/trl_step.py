@@ -1,5 +1,6 @@
-"""CPU time of a training step: depo-train against TRL's GRPOTrainer, on the same policy, prompts,
-batch and hardware.
+"""CPU time of a training step.
+
+depo-train against TRL's GRPOTrainer, on the same policy, prompts, batch and hardware.
 
 Both sides start from one checkpoint and take their steps in turn, in one process and on one thread.
 A step is: draw 16 prompts, generate 8 responses to each, judge them, one AdamW step on the DAPO
@@ -83,13 +84,19 @@ CASES: Mapping[str, Sequence[str]] = {
 
 
 def alternate(completions: Sequence[str], **_: Any) -> list[float]:
-    """Reward every other response: then no group is without signal, and no update can be left out."""
+    """Reward every other response.
+
+    Then no group is without signal, and no update can be left out.
+    """
     return [float(index % 2) for index in range(len(completions))]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StepPair:
-    """One step of both sides: CPU seconds and generated tokens; depo's share of groups with signal."""
+    """One step of both sides: CPU seconds and generated tokens.
+
+    depo's share of groups with signal.
+    """
 
     depo: float
     depo_rollout: float
@@ -164,16 +171,41 @@ def trl_trainer(
 
     optimizer, rollout, loss = config.optimizer, config.rollout, config.loss
     settings = trl.GRPOConfig(
-        output_dir=str(directory), max_steps=steps, seed=config.run.seed, shuffle_dataset=False,
-        per_device_train_batch_size=config.run.prompts_per_step * rollout.group_size // TRL_MICROBATCHES,
-        gradient_accumulation_steps=TRL_MICROBATCHES, steps_per_generation=TRL_MICROBATCHES,
-        num_generations=rollout.group_size, max_completion_length=rollout.max_new_tokens, temperature=rollout.temperature,
-        loss_type="dapo", epsilon=loss.clip_low, epsilon_high=loss.clip_high, beta=0.0,
-        learning_rate=optimizer.learning_rate, lr_scheduler_type="constant_with_warmup", warmup_steps=optimizer.warmup_steps,
-        adam_beta1=optimizer.betas[0], adam_beta2=optimizer.betas[1], weight_decay=optimizer.weight_decay, max_grad_norm=optimizer.grad_clip,
-        use_cpu=True, bf16=False, activation_checkpointing=False, model_init_kwargs={"dtype": "float32"}, dataloader_num_workers=0,
-        logging_steps=1, report_to="none", save_strategy="no", eval_strategy="no", log_completions=False, disable_tqdm=True,
-    )  # fmt: skip
+        output_dir=str(directory),
+        max_steps=steps,
+        seed=config.run.seed,
+        shuffle_dataset=False,
+        per_device_train_batch_size=config.run.prompts_per_step
+        * rollout.group_size
+        // TRL_MICROBATCHES,
+        gradient_accumulation_steps=TRL_MICROBATCHES,
+        steps_per_generation=TRL_MICROBATCHES,
+        num_generations=rollout.group_size,
+        max_completion_length=rollout.max_new_tokens,
+        temperature=rollout.temperature,
+        loss_type="dapo",
+        epsilon=loss.clip_low,
+        epsilon_high=loss.clip_high,
+        beta=0.0,
+        learning_rate=optimizer.learning_rate,
+        lr_scheduler_type="constant_with_warmup",
+        warmup_steps=optimizer.warmup_steps,
+        adam_beta1=optimizer.betas[0],
+        adam_beta2=optimizer.betas[1],
+        weight_decay=optimizer.weight_decay,
+        max_grad_norm=optimizer.grad_clip,
+        use_cpu=True,
+        bf16=False,
+        activation_checkpointing=False,
+        model_init_kwargs={"dtype": "float32"},
+        dataloader_num_workers=0,
+        logging_steps=1,
+        report_to="none",
+        save_strategy="no",
+        eval_strategy="no",
+        log_completions=False,
+        disable_tqdm=True,
+    )
     dataset = Dataset.from_list([{"prompt": prompt.text} for prompt in prompts])
     trainer = trl.GRPOTrainer(
         model=str(policy),
@@ -238,11 +270,15 @@ def row(name: str, pairs: Sequence[StepPair]) -> str:
     }
     ratios = column["trl"] / column["depo"]
     sides = [
-        f"{column[f'{side}_tokens'].mean():,.0f} | {np.median(column[side]) * 1e3:,.0f} | {np.median(column[f'{side}_rollout']) * 1e3:,.0f} + "
+        f"{column[f'{side}_tokens'].mean():,.0f} | {np.median(column[side]) * 1e3:,.0f} | "
+        f"{np.median(column[f'{side}_rollout']) * 1e3:,.0f} + "
         f"{np.median(column[side] - column[f'{side}_rollout']) * 1e3:,.0f}"
         for side in ("depo", "trl")
     ]
-    quartiles = f"**{np.median(ratios):.2f}** ({np.quantile(ratios, 0.25):.2f} .. {np.quantile(ratios, 0.75):.2f})"
+    quartiles = (
+        f"**{np.median(ratios):.2f}** ({np.quantile(ratios, 0.25):.2f} .. "
+        f"{np.quantile(ratios, 0.75):.2f})"
+    )
     return f"| {name} | {column['informative'].mean():.0%} | {' | '.join(sides)} | {quartiles} |"
 
 
@@ -253,12 +289,16 @@ def page(rows: Sequence[str], steps: int) -> str:
     )
     paragraphs = [
         "# A training step of depo-train and of TRL's GRPOTrainer",
-        f"`python benches/trl_step.py --steps {steps}`: {' '.join(str(__doc__).split(chr(10) * 2)[1].split())}",
-        f"CPU milliseconds per step, medians of {steps} steps after {WARM_UP}; *a + b* is a for rollouts, rewards and (TRL) advantages, b for everything else, "
-        f"most of it the update. The ratio is that of step k of TRL to step k of depo: median and quartiles. {versions}.",
+        f"`python benches/trl_step.py --steps {steps}`: "
+        f"{' '.join(str(__doc__).split(chr(10) * 2)[1].split())}",
+        f"CPU milliseconds per step, medians of {steps} steps after {WARM_UP}; *a + b* is a for "
+        f"rollouts, rewards and (TRL) advantages, b for everything else, "
+        f"most of it the update. The ratio is that of step k of TRL to step k of depo: median and "
+        f"quartiles. {versions}.",
         "\n".join(
             [
-                "| policy and reward | groups with signal | depo tokens | depo ms | rollout + rest | TRL tokens | TRL ms | rollout + rest | TRL / depo |",
+                "| policy and reward | groups with signal | depo tokens | depo ms | rollout + "
+                "rest | TRL tokens | TRL ms | rollout + rest | TRL / depo |",
                 "| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |",
                 *rows,
             ]
@@ -269,15 +309,22 @@ def page(rows: Sequence[str], steps: int) -> str:
 
 
 NOTES = (
-    "- *Quickstart*: its policy of 128 x 2 layers, 0.3M parameters, with its reward and its budget of 14 tokens. depo leaves the groups whose advantages are "
+    "- *Quickstart*: its policy of 128 x 2 layers, 0.3M parameters, with its reward and its "
+    "budget of 14 tokens. depo leaves the groups whose advantages are "
     "zero out of the update, which changes neither loss nor gradient.\n"
-    "- *Every group with signal*, and all rows of 256 x 4 layers: every other response is rewarded, so that nothing can be left out, at a learning rate of "
-    "1e-9, so that lengths do not drift apart. The larger policies are untrained, and their responses nearly fill the budget.\n"
-    "- *Micro-batches*: `optimizer.tokens_per_microbatch = 1024` instead of 16,384. depo sorts sequences by length before it cuts the batch into "
-    f"micro-batches, so that small ones hold less padding; the sum of the gradients is the same. TRL's step is cut into {TRL_MICROBATCHES} in all rows, the "
+    "- *Every group with signal*, and all rows of 256 x 4 layers: every other response is "
+    "rewarded, so that nothing can be left out, at a learning rate of "
+    "1e-9, so that lengths do not drift apart. The larger policies are untrained, and their "
+    "responses nearly fill the budget.\n"
+    "- *Micro-batches*: `optimizer.tokens_per_microbatch = 1024` instead of 16,384. depo sorts "
+    "sequences by length before it cuts the batch into "
+    f"micro-batches, so that small ones hold less padding; the sum of the gradients is the same. "
+    f"TRL's step is cut into {TRL_MICROBATCHES} in all rows, the "
     "fastest of 1, 2 and 4 here; all of them are padded to the longest response of the step.",
-    "Where the difference comes from: depo prefills each prompt once per group, drops finished rows while it generates, and pads an update no further than "
-    "a micro-batch needs. What is left is matrix products, which cost both sides the same per token: the larger the policy and the more of the step "
+    "Where the difference comes from: depo prefills each prompt once per group, drops finished "
+    "rows while it generates, and pads an update no further than "
+    "a micro-batch needs. What is left is matrix products, which cost both sides the same per "
+    "token: the larger the policy and the more of the step "
     "its update is, the closer the two are.",
 )
 

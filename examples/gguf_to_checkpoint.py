@@ -17,7 +17,10 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTra
 
 
 def load(file: Path) -> PreTrainedModel:
-    """Return the model, without the mark of a quantized one that keeps transformers from saving it."""
+    """Return the model, without the mark of a quantized one.
+
+    That keeps transformers from saving it.
+    """
     rounded = AutoModelForCausalLM.from_pretrained(
         file.parent, gguf_file=file.name, dtype=torch.float32
     )

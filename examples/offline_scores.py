@@ -131,11 +131,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     ]
     if not any(counts):
         raise DataError(
-            f"{given.prompts}: got no prompt that is in the log, expected the prompts of that run, or --estimator"
+            f"{given.prompts}: got no prompt that is in the log, expected the prompts of that "
+            f"run, or --estimator"
         )
     write_rows(rows, given.out)
     print(
-        f"{given.out}: {len(rows)} prompts, {counts[0]} with recorded and {counts[1]} with predicted pass rates"
+        f"{given.out}: {len(rows)} prompts, {counts[0]} with recorded and {counts[1]} with "
+        f"predicted pass rates"
     )
 
 

@@ -1,5 +1,6 @@
-"""PromptSampler in a loop of your own, without a trainer: prints how many groups carried a learning
-signal, with depo and without.
+"""PromptSampler in a loop of your own, without a trainer.
+
+Prints how many groups carried a learning signal, with depo and without.
 
     python examples/plain_loop.py
 

@@ -27,8 +27,9 @@ QUICKSTART = Path(__file__).parent.parent / "configs" / "quickstart.toml"
 
 
 def policy_and_rows(cache: str = "runs/cache") -> tuple[Path, Dataset]:
-    """Return the directory of the tiny policy, trained first unless it is in the cache, and rows in
-    TRL's layout.
+    """Return the directory of the tiny policy, trained first unless it is in the cache.
+
+    And rows in TRL's layout.
     """
     config = load_config(QUICKSTART, ["--warm_start.cache", cache])
     policy = warm_start_policy(
@@ -53,8 +54,9 @@ def exact_match(completions: Sequence[str], solution: Sequence[str], **_: Any) -
 def make_trainer(
     trainer_class: type[GRPOTrainer], policy: Path, rows: Dataset, steps: int, **depo: Any
 ) -> GRPOTrainer:
-    """Return a trainer of 16 prompts x 8 rollouts per step; `depo` are arguments that only
-    DepoGRPOTrainer knows.
+    """Return a trainer of 16 prompts x 8 rollouts per step.
+
+    `depo` are arguments that only DepoGRPOTrainer knows.
     """
     arguments = GRPOConfig(
         output_dir="runs/trl_grpo",
@@ -85,8 +87,9 @@ def make_trainer(
 
 
 def silent_shares(trainer: GRPOTrainer) -> list[float]:
-    """Train, and return of each step the share of groups whose rewards are all alike, as TRL logs
-    it.
+    """Train, and return of each step the share of groups whose rewards are all alike.
+
+    As TRL logs it.
     """
     trainer.train()
     return [
@@ -110,7 +113,8 @@ def main() -> None:
     }
     for name, values in shares.items():
         print(
-            f"{name}: {sum(values) / len(values):.0%} of the groups of steps {steps // 2} to {steps} carry no signal"
+            f"{name}: {sum(values) / len(values):.0%} of the groups of steps {steps // 2} to "
+            f"{steps} carry no signal"
         )
 
 

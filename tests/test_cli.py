@@ -1,5 +1,6 @@
-"""The command line, driven as users drive it: real runs of a tiny policy, and every mistake they
-make.
+"""The command line, driven as users drive it.
+
+Real runs of a tiny policy, and every mistake they make.
 """
 
 from __future__ import annotations
@@ -90,7 +91,8 @@ def test_a_run_is_made_continued_protected_and_extended(
     assert status_of(train_main, "tiny.toml", "--run.steps", "3", "--loss.clip_high=0.3") == 2
     error = capsys.readouterr().err
     assert re.search(
-        r"runs/run holds a run of another configuration \(run.steps was 2, is 3; loss.clip_high was 0.28, is 0.3\)",
+        r"runs/run holds a run of another configuration \(run.steps was 2, is 3; loss.clip_high "
+        r"was 0.28, is 0.3\)",
         error,
     )
     assert "--run.name" in error and "--resume runs/run" in error and error.count("\n") == 1
@@ -153,7 +155,8 @@ def test_ctrl_c_saves_and_says_how_to_go_on(directory: Path) -> None:
         (["."], r"\.: Is a directory"),
         (
             ["tiny.toml", "--policy.model", "no/model"],
-            r"policy.model: got 'no/model', expected a directory with a Hugging Face causal LM and its tokenizer",
+            r"policy.model: got 'no/model', expected a directory with a Hugging Face causal LM "
+            r"and its tokenizer",
         ),
         (
             ["tiny.toml", "--selection.source_floors", "{nowhere = 0.5}"],
@@ -179,7 +182,10 @@ def test_a_mistake_is_one_clear_line(
 
 @pytest.mark.parametrize("package", ["torch", "pydantic", "safetensors"])
 def test_a_missing_package_is_named_with_its_remedy(directory: Path, package: str) -> None:
-    code = f"import sys; sys.modules[{package!r}] = None; from depo.cli import train_main; train_main(['tiny.toml'])"
+    code = (
+        f"import sys; sys.modules[{package!r}] = None; from depo.cli import train_main; "
+        f"train_main(['tiny.toml'])"
+    )
     finished = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, timeout=120
     )
@@ -218,6 +224,6 @@ def test_help_explains_every_key_within_100_columns(capsys: pytest.CaptureFixtur
         assert re.search(rf"^  {name} ", text, re.MULTILINE)
     assert "--optimizer.learning_rate FLOAT peak learning rate [> 0] (default: 1e-06)" in flat
     assert (
-        "--loss.clip_high FLOAT upper clip of the importance ratio: 1 + clip_high [>= 0] (default: 0.28)"
-        in flat
+        "--loss.clip_high FLOAT upper clip of the importance ratio: 1 + clip_high [>= 0] "
+        "(default: 0.28)" in flat
     )

@@ -80,6 +80,9 @@ def test_imports_point_downwards(path: Path) -> None:
     ],
 )
 def test_the_light_modules_load_numpy_at_most(module: str) -> None:
-    heavy = "{'torch', 'transformers', 'pydantic', 'rich', 'safetensors', 'pyarrow', 'datasets', 'tomli_w', 'reasoning_gym', 'math_verify'}"
+    heavy = (
+        "{'torch', 'transformers', 'pydantic', 'rich', 'safetensors', 'pyarrow', 'datasets', "
+        "'tomli_w', 'reasoning_gym', 'math_verify'}"
+    )
     code = f"import sys, {module}; loaded = {heavy} & set(sys.modules); assert not loaded, loaded"
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)

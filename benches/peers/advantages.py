@@ -1,4 +1,7 @@
-"""Group advantages with unknown rewards: depo, NumPy, numba, TRL's expressions, verl's functions."""
+"""Group advantages with unknown rewards.
+
+depo, NumPy, numba, TRL's expressions, verl's functions.
+"""
 
 from __future__ import annotations
 
@@ -101,7 +104,8 @@ def cases(groups: int, group_size: int, values: int) -> Mapping[str, Callable[[]
 
 def measure(rounds: int) -> list[Operation]:
     note = (
-        "Sizes are groups x rollouts; 1 % of the rewards are unknown, except for verl, which has no such thing. "
+        "Sizes are groups x rollouts; 1 % of the rewards are unknown, except for verl, which has "
+        "no such thing. "
         "depo sums in float64, numba and numpy in float32. {}"
     )
     binary = Operation(

@@ -1,5 +1,6 @@
-"""The best 1024 of N scores, and 1024 draws by weight without replacement: depo, NumPy, torch,
-tianshou, cpprb.
+"""The best 1024 of N scores, and 1024 draws by weight without replacement.
+
+depo, NumPy, torch, tianshou, cpprb.
 """
 
 from __future__ import annotations
@@ -70,8 +71,9 @@ class Changes:
 
 
 def prime_rl(rewards_N: np.ndarray) -> Callable[[], object]:
-    """What prime-rl's DifficultyPoolSampler does for 1024 draws, condensed: each weighs every
-    prompt by the pool of its latest mean reward.
+    """What prime-rl's DifficultyPoolSampler does for 1024 draws, condensed.
+
+    Each weighs every prompt by the pool of its latest mean reward.
     """
     rewards, changes, random = (
         dict(enumerate(rewards_N.tolist())),
@@ -163,8 +165,10 @@ def measure(rounds: int) -> list[Operation]:
         {"numpy argpartition": "10x from 1M"},
     )
     note = (
-        "`depo.sampler.candidates.WeightedSampler`: 1024 weights change, then 1024 distinct positions are drawn. tianshou draws with replacement: "
-        "duplicates are drawn again here, by NumPy. cpprb draws with replacement, which is less than is asked. torchrl 0.14.1 is left out: "
+        "`depo.sampler.candidates.WeightedSampler`: 1024 weights change, then 1024 distinct "
+        "positions are drawn. tianshou draws with replacement: "
+        "duplicates are drawn again here, by NumPy. cpprb draws with replacement, which is less "
+        "than is asked. torchrl 0.14.1 is left out: "
         "the extension behind its PrioritizedSampler does not load on this torch. "
         "prime-rl weighs every prompt anew for each draw, by the pool of its latest mean reward."
     )

@@ -11,8 +11,9 @@ SPARE = 1.6
 
 
 class DensityTree:
-    """A 32-ary sum tree over twice the density at 1/2; points of a Poisson process over the
-    distance are thinned to the density there.
+    """A 32-ary sum tree over twice the density at 1/2.
+
+    Points of a Poisson process over the distance are thinned to the density there.
 
     Approximate: the hazard is taken for the density, which is right up to the mass within the
     distance, and densities may rise by no more than `SPARE`.

@@ -45,7 +45,8 @@ def main(prompts: int = 100_000_000) -> None:
         iter(range(STEPS)),
     )
     print(
-        f"Thompson sampling of {COUNT}: {median_milliseconds(lambda: sampler.sample(COUNT, next(draw))):.2f} ms"
+        f"Thompson sampling of {COUNT}: "
+        f"{median_milliseconds(lambda: sampler.sample(COUNT, next(draw))):.2f} ms"
     )
     print(f"peak memory: {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20:.1f} GiB")
 

@@ -1,5 +1,6 @@
-"""The sampler itself by pool size: built, a step, saved, loaded; beside the epoch orders of TRL and
-torchdata, safetensors, tensordict and pickle.
+"""The sampler itself by pool size: built, a step, saved, loaded.
+
+Beside the epoch orders of TRL and torchdata, safetensors, tensordict and pickle.
 """
 
 from __future__ import annotations
@@ -122,8 +123,9 @@ def resident_bytes() -> int:
 
 
 def bytes_per_prompt(size: int) -> float:
-    """Memory of a sampler that has loaded a state, which touches all that is kept of each prompt
-    but the order of labels.
+    """Memory of a sampler that has loaded a state.
+
+    Which touches all that is kept of each prompt but the order of labels.
     """
     state = build(size).state_dict()
     before = resident_bytes()
@@ -216,35 +218,43 @@ OPERATIONS = {
     ),
     "step": Operation(
         f"One step: sample {BATCH}, observe {BATCH} x {GROUP_SIZE}",
-        "Default selector: belief, fit and budget; no peer does this. The second row samples and releases.",
+        "Default selector: belief, fit and budget; no peer does this. The second row samples and "
+        "releases.",
         {OURS: "2 ms"},
     ),
     "batch": Operation(
         f"The next {BATCH} prompts of a shuffled epoch",
-        "depo judges 6 candidates for each prompt; the others hand out positions in an order made at the start of the epoch, which is not counted here.",
+        "depo judges 6 candidates for each prompt; the others hand out positions in an order made "
+        "at the start of the epoch, which is not counted here.",
     ),
     "pause": Operation(
         "Snapshot: how long the caller waits",
-        "The core's share of `depo.sampler.snapshots.SnapshotStore.save`: a copy in memory that is kept, while a thread writes it. Ids are not copied: they never "
+        "The core's share of `depo.sampler.snapshots.SnapshotStore.save`: a copy in memory that "
+        "is kept, while a thread writes it. Ids are not copied: they never "
         "change. `state_dict` copies them, too, into memory that is new.",
         {MEMCPY: "0.667x"},
     ),
     "written": Operation(
         "Snapshot: written to disk",
-        "depo: over the older of two files, with a checksum, and forced to the disk. The others write files anew, without a checksum and, but for the "
+        "depo: over the older of two files, with a checksum, and forced to the disk. The others "
+        "write files anew, without a checksum and, but for the "
         "third row, without waiting for the disk.",
         {"safetensors save_file": "3x"},
     ),
     "loaded": Operation(
         "Snapshot: loaded",
-        "depo: from the file, checked, to a sampler that is ready to draw. The others: the same arrays from files, unchecked. Most of the time goes into "
-        "memory that is touched for the first time: of depo's at 1M and of safetensors' at any size more or less of it, as the allocator has it.",
+        "depo: from the file, checked, to a sampler that is ready to draw. The others: the same "
+        "arrays from files, unchecked. Most of the time goes into "
+        "memory that is touched for the first time: of depo's at 1M and of safetensors' at any "
+        "size more or less of it, as the allocator has it.",
         {"safetensors load_file": "2.5x"},
     ),
     "resume": Operation(
         "Resume in the middle of an epoch",
-        "depo restores everything it knows of each prompt, the others the place in the epoch alone. For that there is a bar of 20 us at any size, "
-        "which depo's order meets with 2 to 10: `cargo bench -p depo_benches --bench sampler -- resume_order`.",
+        "depo restores everything it knows of each prompt, the others the place in the epoch "
+        "alone. For that there is a bar of 20 us at any size, "
+        "which depo's order meets with 2 to 10: `cargo bench -p depo_benches --bench sampler -- "
+        "resume_order`.",
     ),
 }
 

@@ -1,5 +1,6 @@
-"""Beta posteriors of N pass rates: 1024 of them change, and the 1024 whose draw is nearest to 1/2
-are found: depo, NumPy, torch, numba.
+"""Beta posteriors of N pass rates.
+
+1024 of them change, and the 1024 whose draw is nearest to 1/2 are found: depo, NumPy, torch, numba.
 """
 
 from __future__ import annotations
@@ -170,7 +171,8 @@ def count_cases(size: int) -> Mapping[str, Callable[[], object]]:
 def measure(rounds: int) -> list[Operation]:
     thompson = Operation(
         "Thompson sampling over all N: the 1024 whose draw is nearest to .5, in order",
-        "`depo.sampler.candidates.ThompsonSampler`. Exact, as the draws for each are; the density tree in NumPy, the same idea, leaves out what the mass within the "
+        "`depo.sampler.candidates.ThompsonSampler`. Exact, as the draws for each are; the density "
+        "tree in NumPy, the same idea, leaves out what the mass within the "
         "distance changes.",
         {
             "numpy standard_gamma float32 + argpartition": "1000x from 10M",
@@ -183,7 +185,8 @@ def measure(rounds: int) -> list[Operation]:
     )
     counts = Operation(
         "Discounted counts of 1024 prompts",
-        "`depo.sampler.candidates.DiscountedCounts.update`, checked. NumPy loses groups of a prompt that is named twice.",
+        "`depo.sampler.candidates.DiscountedCounts.update`, checked. NumPy loses groups of a "
+        "prompt that is named twice.",
         dict.fromkeys(["numpy columns", "numpy rows", "numba columns", "numba rows"], "4x"),
     )
     for size, count in SIZES.items():

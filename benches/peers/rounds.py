@@ -33,8 +33,9 @@ class Operation:
     ratios: dict[str, dict[str, float]] = field(default_factory=dict)
 
     def time(self, size: str, cases: Mapping[str, Callable[[], object]], rounds: int) -> None:
-        """Time each case, first depo's own, at one size; every round calls all of them in another
-        order.
+        """Time each case, first depo's own, at one size.
+
+        Every round calls all of them in another order.
         """
         calls = {name: _warm_calls(case) for name, case in cases.items()}
         seconds: dict[str, list[float]] = {name: [] for name in cases}

@@ -78,8 +78,9 @@ def bar_value(bar: str) -> float:
 
 
 def verdict(operation: Operation, name: str) -> str:
-    """The bar, and whether a size misses it; smaller ones are exempt where the bar holds from a
-    size on.
+    """The bar, and whether a size misses it.
+
+    Smaller ones are exempt where the bar holds from a size on.
     """
     if name not in operation.bars:
         return ""
@@ -160,8 +161,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     size = choices.SIZES["10M"]
     memory = (
-        f"## Memory\n\n{pools.bytes_per_prompt(size):.0f} bytes per prompt beyond its text, measured at 10M, and 12 more once it has a label (bar: 64). "
-        f"A pool and its sampler, beside Arrow's columns, at 1M: {tables.bytes_per_prompt(objects=False):.0f} bytes per prompt as a `PromptTable`, "
+        f"## Memory\n\n{pools.bytes_per_prompt(size):.0f} bytes per prompt beyond its text, "
+        f"measured at 10M, and 12 more once it has a label (bar: 64). "
+        f"A pool and its sampler, beside Arrow's columns, at 1M: "
+        f"{tables.bytes_per_prompt(objects=False):.0f} bytes per prompt as a `PromptTable`, "
         f"{tables.bytes_per_prompt(objects=True):.0f} as `Prompt` objects.\n"
     )
     OUTPUT.write_text("\n".join([introduction, *sections, memory, ELSEWHERE]), encoding="utf-8")

@@ -1,5 +1,6 @@
-"""A pool's texts and ids taken over from columns, and texts gathered from it; beside NumPy,
-pyarrow, Hugging Face datasets and objects of Python.
+"""A pool's texts and ids taken over from columns, and texts gathered from it.
+
+Beside NumPy, pyarrow, Hugging Face datasets and objects of Python.
 """
 
 from __future__ import annotations
@@ -24,8 +25,8 @@ OBJECTS_LIMIT = (
     1_000_000  # a dict of ten million strings beside the texts does not fit into a small machine
 )
 PATTERN = (
-    b"What is 00000000 times 17? Explain your reasoning step by step, and put the final answer in a box. "
-    * 3
+    b"What is 00000000 times 17? Explain your reasoning step by step, and put the final answer in "
+    b"a box. " * 3
 )
 DIGITS = slice(8, 16)  # of PATTERN
 ID_BYTES = 8
@@ -68,16 +69,18 @@ def objects_of(rows: pa.Table) -> tuple[Prompt, ...]:
 
 
 def copy_and_dict(rows: pa.Table, names: list[str]) -> Callable[[], object]:
-    """What an expert does with NumPy: one copy of the bytes, and a dict that finds rows by ids,
-    which are strings already.
+    """What an expert does with NumPy.
+
+    One copy of the bytes, and a dict that finds rows by ids, which are strings already.
     """
     _, utf8 = buffers(rows)
     return lambda: (utf8.copy(), dict(zip(names, range(len(names)), strict=True)))
 
 
 def bytes_per_prompt(objects: bool) -> float:
-    """Memory that a pool and its sampler take beside the Arrow table, in a process of its own; big
-    arrays leave no free memory behind them there.
+    """Memory that a pool and its sampler take beside the Arrow table, in a process of its own.
+
+    Big arrays leave no free memory behind them there.
     """
     command = [sys.executable, __file__, *(["--objects"] if objects else [])]
     return float(
@@ -98,8 +101,10 @@ def print_bytes_per_prompt(objects: bool) -> None:
 
 ADOPTED = Operation(
     "Take over a pool of prompts",
-    f"Texts of {len(PATTERN)} bytes in Arrow, with ids of {ID_BYTES}. depo: `PromptSampler(PromptTable.from_arrow(rows, id=...))`, texts checked to be UTF-8, "
-    "ids hashed and checked to be distinct, beliefs set up. The index alone hashes the ids. numpy copies the texts and makes a dict of ids, which are strings "
+    f"Texts of {len(PATTERN)} bytes in Arrow, with ids of {ID_BYTES}. depo: "
+    f"`PromptSampler(PromptTable.from_arrow(rows, id=...))`, texts checked to be UTF-8, "
+    "ids hashed and checked to be distinct, beliefs set up. The index alone hashes the ids. numpy "
+    "copies the texts and makes a dict of ids, which are strings "
     "of Python already.",
     {"numpy copy + dict": "1.7x from 1M"},
 )

@@ -1,5 +1,6 @@
-"""K positions whose score lies in a window, and a tenth of K from outside of it: depo, NumPy,
-torch, numba.
+"""K positions whose score lies in a window, and a tenth of K from outside of it.
+
+depo, NumPy, torch, numba.
 """
 
 from __future__ import annotations
@@ -128,8 +129,10 @@ def cases(scores_N: np.ndarray, count: int) -> Mapping[str, Callable[[], object]
 
 def measure(rounds: int) -> list[Operation]:
     note = (
-        "`depo.sampler.candidates.in_window`; half of the scores are inside, a tenth of the draws comes from outside. Rejection draws among all positions, in numba with a "
-        "bit per position that stays between calls; depo does so too while it pays, and lists the members where it does not."
+        "`depo.sampler.candidates.in_window`; half of the scores are inside, a tenth of the draws "
+        "comes from outside. Rejection draws among all positions, in numba with a "
+        "bit per position that stays between calls; depo does so too while it pays, and lists the "
+        "members where it does not."
     )
     window = Operation(
         "Draws from a window of scores, with exploration",

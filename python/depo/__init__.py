@@ -1,5 +1,6 @@
-"""depo: a prompt sampler that knows, before a rollout, how likely each prompt is to teach the
-policy anything.
+"""depo: a prompt sampler.
+
+That knows, before a rollout, how likely each prompt is to teach the policy anything.
 
     from depo import PromptSampler
 

@@ -37,8 +37,9 @@ def content_ids(texts: Sequence[str]) -> NDArray[np.uint64]:
 
 @final
 class TextColumn:
-    """Texts as Arrow or NumPy holds them, checked once and read where they lie; nobody may write to
-    the buffers from then on.
+    """Texts as Arrow or NumPy holds them, checked once and read where they lie.
+
+    Nobody may write to the buffers from then on.
 
     Args:
         chunks: Of each chunk utf8, uint8, and offsets, int32 or int64 [n + 1]: text i is
@@ -84,7 +85,10 @@ class TextColumn:
         """
 
 def derive_key(seed: int, purpose: str, parts: Sequence[int]) -> int:
-    """Random key (unsigned 64 bit): a pure function of its arguments, the same on every platform."""
+    """Random key (unsigned 64 bit).
+
+    A pure function of its arguments, the same on every platform.
+    """
 
 def uniforms(keys: ArrayLike, first: int, count: int) -> NDArray[np.float64]:
     """Uniform numbers in [0, 1), float64 [len(keys), count]: draw numbers first .. first + count -
@@ -115,8 +119,9 @@ def group_advantages(
     """
 
 def top(scores: ArrayLike, count: int) -> NDArray[np.int64]:
-    """Positions of the `count` greatest scores, best first; of equal scores the earlier position is
-    better.
+    """Positions of the `count` greatest scores, best first.
+
+    Of equal scores the earlier position is better.
 
     One pass over the scores, which are not copied if they are a contiguous float32 array.
 
@@ -126,8 +131,9 @@ def top(scores: ArrayLike, count: int) -> NDArray[np.int64]:
     """
 
 def nearest(scores: ArrayLike, target: float, count: int) -> NDArray[np.int64]:
-    """Positions of the `count` scores nearest to a finite target, nearest first; otherwise as
-    `top`.
+    """Positions of the `count` scores nearest to a finite target, nearest first.
+
+    Otherwise as `top`.
     """
 
 def in_window(
@@ -140,8 +146,9 @@ def in_window(
     seed: int,
     explore_share: float = 0.1,
 ) -> NDArray[np.int64]:
-    """Distinct positions drawn uniformly among the scores within low..high, and a few among the
-    others (DEPO's window, arXiv 2602.06375).
+    """Distinct positions drawn uniformly among the scores within low..high.
+
+    And a few among the others (DEPO's window, arXiv 2602.06375).
 
     First come those inside, then round(explore_share * count) of the others, each in random order;
     where one side has too few, the other fills up. Takes O(count / share of the scores that are
@@ -163,8 +170,9 @@ def in_window(
 
 @final
 class WeightedSampler:
-    """Draws by weight over pools of millions, without replacement within a draw; weights change a
-    few at a time.
+    """Draws by weight over pools of millions, without replacement within a draw.
+
+    Weights change a few at a time.
 
     A sum tree of cache lines: a draw of n costs O(n log N) time, an update likewise, and the tree
     4.3 bytes per position.
@@ -181,8 +189,9 @@ class WeightedSampler:
     def sample(
         self, count: int, draw: int, *, exclude: ArrayLike | None = None
     ) -> NDArray[np.int64]:
-        """Draw distinct positions, each with the probability of its weight among those that are
-        left; in the order drawn.
+        """Draw distinct positions.
+
+        Each with the probability of its weight among those that are left; in the order drawn.
 
         Args:
             count: Positions wanted [>= 0]; fewer come back only if fewer have weight.
@@ -192,8 +201,9 @@ class WeightedSampler:
         """
 
     def update(self, positions: ArrayLike, weights: ArrayLike) -> None:
-        """Change the weights at int64 positions [B] to float32 [B]; where a position is named
-        twice, the last counts.
+        """Change the weights at int64 positions [B] to float32 [B].
+
+        Where a position is named twice, the last counts.
 
         Raises:
             ValueError: A weight is out of its range; nothing has changed then.
@@ -202,8 +212,10 @@ class WeightedSampler:
 
 @final
 class ThompsonSampler:
-    """Thompson sampling over pools of millions: the prompts whose draw from Beta(alpha, beta) is
-    nearest to a target pass rate (MoPPS, arXiv 2507.04632).
+    """Thompson sampling over pools of millions.
+
+    The prompts whose draw from Beta(alpha, beta) is nearest to a target pass rate (MoPPS, arXiv
+    2507.04632).
 
     Exactly that distribution, up to the resolution of float32, without a draw for each prompt: the
     distance of a prompt's draw is the first point of a Poisson process with its hazard, and the
@@ -243,8 +255,9 @@ class ThompsonSampler:
         """
 
     def update(self, positions: ArrayLike, alpha: ArrayLike, beta: ArrayLike) -> None:
-        """Change alpha and beta at int64 positions [B] to float32 [B] each; where a position is
-        named twice, the last counts.
+        """Change alpha and beta at int64 positions [B] to float32 [B] each.
+
+        Where a position is named twice, the last counts.
 
         Raises:
             ValueError: A number is out of its range; nothing has changed then.
@@ -253,8 +266,9 @@ class ThompsonSampler:
 
 @final
 class DiscountedCounts:
-    """Successes and failures of millions of prompts that fade as the policy changes: a Beta
-    posterior of each pass rate, in 16 bytes per prompt.
+    """Successes and failures of millions of prompts that fade as the policy changes.
+
+    A Beta posterior of each pass rate, in 16 bytes per prompt.
 
     What was counted at policy version v has the weight decay ** (w - v) at version w. A prompt's
     counts are worked on when it is updated or asked for.
@@ -291,8 +305,9 @@ class DiscountedCounts:
     def shapes(
         self, policy_version: int, positions: ArrayLike | None = None
     ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """Alpha and beta, float32 [B] each, at a policy version (that of a prompt's newest group if
-        it is newer), of all prompts or int64 positions [B].
+        """Alpha and beta, float32 [B] each, at a policy version.
+
+        (that of a prompt's newest group if it is newer), of all prompts or int64 positions [B].
 
         Raises:
             IndexError: A position is out of its range.
@@ -364,8 +379,9 @@ class Sampler:
     def propose(
         self, n: int, policy_version: int, among: ArrayLike | None = None
     ) -> NDArray[np.int64]:
-        """Candidates to be scored next for a batch of n; empty when enough are admitted or the scan
-        cap or the pool is exhausted.
+        """Candidates to be scored next for a batch of n.
+
+        Empty when enough are admitted or the scan cap or the pool is exhausted.
 
         First come those admitted for the last batch beyond what was taken, to be judged anew, and
         those due for a re-probe. Candidates that were proposed but not offered before a `take` or a
@@ -387,8 +403,9 @@ class Sampler:
     def offer(
         self, candidates: ArrayLike, predicted_rewards: ArrayLike, policy_version: int
     ) -> None:
-        """Judge the candidates of the last `propose`. predicted_rewards: float32 [C] in 0..1, NaN =
-        no estimator.
+        """Judge the candidates of the last `propose`. predicted_rewards.
+
+        Float32 [C] in 0..1, NaN = no estimator.
 
         Raises:
             ValueError: Other candidates than proposed, or a prediction outside of 0..1; nothing has
@@ -396,8 +413,9 @@ class Sampler:
         """
 
     def take(self, n: int, policy_version: int) -> dict[str, NDArray[Any]]:
-        """Hand out draws worth up to n groups and mark them in flight; a re-probe costs
-        probe_rollouts / group_size of a group.
+        """Hand out draws worth up to n groups and mark them in flight.
+
+        A re-probe costs probe_rollouts / group_size of a group.
 
         Fewer than that only if the pool has no more free prompts, or if `propose` was not asked
         until it had no more candidates.
@@ -415,7 +433,8 @@ class Sampler:
         logprob_targets: ArrayLike,
         policy_version: int,
     ) -> dict[str, NDArray[Any]]:
-        """Record rewards float32 [B, G] (NaN = unknown) and exp(mean token log-prob) float32 [B]
+        """Record rewards float32 [B, G] (NaN = unknown) and exp(mean token log-prob) float32 [B].
+
         (NaN = unknown) of draws int64 [B].
 
         Returns:
@@ -434,23 +453,26 @@ class Sampler:
     def beliefs(
         self, prompts: ArrayLike, predicted_rewards: ArrayLike, policy_version: int
     ) -> dict[str, NDArray[np.float32]]:
-        """What is believed now, without changing anything: pass_rates [C], p_informative [C].
-        predicted_rewards NaN: the stored one.
+        """What is believed now, without changing anything.
+
+        Pass_rates [C], p_informative [C]. predicted_rewards NaN: the stored one.
         """
 
     def wanted(
         self, prompts: ArrayLike, predicted_rewards: ArrayLike, policy_version: int
     ) -> NDArray[np.bool_]:
-        """Whether the policy alone (no exploration, no warm-up) would admit each prompt now;
-        changes nothing.
+        """Whether the policy alone (no exploration, no warm-up) would admit each prompt now.
+
+        Changes nothing.
 
         Policies that admit and reject: what they say; policies that compare candidates: a score at
         or above the running admission threshold. A policy that draws lots draws once per version.
         """
 
     def fresh_targets(self) -> dict[str, NDArray[Any]]:
-        """Targets recorded since the last call (at most replay_capacity): prompts int64,
-        reward_targets, logprob_targets, counts, weights float32.
+        """Targets recorded since the last call (at most replay_capacity).
+
+        Prompts int64, reward_targets, logprob_targets, counts, weights float32.
         """
 
     def replay_targets(self, m: int) -> dict[str, NDArray[Any]]:
@@ -473,8 +495,9 @@ class Sampler:
     def load_state_dict(
         self, state: Mapping[str, Any] | SavedState, *, strict: bool = True
     ) -> dict[str, int]:
-        """Restore what `state_dict` returned, or a snapshot (once), or raise StateError (a
-        ValueError) and change nothing.
+        """Restore what `state_dict` returned, or a snapshot (once).
+
+        Or raise StateError (a ValueError) and change nothing.
 
         No other thread may write to the state's arrays meanwhile.
 
@@ -490,8 +513,9 @@ class Sampler:
 
 @final
 class SnapshotSlots:
-    """Two files of a directory that are overwritten in turn with what a sampler knows; see
-    `depo.sampler.snapshots`.
+    """Two files of a directory that are overwritten in turn with what a sampler knows.
+
+    See `depo.sampler.snapshots`.
 
     Raises:
         OSError: The directory cannot be made.
@@ -499,15 +523,19 @@ class SnapshotSlots:
 
     def __new__(cls, directory: PathLike[str]) -> Self: ...
     def capture(self, sampler: Sampler) -> None:
-        """Copy the state of a sampler into memory that is kept, in place of what was copied before."""
+        """Copy the state of a sampler into memory that is kept.
+
+        In place of what was copied before.
+        """
 
     def attach(
         self,
         texts: Mapping[str, str],
         arrays: Mapping[str, tuple[str, Sequence[int], NDArray[np.uint8]]],
     ) -> None:
-        """Add named texts and arrays (element type as safetensors names it, shape, bytes) to the
-        copy.
+        """Add named texts and arrays.
+
+        (element type as safetensors names it, shape, bytes) to the copy.
         """
 
     def write(self) -> int:
@@ -519,8 +547,9 @@ class SnapshotSlots:
         """
 
     def read(self, sampler: Sampler) -> SavedState | None:
-        """Read the newest whole snapshot, to be loaded by this sampler; None if none was ever
-        finished.
+        """Read the newest whole snapshot, to be loaded by this sampler.
+
+        None if none was ever finished.
 
         Raises:
             StateError: There are files, but none is whole.

@@ -43,7 +43,8 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     }
     parser = _Parser(
         prog="depo",
-        description="Find the prompts that teach, and train on them. `depo COMMAND --help` explains each command.",
+        description="Find the prompts that teach, and train on them. `depo COMMAND --help` "
+        "explains each command.",
     )
     parser.add_argument(
         "command",
@@ -86,7 +87,10 @@ def _formatter(prog: str) -> argparse.HelpFormatter:
 
 
 def _train_parser(prog: str) -> _Parser:
-    usage = f"{prog} CONFIG [--dry-run] [--section.key VALUE ...]\n       {prog} --resume RUN_DIR [--dry-run] [--section.key VALUE ...]"
+    usage = (
+        f"{prog} CONFIG [--dry-run] [--section.key VALUE ...]\n       {prog} --resume RUN_DIR "
+        f"[--dry-run] [--section.key VALUE ...]"
+    )
     parser = _Parser(
         prog, "Train a policy with GRPO on the prompts that will teach it something.", usage
     )
@@ -103,7 +107,10 @@ def _train_parser(prog: str) -> _Parser:
         type=Path,
         help="continue the run in this directory, with the configuration stored there",
     )
-    text = "start nothing and write nothing: check files, data, packages and machine, and say what the run needs; exit status 1 if something is wrong"
+    text = (
+        "start nothing and write nothing: check files, data, packages and machine, and say "
+        "what the run needs; exit status 1 if something is wrong"
+    )
     parser.add_argument("--dry-run", action="store_true", help=text)
     _add_config_keys(parser)
     return parser
@@ -118,10 +125,14 @@ def _report_parser(prog: str) -> _Parser:
 
 
 def _compare_parser(prog: str) -> _Parser:
-    usage = f"{prog} CONFIG [--methods NAME ...] [--seeds INT ...] [--jobs INT] [--output DIR] [--section.key VALUE ...]"
+    usage = (
+        f"{prog} CONFIG [--methods NAME ...] [--seeds INT ...] [--jobs INT] [--output DIR] "
+        f"[--section.key VALUE ...]"
+    )
     parser = _Parser(
         prog,
-        "Train the same start, data and seeds under several selection methods, and put the results side by side.",
+        "Train the same start, data and seeds under several selection methods, and put the "
+        "results side by side.",
         usage,
     )
     parser.add_argument("config", metavar="CONFIG", type=Path, help="TOML file")
@@ -148,13 +159,20 @@ def _compare_parser(prog: str) -> _Parser:
 
 
 def _replay_parser(prog: str) -> _Parser:
-    usage = f"{prog} LOG ... [--selectors NAME,...] [--budget SHARE ...] [--seeds INT] [--json FILE] [--plots DIR] [--state DIR] [--selection.key VALUE ...]"
+    usage = (
+        f"{prog} LOG ... [--selectors NAME,...] [--budget SHARE ...] [--seeds INT] [--json "
+        f"FILE] [--plots DIR] [--state DIR] [--selection.key VALUE ...]"
+    )
     parser = _Parser(
         prog,
-        "Replay a rollout log: what each selector would have picked, shown only the outcomes of what it picked.",
+        "Replay a rollout log: what each selector would have picked, shown only the outcomes of "
+        "what it picked.",
         usage,
     )
-    text = "run directory, or files or directories of one layout: pass rates by visit, verl's rollout_data_dir, prime-rl's rollouts"
+    text = (
+        "run directory, or files or directories of one layout: pass rates by visit, verl's "
+        "rollout_data_dir, prime-rl's rollouts"
+    )
     parser.add_argument("logs", nargs="+", metavar="LOG", type=Path, help=text)
     parser.add_argument(
         "--selectors",
@@ -200,7 +218,10 @@ def _replay_parser(prog: str) -> _Parser:
         type=Path,
         help="keep progress; the same command goes on where it was interrupted",
     )
-    text = "who reads the texts: directory of a Hugging Face encoder, which stays frozen, or own: the run's, trained anew (default: history alone)"
+    text = (
+        "who reads the texts: directory of a Hugging Face encoder, which stays frozen, or own: "
+        "the run's, trained anew (default: history alone)"
+    )
     parser.add_argument("--encoder", metavar="DIR", help=text)
     _add_section(parser, "selection", SelectorConfig())
     return parser
@@ -316,7 +337,8 @@ def _train(options: argparse.Namespace) -> int:
         result = trainer.run()
     except WorkerError as error:
         raise WorkerError(
-            f"{error}\ncontinue from the newest checkpoint with: depo-train --resume {run_directory}"
+            f"{error}\ncontinue from the newest checkpoint with: depo-train --resume "
+            f"{run_directory}"
         ) from error
     print(result.message)
     print(f"report: {write_report(run_directory)}")
@@ -331,8 +353,9 @@ def _hide_bars() -> None:
 
 
 def _started(options: argparse.Namespace) -> tuple[TrainConfig, Path]:
-    """Return configuration and directory of a run that is new, or continues under an unchanged
-    configuration.
+    """Return configuration and directory of a run that is new.
+
+    Or continues under an unchanged configuration.
     """
     from depo.config import load_config
     from depo.runs.directory import require_same_run
@@ -357,7 +380,8 @@ def _resumed(options: argparse.Namespace) -> tuple[TrainConfig, Path]:
 
     if options.config is not None:
         raise ConfigError(
-            f"got CONFIG {options.config} and --resume, expected one of them: --resume reads {options.resume / CONFIG_FILE}"
+            f"got CONFIG {options.config} and --resume, expected one of them: --resume reads "
+            f"{options.resume / CONFIG_FILE}"
         )
     config = load_config(options.resume / CONFIG_FILE, _overrides(options))
     newest = latest_checkpoint(options.resume / "checkpoints")
@@ -409,9 +433,19 @@ def _replay(options: argparse.Namespace) -> int:
     from depo.replay.command import ReplayOptions, replay_command
 
     given = ReplayOptions(
-        logs=options.logs, selectors=options.selectors, budgets=options.budget, seeds=options.seeds, ticks=options.ticks, warm=options.warm,
-        batch=options.batch, json_file=options.json, plots=options.plots, state=options.state, encoder=options.encoder, overrides=_overrides(options),
-    )  # fmt: skip
+        logs=options.logs,
+        selectors=options.selectors,
+        budgets=options.budget,
+        seeds=options.seeds,
+        ticks=options.ticks,
+        warm=options.warm,
+        batch=options.batch,
+        json_file=options.json,
+        plots=options.plots,
+        state=options.state,
+        encoder=options.encoder,
+        overrides=_overrides(options),
+    )
     if given.encoder:
         _hide_bars()
     return replay_command(given)

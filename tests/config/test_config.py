@@ -88,8 +88,9 @@ any_values = st.dictionaries(st.sampled_from(sorted(KEYS)), st.none(), max_size=
 
 
 def build(values: Mapping[str, Any]) -> TrainConfig:
-    """Return the defaults with some keys replaced; combinations that no run can have are passed
-    over.
+    """Return the defaults with some keys replaced.
+
+    Combinations that no run can have are passed over.
     """
     sections = {}
     for section, cls in SECTIONS.items():

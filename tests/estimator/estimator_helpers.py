@@ -52,9 +52,12 @@ def targets(
 ) -> TargetBatch:
     ones = np.ones(len(prompts), np.float32)
     return TargetBatch(
-        texts=prompts, reward_targets=np.asarray(rewards, np.float32), logprob_targets=ones * np.float32(logprobs), counts=ones * 8,
+        texts=prompts,
+        reward_targets=np.asarray(rewards, np.float32),
+        logprob_targets=ones * np.float32(logprobs),
+        counts=ones * 8,
         weights=ones * np.asarray(weights, np.float32),
-    )  # fmt: skip
+    )
 
 
 def random_batches(count: int, seed: int) -> list[TargetBatch]:

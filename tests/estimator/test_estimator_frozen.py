@@ -56,9 +56,15 @@ def encoder_directory(path: Path, dropout: float) -> str:
     word_tokenizer(cls_token="[CLS]", sep_token="[SEP]").save_pretrained(path)
     torch.manual_seed(0)
     config = BertConfig(
-        vocab_size=25, hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=16, max_position_embeddings=32,
-        hidden_dropout_prob=dropout, attention_probs_dropout_prob=dropout,
-    )  # fmt: skip
+        vocab_size=25,
+        hidden_size=16,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        intermediate_size=16,
+        max_position_embeddings=32,
+        hidden_dropout_prob=dropout,
+        attention_probs_dropout_prob=dropout,
+    )
     BertModel(config).save_pretrained(path)
     return str(path)
 

@@ -1,5 +1,6 @@
-"""A short run of depo-train on somebody else's data file, by a chat model that is right now and
-then.
+"""A short run of depo-train on somebody else's data file.
+
+By a chat model that is right now and then.
 """
 
 from __future__ import annotations
@@ -26,8 +27,9 @@ def assert_run_judges_both_ways(
     warm_start_steps: int,
     settings: str = "",
 ) -> None:
-    """Train for three steps on `data`, read by the source's `settings`, and check that responses
-    earned 0 and 1 and nothing else.
+    """Train for three steps on `data`, read by the source's `settings`.
+
+    And check that responses earned 0 and 1 and nothing else.
 
     The policy answers as its `demonstrations`, rows of prompt and answer.
     """
@@ -43,10 +45,14 @@ def assert_run_judges_both_ways(
 
 def _run_file(data: Path, settings: str, directory: Path) -> Path:
     _, _, others = TINY_CONFIG.partition("[reward]\n")
-    sources = f'[[data.train]]\npath = "{data}"\n{settings}\n\n[[data.eval]]\npath = "{data}"\ncount = 4\n{settings}\n'
+    sources = (
+        f'[[data.train]]\npath = "{data}"\n{settings}\n\n[[data.eval]]\npath = '
+        f'"{data}"\ncount = 4\n{settings}\n'
+    )
     file = directory / "run.toml"
     file.write_text(
-        f"[run]\nsteps = 3\nprompts_per_step = 4\neval_every = 0\nsave_every = 0\n\n{sources}\n[reward]\n{others}"
+        f"[run]\nsteps = 3\nprompts_per_step = 4\neval_every = 0\nsave_every = "
+        f"0\n\n{sources}\n[reward]\n{others}"
     )
     return file
 

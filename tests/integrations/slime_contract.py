@@ -86,13 +86,26 @@ def install(monkeypatch: pytest.MonkeyPatch, name: str = "slime") -> None:
 def arguments(prompt_data: Path, **changes: Any) -> SimpleNamespace:
     """slime's parsed arguments, as far as a data source reads them."""
     defaults: dict[str, Any] = {
-        "prompt_data": str(prompt_data), "input_key": "input", "label_key": None, "multimodal_keys": None, "apply_chat_template": False,
-        "rollout_global_dataset": True, "rollout_shuffle": True,
-        "rollout_seed": 42, "n_samples_per_prompt": 4, "rollout_batch_size": 4, "over_sampling_batch_size": 4, "partial_rollout": False,
-        "data_source_path": "depo.integrations.slime.DepoDataSource", "buffer_filter_path": None,
+        "prompt_data": str(prompt_data),
+        "input_key": "input",
+        "label_key": None,
+        "multimodal_keys": None,
+        "apply_chat_template": False,
+        "rollout_global_dataset": True,
+        "rollout_shuffle": True,
+        "rollout_seed": 42,
+        "n_samples_per_prompt": 4,
+        "rollout_batch_size": 4,
+        "over_sampling_batch_size": 4,
+        "partial_rollout": False,
+        "data_source_path": "depo.integrations.slime.DepoDataSource",
+        "buffer_filter_path": None,
         "rollout_all_samples_process_path": "depo.integrations.slime.observe_all_samples",
-        "hf_checkpoint": None, "reward_key": None, "save": None, "load": None,
-    }  # fmt: skip
+        "hf_checkpoint": None,
+        "reward_key": None,
+        "save": None,
+        "load": None,
+    }
     return SimpleNamespace(**{**defaults, **changes})
 
 
@@ -145,9 +158,13 @@ class SlimeHarness:
         prompt_data = directory / "prompts.jsonl"
         prompt_data.write_text("".join(json.dumps({"input": text}) + "\n" for text in texts))
         self.args = arguments(
-            prompt_data, n_samples_per_prompt=group_size, rollout_batch_size=batch_size, over_sampling_batch_size=2 * batch_size,
-            partial_rollout=self.partial_rollout, depo={"seed": seed},
-        )  # fmt: skip
+            prompt_data,
+            n_samples_per_prompt=group_size,
+            rollout_batch_size=batch_size,
+            over_sampling_batch_size=2 * batch_size,
+            partial_rollout=self.partial_rollout,
+            depo={"seed": seed},
+        )
         self.source: DepoDataSource = load_function(self.args.data_source_path)(self.args)
         self.rounds = 0
 

@@ -1,5 +1,6 @@
-"""What people have for TRL works in depo-train as it is: data sets in TRL's two formats, and TRL's
-own reward functions.
+"""What people have for TRL works in depo-train as it is.
+
+Data sets in TRL's two formats, and TRL's own reward functions.
 """
 
 from __future__ import annotations
@@ -87,7 +88,8 @@ def test_trls_reward_functions_judge_trls_rows(tmp_path: Path) -> None:
 def test_a_reward_that_needs_token_ids_says_so(tmp_path: Path) -> None:
     file = tmp_path / "shaped.py"
     file.write_text(
-        "from trl.rewards import get_cosine_scaled_reward\n\nshaped = get_cosine_scaled_reward(max_len=8)\n"
+        "from trl.rewards import get_cosine_scaled_reward\n\nshaped = "
+        "get_cosine_scaled_reward(max_len=8)\n"
     )
     with pytest.raises(ValueError, match="needs completion_ids, but the data has columns"):
         load_user_scorer(f"{file}:shaped").score(

@@ -1,5 +1,6 @@
-"""What people have for verl works in depo-train as it is: a Parquet file of verl's preprocessing,
-and verl's own reward function.
+"""What people have for verl works in depo-train as it is.
+
+A Parquet file of verl's preprocessing, and verl's own reward function.
 """
 
 from __future__ import annotations
@@ -31,7 +32,8 @@ def parquet(tmp_path: Path) -> Path:
             "prompt": [
                 {
                     "role": "user",
-                    "content": f'{question} Let\'s think step by step and output the final answer after "####".',
+                    "content": f"{question} Let's think step by step and output the final answer "
+                    f'after "####".',
                 }
             ],
             "ability": "math",

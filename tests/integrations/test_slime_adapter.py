@@ -1,5 +1,6 @@
-"""The slime adapter against slime's contract (tests/slime_contract.py says what that is, and that
-slime itself does not run here).
+"""The slime adapter against slime's contract.
+
+(tests/slime_contract.py says what that is, and that slime itself does not run here).
 """
 
 from __future__ import annotations

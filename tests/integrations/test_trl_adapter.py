@@ -283,7 +283,8 @@ def test_a_changed_trl_is_named() -> None:
     check_hooks(GRPOTrainer)
     with pytest.raises(
         ImportError,
-        match=r"trl 1\.16.*: Other._generate: got arguments prompts, images, expected arguments prompts; depo overrides it",
+        match=r"trl 1\.16.*: Other._generate: got arguments prompts, images, expected arguments "
+        r"prompts; depo overrides it",
     ):
         check_hooks(Other)
     with pytest.raises(
@@ -308,8 +309,8 @@ import depo.integrations.trl
     )
     assert result.returncode == 1
     assert (
-        "ImportError: depo.integrations.trl needs trl >=1.16,<1.17, which is not installed: pip install 'depo[trl]'"
-        in result.stderr
+        "ImportError: depo.integrations.trl needs trl >=1.16,<1.17, which is not installed: pip "
+        "install 'depo[trl]'" in result.stderr
     )
 
 

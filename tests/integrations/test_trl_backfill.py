@@ -1,5 +1,6 @@
-"""Backfill: silent groups replaced by those of further generations, and TRL's computation on the
-final batch.
+"""Backfill: silent groups replaced by those of further generations.
+
+And TRL's computation on the final batch.
 """
 
 from __future__ import annotations
@@ -36,7 +37,10 @@ from tests.integrations.trl_helpers import (
 
 
 def test_backfill_gives_what_trl_computes_on_the_final_rows(tmp_path: Path) -> None:
-    """A plain GRPOTrainer that is handed the same responses has the same tensors, metrics and logs."""
+    """A plain GRPOTrainer.
+
+    That is handed the same responses has the same tensors, metrics and logs.
+    """
     tiny_policy().save_pretrained(tmp_path / "policy")
 
     def logging_reward(
@@ -108,8 +112,9 @@ def test_backfill_gives_what_trl_computes_on_the_final_rows(tmp_path: Path) -> N
     ],
 )
 def test_backfill_ends(tmp_path: Path, options: dict[str, Any], rounds: int) -> None:
-    """Where nothing can be learned, silent groups stay, are counted, and each round's size is what
-    the selector says.
+    """Where nothing can be learned, silent groups stay, are counted.
+
+    And each round's size is what the selector says.
     """
     reward = lambda completions, **_: [1.0] * len(completions)  # noqa: E731
     selector = SelectorConfig.from_preset("depo", **{"warmup_steps": 0, **options})

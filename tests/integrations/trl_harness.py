@@ -1,5 +1,6 @@
-"""The TRL adapter as the conformance suite drives it: the real GRPOTrainer's training loop, stopped
-at the end of each step.
+"""The TRL adapter as the conformance suite drives it.
+
+The real GRPOTrainer's training loop, stopped at the end of each step.
 """
 
 from __future__ import annotations

@@ -1,5 +1,6 @@
-"""Tiny policies, rewards and trainers for the tests of the TRL adapter; run as a script, a training
-run in a process of its own.
+"""Tiny policies, rewards and trainers for the tests of the TRL adapter.
+
+Run as a script, a training run in a process of its own.
 """
 
 from __future__ import annotations
@@ -93,13 +94,20 @@ def tiny_trainer(
     depo: Mapping[str, Any] | None = None,
     **settings: Any,
 ) -> Any:
-    """Return a trainer of a random policy; `depo` are the adapter's own arguments, `settings` those
-    of GRPOConfig or else of the trainer.
+    """Return a trainer of a random policy.
+
+    `depo` are the adapter's own arguments, `settings` those of GRPOConfig or else of the trainer.
     """
     defaults: dict[str, Any] = {
-        "output_dir": str(directory), "per_device_train_batch_size": GROUP_SIZE * GROUPS, "num_generations": GROUP_SIZE, "max_completion_length": 4,
-        "max_steps": 4, "save_strategy": "no", "learning_rate": 1e-3, **QUIET,
-    }  # fmt: skip
+        "output_dir": str(directory),
+        "per_device_train_batch_size": GROUP_SIZE * GROUPS,
+        "num_generations": GROUP_SIZE,
+        "max_completion_length": 4,
+        "max_steps": 4,
+        "save_strategy": "no",
+        "learning_rate": 1e-3,
+        **QUIET,
+    }
     known = set(GRPOConfig.__dataclass_fields__)
     own = (
         {"estimator": None, "selector": EAGER, **(depo or {})}
@@ -125,8 +133,9 @@ KIND_OF = {row["prompt"]: row["solution"] for row in tiny_rows()}
 
 
 class RecordingTrainer(DepoGRPOTrainer):  # type: ignore[misc]
-    """Keeps what is generated and what TRL trains on: `rollouts`, of each generation this process's
-    prompts; `batches`, of each batch its outputs.
+    """Keeps what is generated and what TRL trains on.
+
+    `rollouts`, of each generation this process's prompts; `batches`, of each batch its outputs.
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -158,8 +167,9 @@ def train_logs(trainer: Any, name: str) -> list[float]:
 
 
 def watch(trainer: Any, *, logprobs: bool = False) -> list[tuple[str, Any]]:
-    """Return a list that will hold the sampler's events: ("draw", draws), if wanted ("logprobs",
-    [B]), ("label", (draws, rewards, verdicts, version)).
+    """Return a list that will hold the sampler's events.
+
+    ("draw", draws), if wanted ("logprobs", [B]), ("label", (draws, rewards, verdicts, version)).
     """
     events: list[tuple[str, Any]] = []
     sampler = trainer.depo.sampler
@@ -223,8 +233,9 @@ def report(trainer: RecordingTrainer) -> dict[str, Any]:
 
 
 def main(directory: Path) -> None:
-    """Carry out `runs.json` of a directory, a list of runs one after the other, and write
-    `NAME.RANK.json` for each.
+    """Carry out `runs.json` of a directory, a list of runs one after the other.
+
+    And write `NAME.RANK.json` for each.
     """
     torch.set_num_threads(1)
     rank = int(os.environ.get("RANK", 0))

@@ -46,8 +46,9 @@ def random_log(n: int = 30, ticks: int = 6, seed: int = 0) -> RolloutLog:
 
 @st.composite
 def step_logs(draw: st.DrawFn) -> RolloutLog:
-    """Draw a log of some prompts at each of some steps, with weights and groups that are partly
-    unknown.
+    """Draw a log of some prompts at each of some steps.
+
+    With weights and groups that are partly unknown.
     """
     n = draw(st.integers(1, 6))
     prompts = [Prompt(text="", id=f"p{position}") for position in range(n)]

@@ -1,5 +1,6 @@
-"""Replays of rollout logs: a selector sees what it picked and nothing else, and can be interrupted
-at any tick.
+"""Replays of rollout logs.
+
+A selector sees what it picked and nothing else, and can be interrupted at any tick.
 """
 
 from __future__ import annotations
@@ -92,8 +93,9 @@ def test_what_was_shown_does_matter(selector: str) -> None:
 
 
 def test_hindsight_learns_from_what_it_did_not_pick() -> None:
-    """Only the first prompts are ever informative; a selector that saw all of tick 0 knows it at
-    tick 1.
+    """Only the first prompts are ever informative.
+
+    A selector that saw all of tick 0 knows it at tick 1.
     """
     log = epochs_log([[2] * 3] * 6 + [[0] * 3] * 34)
     share_K = [
@@ -176,9 +178,13 @@ def test_successes_in_a_probe_are_hypergeometric() -> None:
 
 @settings(max_examples=25, deadline=None)
 @given(
-    seed=st.integers(0, 9), budget=st.floats(0.1, 0.9), batch=st.sampled_from([1, 4, 64]), max_age=st.integers(1, 6), probe_rollouts=st.integers(1, G - 1),
+    seed=st.integers(0, 9),
+    budget=st.floats(0.1, 0.9),
+    batch=st.sampled_from([1, 4, 64]),
+    max_age=st.integers(1, 6),
+    probe_rollouts=st.integers(1, G - 1),
     share=st.floats(0.0, 1.0),
-)  # fmt: skip
+)
 def test_probes_keep_to_the_budget(
     seed: int, budget: float, batch: int, max_age: int, probe_rollouts: int, share: float
 ) -> None:

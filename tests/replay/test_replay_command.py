@@ -281,8 +281,9 @@ def encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_text_that_tells_helps_before_there_is_history(encoder: Path, tmp_path: Path) -> None:
-    """Prompts with an even word are half solved, the others never: after a few batches the text
-    says which.
+    """Prompts with an even word are half solved, the others never.
+
+    After a few batches the text says which.
     """
     rows = [
         {
@@ -377,8 +378,9 @@ def test_a_run_of_ours_is_replayed_with_its_own_encoder(
 
 
 def test_the_real_log_ranks_selectors_as_a_small_simulation_does(tmp_path: Path) -> None:
-    """An independent simulation of 44 epochs of the same log gets, at budgets .3 and .5: greso .718
-    and .732, mopps .823 and .732, uniform .493.
+    """An independent simulation of 44 epochs of the same log gets, at budgets .3 and .5.
+
+    Greso .718 and .732, mopps .823 and .732, uniform .493.
     """
     if not REAL_LOG.is_file():
         pytest.skip(f"no {REAL_LOG}: set DEPO_SHARED to the folder of the real data sets")

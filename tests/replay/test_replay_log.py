@@ -1,4 +1,7 @@
-"""Logs of every layout become the same thing; what cannot be read is named by file, line and field."""
+"""Logs of every layout become the same thing.
+
+What cannot be read is named by file, line and field.
+"""
 
 from __future__ import annotations
 
@@ -86,7 +89,8 @@ ROW = {"id": "a", "question": "q", "group_size": 4, "n_correct_by_visit": [0, 4]
         ([ROW | {"question": 7}], r"line 1: question: got 7, expected a text"),
         (
             [{"prompt": "x"}],
-            r"log.jsonl: got columns prompt, expected those of a known layout \(pass_rates: group_size, n_correct_by_visit; verl: ",
+            r"log.jsonl: got columns prompt, expected those of a known layout \(pass_rates: "
+            r"group_size, n_correct_by_visit; verl: ",
         ),
         ([], r"log.jsonl: got no rows, expected a rollout log"),
     ],
@@ -243,8 +247,9 @@ def episode(
 
 
 def test_prime_rl_episodes_are_grouped_by_their_group(tmp_path: Path) -> None:
-    """A group may straddle two steps; failed, untrained and unscored rollouts are unknown; of the
-    two subsets the unfiltered one counts.
+    """A group may straddle two steps; failed, untrained and unscored rollouts are unknown.
+
+    Of the two subsets the unfiltered one counts.
     """
     first = [
         episode("a", 1.0, group="g1"),

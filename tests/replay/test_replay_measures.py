@@ -1,5 +1,6 @@
-"""What replays are judged by, against slow and obvious restatements; tables, JSON, advice and
-figures made of it.
+"""What replays are judged by, against slow and obvious restatements.
+
+Tables, JSON, advice and figures made of it.
 """
 
 from __future__ import annotations
@@ -37,8 +38,9 @@ from tests.replay.replay_helpers import DEPO, G, epochs_log, play, random_log, s
 
 @st.composite
 def logs_and_picks(draw: st.DrawFn) -> tuple[RolloutLog, Picks, int]:
-    """Draw a log, picks of some of its records, a few of them cheap probes, and how many ticks are
-    not scored.
+    """Draw a log, picks of some of its records, a few of them cheap probes.
+
+    And how many ticks are not scored.
     """
     log = draw(step_logs())
     records = draw(st.lists(st.integers(0, len(log.successes) - 1), unique=True).map(sorted))
@@ -83,8 +85,9 @@ def slow_share(of: list[dict[str, Any]]) -> float:
 
 
 def slow_ece(of: list[dict[str, Any]]) -> float:
-    """Tenths of the weight, in the order of belief; equal beliefs lie where the middle of their
-    weight lies.
+    """Tenths of the weight, in the order of belief.
+
+    Equal beliefs lie where the middle of their weight lies.
     """
     total = sum(row["weight"] for row in of)
     bins: dict[int, list[dict[str, Any]]] = {}
@@ -164,8 +167,9 @@ def test_shares_by_tick_are_the_shares_of_each_tick(drawn: tuple[RolloutLog, Pic
 
 
 def test_records_that_stand_for_several_count_as_several() -> None:
-    """A log with weights measures like one in which each record was repeated by its weight, as far
-    as shares go.
+    """A log with weights measures like one in which each record was repeated by its weight.
+
+    As far as shares go.
     """
     light = epochs_log([[2, 0], [0, 2], [2, 2], [4, 1]])
     picks = play(light, "oracle", 0.5).picks
@@ -190,8 +194,9 @@ def test_reliability_points_lie_on_the_diagonal_of_a_perfect_belief() -> None:
 
 
 def test_noise_is_the_error_of_a_perfect_belief() -> None:
-    """Over many logs drawn from known probabilities; beliefs lie so close that the bins are of
-    equal size.
+    """Over many logs drawn from known probabilities.
+
+    Beliefs lie so close that the bins are of equal size.
     """
     rng = np.random.default_rng(0)
     n = 200
@@ -319,7 +324,10 @@ def test_advice_names_what_would_have_saved_rollouts(
         ]
     )
     needed = float(f"{20 * 12 / share * G:.2g}")
-    expected = rf"depo at budget 0.25 would have found the run's 240 informative groups in about {needed:,.0f} rollouts instead of 2,880"
+    expected = (
+        rf"depo at budget 0.25 would have found the run's 240 informative groups in about "
+        rf"{needed:,.0f} rollouts instead of 2,880"
+    )
     assert expected in advise(log, results)
     assert "none, for lack of a selector" in advise(
         log, results_of(log, selectors=("uniform", "dapo", "oracle"))[0]

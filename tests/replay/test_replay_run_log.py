@@ -1,5 +1,6 @@
-"""Runs of depo-train as rollout logs: weights from admissions, probes left out, settings and texts
-from the run itself.
+"""Runs of depo-train as rollout logs.
+
+Weights from admissions, probes left out, settings and texts from the run itself.
 """
 
 from __future__ import annotations
@@ -135,7 +136,8 @@ def test_a_run_s_own_settings_say_what_a_success_is_and_where_texts_are(tmp_path
     write_rows(source, [{"prompt": "one", "answer": "one"}])
     with pytest.raises(
         DataError,
-        match=r"journal.jsonl, line 2: prompt_id: got '\w+', expected a prompt of the sources in config.toml",
+        match=r"journal.jsonl, line 2: prompt_id: got '\w+', expected a prompt of the sources in "
+        r"config.toml",
     ):
         read_log([run], with_texts=True)
 

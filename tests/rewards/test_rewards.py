@@ -99,7 +99,8 @@ def test_exact_takes_numbers_and_lists_of_alternatives_and_refuses_the_rest() ->
 def test_unknown_functions_are_refused() -> None:
     with pytest.raises(
         ConfigError,
-        match=r"reward\.function: got 'maths', expected exact, reasoning_gym, math, module:function",
+        match=r"reward\.function: got 'maths', expected exact, reasoning_gym, math, "
+        r"module:function",
     ):
         load_reward(RewardConfig(function="maths"))
 

@@ -192,7 +192,8 @@ def test_broken_user_functions_are_explained(
         ("FILE:constant", "has no function 'constant'"),
         (
             "FILE:neither",
-            r"parameters \(prediction, truth\), expected TRL's .*completions.* or verl's .*solution_str",
+            r"parameters \(prediction, truth\), expected TRL's .*completions.* or verl's "
+            r".*solution_str",
         ),
     ],
 )

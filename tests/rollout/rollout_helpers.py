@@ -1,4 +1,7 @@
-"""Tiny policies of several architectures, their tokenizer and prompts, for the tests of rollouts."""
+"""Tiny policies of several architectures, their tokenizer and prompts.
+
+For the tests of rollouts.
+"""
 
 from __future__ import annotations
 
@@ -31,9 +34,15 @@ VOCAB_SIZE = 40
 PAD, EOS = 0, 1
 IDS = {"pad_token_id": PAD, "eos_token_id": EOS, "bos_token_id": None}
 SIZES = {
-    "vocab_size": VOCAB_SIZE, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2, "intermediate_size": 48,
-    "max_position_embeddings": 64, **IDS,
-}  # fmt: skip
+    "vocab_size": VOCAB_SIZE,
+    "hidden_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "intermediate_size": 48,
+    "max_position_embeddings": 64,
+    **IDS,
+}
 GPT_SIZES = {
     "vocab_size": VOCAB_SIZE,
     "n_embd": 32,

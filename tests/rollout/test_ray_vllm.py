@@ -1,5 +1,7 @@
-"""vLLM in Ray actors: what it does in this process, with weights that arrive by Ray's object store
-or by vLLM's own Ray client. Real Ray, real vLLM.
+"""vLLM in Ray actors.
+
+What it does in this process, with weights that arrive by Ray's object store or by vLLM's own Ray
+client. Real Ray, real vLLM.
 """
 
 from __future__ import annotations

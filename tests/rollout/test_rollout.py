@@ -1,5 +1,6 @@
-"""Laws of the local rollout engine: exact log-probs, randomness from the keys alone, no wasted
-work, and clear ends.
+"""Laws of the local rollout engine.
+
+Exact log-probs, randomness from the keys alone, no wasted work, and clear ends.
 """
 
 from __future__ import annotations

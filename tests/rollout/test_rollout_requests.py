@@ -95,7 +95,10 @@ def test_no_prompts_give_no_groups(tokenizer):
 
 def test_messages_go_through_the_chat_template(tokenizer):
     with_template = copy.deepcopy(tokenizer)
-    with_template.chat_template = "{% for m in messages %}w2 {{ m['content'] }} {% endfor %}{% if add_generation_prompt %}w3{% endif %}"
+    with_template.chat_template = (
+        "{% for m in messages %}w2 {{ m['content'] }} {% endfor %}{% if "
+        "add_generation_prompt %}w3{% endif %}"
+    )
     prompt = Prompt(text="w8 w9", messages=({"role": "user", "content": "w8 w9"},))
     assert encode_prompts([prompt], with_template, 8)[0].tolist() == [2, 8, 9, 3]
     with pytest.raises(ValueError, match="no chat template"):
@@ -171,6 +174,7 @@ def test_the_stop_text_ends_responses_like_an_end_token(tokenizer, prompts):
     assert not any("w9" in response.split() for group in groups for response in group.responses)
     with pytest.raises(
         ConfigError,
-        match=r"^rollout.stop: got 'w9 w2', which is 2 tokens \[9, 2\] of the policy's tokenizer, expected the text of one",
+        match=r"^rollout.stop: got 'w9 w2', which is 2 tokens \[9, 2\] of the policy's tokenizer, "
+        r"expected the text of one",
     ):
         _build_engine(TrainConfig(rollout=RolloutConfig(stop="w9 w2")), build_model(), tokenizer)

@@ -1,5 +1,7 @@
-"""Laws of the vLLM engine, on a real vLLM: exact log-probs before and after every sync, randomness
-from the keys alone, clear ends, an untouched host.
+"""Laws of the vLLM engine, on a real vLLM.
+
+Exact log-probs before and after every sync, randomness from the keys alone, clear ends, an
+untouched host.
 """
 
 from __future__ import annotations
@@ -47,7 +49,10 @@ PARITY = 1e-4
 
 
 def host_state() -> dict[str, Any]:
-    """Everything of this process that vLLM is known to change, and what a learner computes in it."""
+    """Everything of this process that vLLM is known to change.
+
+    And what a learner computes in it.
+    """
     gradients, metrics = gradients_of_update(
         make_learner(tiny_policy()),
         random_groups(tiny_policy(), 0, 3, 4, noise=0.1),
@@ -319,8 +324,9 @@ def test_an_untested_release_is_warned_of(monkeypatch: pytest.MonkeyPatch) -> No
 def test_the_host_process_is_as_it_was(
     host_before: dict[str, Any], served: tuple[Qwen2ForCausalLM, VllmEngine]
 ) -> None:
-    """After starts, requests and syncs; a learner beside the engine computes what it computed
-    before, bit for bit.
+    """After starts, requests and syncs.
+
+    A learner beside the engine computes what it computed before, bit for bit.
     """
     policy, engine = served
     generate(engine)
@@ -336,7 +342,8 @@ def test_a_process_has_one_engine_the_newest(host_before: dict[str, Any]) -> Non
     older, newer = (start_engine(build_policy(tied=tied)) for tied in (True, False))
     with pytest.raises(
         RuntimeError,
-        match="this vLLM engine cannot be used: it is closed, or another one was started in this process",
+        match="this vLLM engine cannot be used: it is closed, or another one was started in this "
+        "process",
     ):
         generate(older)
     older.close()
@@ -370,12 +377,14 @@ def test_an_update_that_breaks_off_is_fatal_and_says_so() -> None:
         doomed.update_weights({"tensors": {"elsewhere.weight": torch.zeros(3)}})
     with pytest.raises(
         RuntimeError,
-        match="a weight update has begun and not finished; if it broke off, go on from the newest checkpoint",
+        match="a weight update has begun and not finished; if it broke off, go on from the newest "
+        "checkpoint",
     ):
         generate(doomed)
     with pytest.raises(
         RuntimeError,
-        match=r"the weights of policy version 5 did not reach vLLM, .*: this vLLM engine cannot be used: a weight update",
+        match=r"the weights of policy version 5 did not reach vLLM, .*: this vLLM engine cannot "
+        r"be used: a weight update",
     ):
         doomed.load_weights(build_policy(tied=True), 5)
     assert doomed.policy_version == 0
@@ -388,7 +397,8 @@ def test_no_update_while_requests_run() -> None:
     core.step()
     with pytest.raises(
         RuntimeError,
-        match=r"did not reach vLLM.*: vLLM keeps keys and values of the old weights, because requests are running",
+        match=r"did not reach vLLM.*: vLLM keeps keys and values of the old weights, because "
+        r"requests are running",
     ):
         doomed.load_weights(build_policy(tied=True), 5)
     with pytest.raises(RuntimeError, match="this vLLM engine cannot be used"):

@@ -1,5 +1,6 @@
-"""One model split over two processes of vLLM, real ones on a CPU: it generates what one process
-does, and weights reach both.
+"""One model split over two processes of vLLM, real ones on a CPU.
+
+It generates what one process does, and weights reach both.
 """
 
 from __future__ import annotations
@@ -35,8 +36,9 @@ def generate(engine: VllmEngine, temperature: float = 0.7) -> list[RolloutGroup]
 
 @pytest.fixture(scope="module")
 def split() -> Iterator[tuple[Qwen2ForCausalLM, VllmEngine]]:
-    """A policy with tied embeddings, two attention heads and one head of keys and values, and an
-    engine of two processes that has its weights.
+    """A policy with tied embeddings, two attention heads and one head of keys and values.
+
+    And an engine of two processes that has its weights.
     """
     policy = build_policy(tied=True)
     engine = start_engine(policy, tensor_parallel=2)
@@ -103,7 +105,8 @@ def test_heads_of_keys_and_values_must_be_shared_evenly(
     )
     with pytest.raises(
         ValueError,
-        match=rf"^vllm.tensor_parallel: got {processes}, expected a divisor or a multiple of the policy's {kv_heads} heads of keys",
+        match=rf"^vllm.tensor_parallel: got {processes}, expected a divisor or a multiple of the "
+        rf"policy's {kv_heads} heads of keys",
     ):
         check_heads(config, processes, on_cpu=False)
     for even in (1, 2):
@@ -119,8 +122,9 @@ def test_heads_that_cannot_be_shared_are_refused_at_the_start() -> None:
 
 
 def test_one_process_generates_the_same(split: tuple[Qwen2ForCausalLM, VllmEngine]) -> None:
-    """Greedy, where rounding decides nothing; starting the other engine closes the first and ends
-    its processes.
+    """Greedy, where rounding decides nothing.
+
+    Starting the other engine closes the first and ends its processes.
     """
     policy, engine = split
     engine.load_weights(policy, 9)

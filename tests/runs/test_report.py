@@ -39,8 +39,9 @@ def write_run(
     band: str = "frontier",
     seed: int = 0,
 ) -> Path:
-    """Write a run of 4 groups per step through the real log, with 3 steps of warm-up, evaluations
-    and probes every 4 steps.
+    """Write a run of 4 groups per step through the real log.
+
+    With 3 steps of warm-up, evaluations and probes every 4 steps.
     """
     rng = np.random.default_rng(seed)
     log, journal, probes = (
@@ -401,9 +402,9 @@ def comparison_of(seeds: list[int]) -> dict[str, object]:
 
 def test_the_table_is_markdown_of_the_comparison() -> None:
     lines = comparison_table(comparison_of([1, 2])).splitlines()
-    assert (
-        lines[0]
-        == "| method | frontier accuracy | at the start | steps | sequences | tokens | zero-variance groups | CPU seconds | seeds |"
+    assert lines[0] == (
+        "| method | frontier accuracy | at the start | steps | sequences | tokens | "
+        "zero-variance groups | CPU seconds | seeds |"
     )
     assert (
         lines[2] == "| GRPO | 0.435 ± 0.023 | 0.125 | 150 | 19,200 | 119,000 | 76.6 % | 12.3 | 2 |"

@@ -1,5 +1,6 @@
-"""Slow, obvious restatements of what the Rust core computes: written from the formulas, sharing no
-code with it.
+"""Slow, obvious restatements of what the Rust core computes.
+
+Written from the formulas, sharing no code with it.
 """
 
 from __future__ import annotations
@@ -78,8 +79,9 @@ def p_informative(alpha: float, beta: float, group_size: int) -> float:
 
 @cache
 def p_two_informative(alpha: float, beta: float, group_size: int) -> float:
-    """Return the probability that two groups at the same pass rate do: the mean square of
-    P(informative | pass rate).
+    """Return the probability that two groups at the same pass rate do.
+
+    The mean square of P(informative | pass rate).
     """
     halves = (slice(group_size), slice(group_size, None))
     return p_outcomes(
@@ -97,8 +99,9 @@ def log_beta(alpha: float, beta: float) -> float:
 
 @dataclass
 class Label:
-    """k of n rollouts of a prompt succeeded at a policy version; `prediction` is what was predicted
-    of it before (NaN: nothing).
+    """k of n rollouts of a prompt succeeded at a policy version.
+
+    `prediction` is what was predicted of it before (NaN: nothing).
     """
 
     prompt: int
@@ -133,8 +136,9 @@ def clamped(rate: float) -> float:
 
 
 class Fit:
-    """Posterior mean of some parameters over a grid of settings, whose log-likelihoods fade; before
-    32 labels the configured ones.
+    """Posterior mean of some parameters over a grid of settings, whose log-likelihoods fade.
+
+    Before 32 labels the configured ones.
 
     Args:
         configured: The first setting of the grid.
@@ -167,8 +171,9 @@ class Fit:
 
 
 class BetaBelief:
-    """Beta(b r + c m + S, b (1 - r) + c (1 - m) + F): base rate r, prediction m, successes and
-    failures faded by g per version.
+    """Beta(b r + c m + S, b (1 - r) + c (1 - m) + F).
+
+    Base rate r, prediction m, successes and failures faded by g per version.
 
     Args:
         base: b.
@@ -219,8 +224,9 @@ class BetaBelief:
         self.rate = base_rate(self.labels)
 
     def history(self, prompt: int, version: int, discount: float) -> tuple[float, float]:
-        """Return discounted successes and failures of a prompt at `version`, or at its newest label
-        if that is newer.
+        """Return discounted successes and failures of a prompt at `version`.
+
+        Or at its newest label if that is newer.
         """
         successes, failures, latest = self.histories.get(prompt, (0.0, 0.0, 0))
         faded = discount ** max(version - latest, 0)
@@ -320,8 +326,9 @@ class LogitNormalBelief:
         return np.asarray(fused / fused.sum())
 
     def without_text(self, density: NDArray[np.float64], prediction: float) -> NDArray[np.float64]:
-        """Return the normal distribution that what the text says turns into one with the moments of
-        `density`.
+        """Return the normal distribution.
+
+        That what the text says turns into one with the moments of `density`.
         """
         text_mean, text_precision = self.opinion(prediction)
         mean = float(density @ self.LOGITS)
@@ -357,8 +364,9 @@ def normal(values: NDArray[np.float64], mean: float, variance: float) -> NDArray
 
 
 def around(rate: float, variance: float) -> float:
-    """Return the mean logit at which a normal distribution has about this mean pass rate (MacKay's
-    probit approximation).
+    """Return the mean logit at which a normal distribution has about this mean pass rate.
+
+    (MacKay's probit approximation).
     """
     return math.log(rate / (1 - rate)) * math.sqrt(1 + math.pi * variance / 8)
 

@@ -1,5 +1,6 @@
-"""Slow, obvious restatements of the selection policies, one prompt at a time, with the lots that
-the core draws (tests/reference.py).
+"""Slow, obvious restatements of the selection policies, one prompt at a time.
+
+With the lots that the core draws (tests/reference.py).
 """
 
 from __future__ import annotations
@@ -35,8 +36,9 @@ class Lots:
         return 1.0 - uniform(self.key, self.counter - 1)
 
     def normal(self) -> float:
-        """Return a standard normal number: Marsaglia's polar method, of whose two results one is
-        used.
+        """Return a standard normal number.
+
+        Marsaglia's polar method, of whose two results one is used.
         """
         while True:
             x, y = 2 * self.unit() - 1, 2 * self.unit() - 1
@@ -44,8 +46,9 @@ class Lots:
                 return x * math.sqrt(-2 * math.log(x * x + y * y) / (x * x + y * y))
 
     def log_gamma(self, shape: float) -> float:
-        """Return the logarithm of a gamma variate: Marsaglia and Tsang at shape + 1, times U^(1 /
-        shape).
+        """Return the logarithm of a gamma variate.
+
+        Marsaglia and Tsang at shape + 1, times U^(1 / shape).
         """
         d = shape + 1 - 1 / 3
         while True:
@@ -62,8 +65,9 @@ class Lots:
 
 @dataclass
 class Policy:
-    """What every reference keeps: all labels in order of arrival, each with the version at which it
-    arrived.
+    """What every reference keeps.
+
+    All labels in order of arrival, each with the version at which it arrived.
 
     Attributes:
         seed: Seed of the lots.
@@ -96,15 +100,17 @@ class Policy:
         return self.belief.posterior(prompt, math.nan, version)
 
     def score(self, prompt: int, version: int) -> float:
-        """Return what the policy thinks of a prompt at a version: higher is better, REJECTED is
-        rejected.
+        """Return what the policy thinks of a prompt at a version.
+
+        Higher is better, REJECTED is rejected.
         """
         raise NotImplementedError
 
 
 class Budget(Policy):
-    """P(informative) and some of its standard deviations: optimism, or for prompts without a label
-    curiosity, up to one label per prompt of the pool.
+    """P(informative) and some of its standard deviations.
+
+    Optimism, or for prompts without a label curiosity, up to one label per prompt of the pool.
     """
 
     def score(self, prompt: int, version: int) -> float:
@@ -118,8 +124,9 @@ class Budget(Policy):
 
 
 class Thompson(Policy):
-    """A pass rate drawn from depo's discounted Beta without text; the probability that a group at
-    it is informative.
+    """A pass rate drawn from depo's discounted Beta without text.
+
+    The probability that a group at it is informative.
     """
 
     def score(self, prompt: int, version: int) -> float:
@@ -236,5 +243,11 @@ class Dps(Policy):
 
 
 REFERENCES: Mapping[str, type[Policy]] = {
-    "budget": Budget, "thompson": Thompson, "mopps": Mopps, "greso": Greso, "polaris": Polaris, "prime_pools": PrimePools, "dps": Dps,
-}  # fmt: skip
+    "budget": Budget,
+    "thompson": Thompson,
+    "mopps": Mopps,
+    "greso": Greso,
+    "polaris": Polaris,
+    "prime_pools": PrimePools,
+    "dps": Dps,
+}

@@ -52,8 +52,9 @@ def make(
 
 
 def answer(draws: Sequence[Draw]) -> list[list[float]]:
-    """Rewards that are a function of the prompt: short ones succeed always, long ones never, some
-    in between; NaN beyond what a probe asked for.
+    """Rewards that are a function of the prompt.
+
+    Short ones succeed always, long ones never, some in between; NaN beyond what a probe asked for.
     """
     return [
         [

@@ -1,5 +1,6 @@
-"""The beliefs through the bindings, against slow references (tests/reference.py); what fits learn
-is tested beside the core.
+"""The beliefs through the bindings, against slow references (tests/reference.py).
+
+What fits learn is tested beside the core.
 """
 
 from __future__ import annotations
@@ -20,8 +21,13 @@ from tests.sampler import reference
 
 G = 8
 SETTINGS: Mapping[str, Any] = {name: getattr(SelectorConfig(), name) for name in CORE_SETTINGS} | {
-    "group_size": G, "seed": 3, "policy": "uniform", "warmup_steps": 0, "explore_share": 0.0, "source_floors": [0.0],
-}  # fmt: skip
+    "group_size": G,
+    "seed": 3,
+    "policy": "uniform",
+    "warmup_steps": 0,
+    "explore_share": 0.0,
+    "source_floors": [0.0],
+}
 PREDICTIONS = st.one_of(st.just(math.nan), st.floats(0, 1, width=32))
 
 
@@ -54,8 +60,9 @@ def test_discounted_beta_equals_the_reference(
     use_history: bool,
     parameters: tuple[float, float, float],
 ) -> None:
-    """Six prompts, of which some are drawn uniformly, so that labels weigh differently; versions in
-    any order; fits begin with the 32nd label.
+    """Six prompts, of which some are drawn uniformly, so that labels weigh differently.
+
+    Versions in any order; fits begin with the 32nd label.
     """
     options = dict(
         zip(("base_concentration", "text_concentration", "discount"), parameters, strict=True)
@@ -99,10 +106,16 @@ def test_discounted_beta_equals_the_reference(
 
 
 PRECISIONS = st.one_of(st.just(0.0), st.floats(0.01, 1))
-WALKS = st.fixed_dictionaries({
-    "prior_variance": st.floats(0.5, 8), "text_precision": PRECISIONS, "text_precision_labelled": PRECISIONS,
-    "drift": st.floats(-0.1, 0.1), "noise": st.floats(0.005, 0.3), "spread": st.floats(-0.02, 0.02),
-})  # fmt: skip
+WALKS = st.fixed_dictionaries(
+    {
+        "prior_variance": st.floats(0.5, 8),
+        "text_precision": PRECISIONS,
+        "text_precision_labelled": PRECISIONS,
+        "drift": st.floats(-0.1, 0.1),
+        "noise": st.floats(0.005, 0.3),
+        "spread": st.floats(-0.02, 0.02),
+    }
+)
 LIKELY = st.one_of(st.just(math.nan), st.floats(0.125, 0.875, width=32))
 """Predictions that labels may contradict without leaving the nodes that the core integrates on."""
 
@@ -147,8 +160,9 @@ def test_logit_normal_equals_moment_matching_on_a_fine_grid(
 
 
 def test_logit_normal_is_near_to_bayes_rule_on_prompts_that_it_describes() -> None:
-    """Moment matching costs .01 of P(informative) on average over prompts that walk as the belief
-    has it, and .1 at worst.
+    """Moment matching costs .01 of P(informative) on average over prompts.
+
+    That walk as the belief has it, and .1 at worst.
     """
     rng, errors = np.random.default_rng(0), []
     walk = reference.Walk(5.0, 0.5, 0.2, 0.02, 0.03, 0.005)

@@ -270,5 +270,8 @@ def test_foreign_states_are_refused() -> None:
 
 
 def test_calibration_loads_no_torch() -> None:
-    code = "import sys, depo.sampler.calibration; sys.exit('torch' in sys.modules or 'transformers' in sys.modules)"
+    code = (
+        "import sys, depo.sampler.calibration; sys.exit('torch' in sys.modules or "
+        "'transformers' in sys.modules)"
+    )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

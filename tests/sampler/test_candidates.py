@@ -106,8 +106,9 @@ within reach of a target of 1/2.
 
 
 def smirnov(ours: np.ndarray, theirs: np.ndarray) -> float:
-    """Two-sample statistic of Kolmogorov and Smirnov, scaled so that a chance of 1 in 10,000 lies
-    above 2.23.
+    """Two-sample statistic of Kolmogorov and Smirnov, scaled so.
+
+    That a chance of 1 in 10,000 lies above 2.23.
     """
     both = np.concatenate([ours, theirs])
     shares = [

@@ -1,5 +1,6 @@
-"""The Rust core through its bindings: against slow references (tests/reference.py), round trips of
-its state, and its errors.
+"""The Rust core through its bindings.
+
+Against slow references (tests/reference.py), round trips of its state, and its errors.
 """
 
 from __future__ import annotations
@@ -24,9 +25,17 @@ from tests.sampler import reference
 
 GROUP_SIZE = 4
 SETTINGS: Mapping[str, Any] = {name: getattr(SelectorConfig(), name) for name in CORE_SETTINGS} | {
-    "group_size": GROUP_SIZE, "seed": 3, "warmup_steps": 2, "window": (0.3, 0.7), "candidates_per_draw": 3, "explore_share": 0.1, "max_age": 4,
-    "source_floors": [0.25, 0.0], "scan_cap": 5, "replay_capacity": 10,
-}  # fmt: skip
+    "group_size": GROUP_SIZE,
+    "seed": 3,
+    "warmup_steps": 2,
+    "window": (0.3, 0.7),
+    "candidates_per_draw": 3,
+    "explore_share": 0.1,
+    "max_age": 4,
+    "source_floors": [0.25, 0.0],
+    "scan_cap": 5,
+    "replay_capacity": 10,
+}
 POLICIES = get_args(get_type_hints(SelectorConfig)["policy"])
 BELIEFS = get_args(get_type_hints(SelectorConfig)["belief"])
 KEYS = st.integers(0, 2**64 - 1)
@@ -48,8 +57,9 @@ def sample(sampler: _core.Sampler, n: int, version: int, seed: int) -> Columns:
 
 
 def observe(sampler: _core.Sampler, draw_ids: Any, version: int, seed: int) -> Columns:
-    """Observe draws in flight; of a probe only the rollouts that it asked for are known, of others
-    most.
+    """Observe draws in flight.
+
+    Of a probe only the rollouts that it asked for are known, of others most.
     """
     rng, opened = np.random.default_rng(seed), sampler.in_flight()
     n_rollouts = dict(zip(opened["draw_ids"].tolist(), opened["n_rollouts"].tolist(), strict=True))
@@ -301,46 +311,110 @@ def test_a_state_follows_ids_into_another_pool(belief: str) -> None:
 
 BAD_CALLS: list[tuple[type[Exception], str, Any]] = [
     (ValueError, "seed: got -1", lambda: build(seed=-1)),
-    (ValueError, "policy: got \"best\"", lambda: build(policy="best")),
+    (ValueError, 'policy: got "best"', lambda: build(policy="best")),
     (ValueError, "window", lambda: build(window=(0.8, 0.2))),
-    (ValueError, r"discount = 0, expected options of beta: .*discount within 0.001\.\.1", lambda: build(belief="beta", belief_options={"discount": 0.0})),
-    (ValueError, "belief_options: got discount = 0.9, expected options of logit_normal", lambda: build(belief_options={"discount": 0.9})),
-    (ValueError, "belief_options: got noise = NaN", lambda: build(belief_options={"noise": math.nan})),
-    (ValueError, "belief: got \"gamma\", expected one of beta, logit_normal", lambda: build(belief="gamma")),
-    (ValueError, "probe_rollouts: got 5, expected at most group_size = 4", lambda: build(probe_rollouts=5)),
+    (
+        ValueError,
+        r"discount = 0, expected options of beta: .*discount within 0.001\.\.1",
+        lambda: build(belief="beta", belief_options={"discount": 0.0}),
+    ),
+    (
+        ValueError,
+        "belief_options: got discount = 0.9, expected options of logit_normal",
+        lambda: build(belief_options={"discount": 0.9}),
+    ),
+    (
+        ValueError,
+        "belief_options: got noise = NaN",
+        lambda: build(belief_options={"noise": math.nan}),
+    ),
+    (
+        ValueError,
+        'belief: got "gamma", expected one of beta, logit_normal',
+        lambda: build(belief="gamma"),
+    ),
+    (
+        ValueError,
+        "probe_rollouts: got 5, expected at most group_size = 4",
+        lambda: build(probe_rollouts=5),
+    ),
     (ValueError, "reprobe_share: got 1.5", lambda: build(reprobe_share=1.5)),
     (ValueError, "group_size: got 1", lambda: build(group_size=1)),
     (ValueError, "source_floors", lambda: build(source_floors=[0.8, 0.8])),
     (IndexError, "sources: got index 1 at position 1", lambda: build(source_floors=[0.5])),
-    (ValueError, "got id 5 at positions 0 and 2", lambda: _core.Sampler([5, 6, 5], [0, 0, 0], **SETTINGS)),
+    (
+        ValueError,
+        "got id 5 at positions 0 and 2",
+        lambda: _core.Sampler([5, 6, 5], [0, 0, 0], **SETTINGS),
+    ),
     (ValueError, "sources: got length 1", lambda: _core.Sampler([5, 6], [0], **SETTINGS)),
     (ValueError, "ids: got a float64 array", lambda: _core.Sampler([0.5, 6.0], [0, 0], **SETTINGS)),
     (ValueError, "ids: got -5 at position 0", lambda: _core.Sampler([-5, 6], [0, 0], **SETTINGS)),
     (ValueError, "n: got -1", lambda: build().propose(-1, 0)),
     (ValueError, "policy_version: got -1", lambda: build().take(1, -1)),
     (ValueError, "expected `offer`", lambda: [sampler.propose(1, 0) for sampler in [build()] * 2]),
-    (ValueError, "candidates: got prompt 3 at position 0, expected nothing", lambda: build().offer([3], [0.5], 0)),
+    (
+        ValueError,
+        "candidates: got prompt 3 at position 0, expected nothing",
+        lambda: build().offer([3], [0.5], 0),
+    ),
     (IndexError, "prompts: got index 30", lambda: build().beliefs([0, 30], [0.5, 0.5], 0)),
     (IndexError, "prompts: got index -1", lambda: build().wanted([-1], [0.5], 0)),
-    (ValueError, "predicted_rewards: got 1.5 at position 1", lambda: build().beliefs([0, 1], [0.5, 1.5], 0)),
+    (
+        ValueError,
+        "predicted_rewards: got 1.5 at position 1",
+        lambda: build().beliefs([0, 1], [0.5, 1.5], 0),
+    ),
     (ValueError, "predicted_rewards: got length 1", lambda: build().beliefs([0, 1], [0.5], 0)),
     (ValueError, "rewards: got shape", lambda: build().observe([0], [[1.0, 0.0]], [0.5], 0)),
-    (ValueError, "rewards: got a float64 array of shape", lambda: build().observe([0], [1.0, 0.0], [0.5], 0)),
-    (ValueError, "rewards: got inf in row 0, column 3", lambda: build().observe([0], [[1.0, 0.0, 0.0, math.inf]], [0.5], 0)),
-    (ValueError, "logprob_targets: got 2 at position 0", lambda: build().observe([0], [[1.0] * 4], [2.0], 0)),
+    (
+        ValueError,
+        "rewards: got a float64 array of shape",
+        lambda: build().observe([0], [1.0, 0.0], [0.5], 0),
+    ),
+    (
+        ValueError,
+        "rewards: got inf in row 0, column 3",
+        lambda: build().observe([0], [[1.0, 0.0, 0.0, math.inf]], [0.5], 0),
+    ),
+    (
+        ValueError,
+        "logprob_targets: got 2 at position 0",
+        lambda: build().observe([0], [[1.0] * 4], [2.0], 0),
+    ),
     (ValueError, "rewards: got shape", lambda: _core.group_advantages(np.zeros((0, 4)))),
     (ValueError, "rewards: got shape", lambda: _core.group_advantages(np.zeros((4, 0)))),
     (ValueError, "rewards: got -inf", lambda: _core.group_advantages([[1.0, -math.inf]])),
     (ValueError, "rewards: got a <U1 array", lambda: _core.group_advantages([["a", "b"]])),
     (ValueError, "ddof: got 2", lambda: _core.group_advantages([[1.0, 0.0]], ddof=2)),
-    (StateError, "got 1 for entry \"version\", expected 3", lambda: build().load_state_dict({**build().state_dict(), "version": 1})),
-    (StateError, "got logit_normal for entry \"settings.belief\", expected beta", lambda: build(belief="beta").load_state_dict(build().state_dict())),
+    (
+        StateError,
+        'got 1 for entry "version", expected 3',
+        lambda: build().load_state_dict({**build().state_dict(), "version": 1}),
+    ),
+    (
+        StateError,
+        'got logit_normal for entry "settings.belief", expected beta',
+        lambda: build(belief="beta").load_state_dict(build().state_dict()),
+    ),
     (StateError, "settings.seed", lambda: build(seed=4).load_state_dict(build().state_dict())),
-    (StateError, "settings.group_size", lambda: build(group_size=8).load_state_dict(build().state_dict())),
-    (StateError, "\"extra\"", lambda: build().load_state_dict({**build().state_dict(), "extra": 1})),
-    (StateError, "got 31 prompts|31 prompts", lambda: build().load_state_dict(build(31).state_dict())),
-    (StateError, "list", lambda: build().load_state_dict({**build().state_dict(), "counters": [1, 2]})),
-]  # fmt: skip
+    (
+        StateError,
+        "settings.group_size",
+        lambda: build(group_size=8).load_state_dict(build().state_dict()),
+    ),
+    (StateError, '"extra"', lambda: build().load_state_dict({**build().state_dict(), "extra": 1})),
+    (
+        StateError,
+        "got 31 prompts|31 prompts",
+        lambda: build().load_state_dict(build(31).state_dict()),
+    ),
+    (
+        StateError,
+        "list",
+        lambda: build().load_state_dict({**build().state_dict(), "counters": [1, 2]}),
+    ),
+]
 
 
 @pytest.mark.parametrize(("error", "message", "call"), BAD_CALLS)
@@ -351,8 +425,9 @@ def test_bad_input_is_named(error: type[Exception], message: str, call: Any) -> 
 
 
 def test_threads_never_get_the_same_draw_or_label_it_twice() -> None:
-    """Four threads close the same draws at once; each is labelled exactly once, because calls
-    exclude each other while Python runs on.
+    """Four threads close the same draws at once.
+
+    Each is labelled exactly once, because calls exclude each other while Python runs on.
     """
     sampler = build(400, warmup_steps=9, explore_share=0.0)
     draws = sample(sampler, 300, 0, seed=0)["draw_ids"]

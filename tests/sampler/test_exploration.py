@@ -1,5 +1,6 @@
-"""Exploration by clusters (selection.explore_by) as the user of PromptSampler meets it; its
-arithmetic is tested in the core.
+"""Exploration by clusters (selection.explore_by) as the user of PromptSampler meets it.
+
+Its arithmetic is tested in the core.
 """
 
 from __future__ import annotations

@@ -1,5 +1,6 @@
-"""Probes: what `max_age` promises, what they cost, and what is learned from them, as the user of
-PromptSampler meets them.
+"""Probes: what `max_age` promises, what they cost, and what is learned from them.
+
+As the user of PromptSampler meets them.
 """
 
 from __future__ import annotations
@@ -27,8 +28,9 @@ from tests.sampler.sampler_helpers import G, LengthEstimator, answer, make
 def test_no_prompt_stays_unlabelled_for_longer_than_max_age(
     preset: str, max_age: int, probe_rollouts: int, n: int, seed: int
 ) -> None:
-    """Over a pool that one batch of probes can reach; and all batches together cost what was asked
-    for, to within one group.
+    """Over a pool that one batch of probes can reach.
+
+    And all batches together cost what was asked for, to within one group.
     """
     size = n * (G // (probe_rollouts or G))
     sampler = make(
@@ -70,8 +72,9 @@ def test_probes_take_no_more_than_their_share(share: float, probe_rollouts: int,
 
 
 def sampled_with_probes(probe_rollouts: int) -> tuple[list[Draw], LengthEstimator, int]:
-    """Return some draws, probes among them, the estimator that learned from their answers, and how
-    many groups calibration counts.
+    """Return some draws, probes among them, the estimator that learned from their answers.
+
+    And how many groups calibration counts.
     """
     sampler = make(60, max_age=3, probe_rollouts=probe_rollouts, reprobe_share=0.5, warmup_steps=0)
     drawn: list[Draw] = []

@@ -1,5 +1,6 @@
-"""PromptTable: whatever holds the columns, the pool is the one that the same prompts make in a
-tuple.
+"""PromptTable: whatever holds the columns, the pool is the one.
+
+That the same prompts make in a tuple.
 """
 
 from __future__ import annotations
@@ -46,7 +47,10 @@ ANSWERS = {
 
 @st.composite
 def pools(draw: st.DrawFn) -> tuple[list[Prompt], str]:
-    """Distinct prompts with all fields that a table may hold, and the name of their answers' kind."""
+    """Distinct prompts with all fields that a table may hold.
+
+    And the name of their answers' kind.
+    """
     kind = draw(st.sampled_from(sorted(ANSWERS)))
     rows = st.tuples(TEXTS, st.sampled_from("bac"), ANSWERS[kind][0])
     drawn = draw(
@@ -82,10 +86,16 @@ def arrow_table(data: st.DataObject, prompts: Sequence[Prompt], kind: str) -> pa
         "band": ("band", STRING_TYPES),
         "truth": ("answer", [ANSWERS[kind][1]]),
     }
-    return pa.table({
-        name: chunked(data, [getattr(prompt, field) for prompt in prompts], data.draw(st.sampled_from([choice or pa.string() for choice in choices])))
-        for name, (field, choices) in columns.items()
-    })  # fmt: skip
+    return pa.table(
+        {
+            name: chunked(
+                data,
+                [getattr(prompt, field) for prompt in prompts],
+                data.draw(st.sampled_from([choice or pa.string() for choice in choices])),
+            )
+            for name, (field, choices) in columns.items()
+        }
+    )
 
 
 def assert_same_prompts(table: PromptTable, prompts: Sequence[Prompt]) -> None:

@@ -1,5 +1,6 @@
-"""Selection policies against slow restatements of their sources (tests/reference_policies.py), and
-what all policies have in common.
+"""Selection policies against slow restatements of their sources.
+
+(tests/reference_policies.py), and what all policies have in common.
 """
 
 from __future__ import annotations
@@ -23,18 +24,45 @@ G = 4
 N_PROMPTS = 12
 POLICIES = get_args(get_type_hints(SelectorConfig)["policy"])
 SETTINGS: Mapping[str, Any] = {name: getattr(SelectorConfig(), name) for name in CORE_SETTINGS} | {
-    "group_size": G, "seed": 5, "warmup_steps": 0, "window": (0.3, 0.7), "candidates_per_draw": 3, "explore_share": 0.0, "source_floors": [0.0],
-    "scan_cap": 5, "belief": "beta", "belief_options": {"base_concentration": 1.0, "text_concentration": 4.0, "discount": 0.97}, "fit_belief": False,
-}  # fmt: skip
+    "group_size": G,
+    "seed": 5,
+    "warmup_steps": 0,
+    "window": (0.3, 0.7),
+    "candidates_per_draw": 3,
+    "explore_share": 0.0,
+    "source_floors": [0.0],
+    "scan_cap": 5,
+    "belief": "beta",
+    "belief_options": {"base_concentration": 1.0, "text_concentration": 4.0, "discount": 0.97},
+    "fit_belief": False,
+}
 OPTIONS: Mapping[str, st.SearchStrategy[dict[str, float]]] = {
     "budget": st.fixed_dictionaries({"optimism": st.floats(0, 3), "curiosity": st.floats(0, 3)}),
-    "mopps": st.fixed_dictionaries({}, optional={"decay": st.floats(0, 1), "target": st.floats(0, 1)}),
-    "greso": st.fixed_dictionaries({}, optional={"keep": st.floats(0.1, 0.9), "adaptation": st.floats(0, 0.5), "target_zero_variance": st.floats(0, 1)}),
-    "polaris": st.fixed_dictionaries({"stage_steps": st.sampled_from([1.0, 2.0, 3.0])}, optional={"drop_above": st.floats(0.1, 0.99)}),
-    "prime_pools": st.fixed_dictionaries({}, optional={
-        "hard_weight": st.floats(0.01, 2), "easy_weight": st.floats(0.01, 2), "hard_up_to": st.floats(0, 0.5), "normal_up_to": st.floats(0.5, 1),
-    }),
-}  # fmt: skip
+    "mopps": st.fixed_dictionaries(
+        {}, optional={"decay": st.floats(0, 1), "target": st.floats(0, 1)}
+    ),
+    "greso": st.fixed_dictionaries(
+        {},
+        optional={
+            "keep": st.floats(0.1, 0.9),
+            "adaptation": st.floats(0, 0.5),
+            "target_zero_variance": st.floats(0, 1),
+        },
+    ),
+    "polaris": st.fixed_dictionaries(
+        {"stage_steps": st.sampled_from([1.0, 2.0, 3.0])},
+        optional={"drop_above": st.floats(0.1, 0.99)},
+    ),
+    "prime_pools": st.fixed_dictionaries(
+        {},
+        optional={
+            "hard_weight": st.floats(0.01, 2),
+            "easy_weight": st.floats(0.01, 2),
+            "hard_up_to": st.floats(0, 0.5),
+            "normal_up_to": st.floats(0.5, 1),
+        },
+    ),
+}
 LONG_RUN = {"budget": {"optimism": 1.0, "curiosity": 1.5}}
 OUTCOMES = st.lists(st.sampled_from([0, 0, 1, 3, 4, 4]), min_size=N_PROMPTS, max_size=N_PROMPTS)
 ROUNDS = st.lists(
@@ -64,8 +92,9 @@ def rewards(successes: Any) -> Any:
 def answer(
     sampler: _core.Sampler, draws: Mapping[str, Any], successes: Sequence[int], version: int
 ) -> None:
-    """Observe draws of prompts of whose rollouts so many succeed, the first ones; of a probe only
-    the rollouts that it asked for are known.
+    """Observe draws of prompts of whose rollouts so many succeed, the first ones.
+
+    Of a probe only the rollouts that it asked for are known.
     """
     rewards_BG = rewards(np.asarray(successes)[draws["prompts"]])
     rewards_BG[np.arange(G) >= draws["n_rollouts"][:, None]] = math.nan
@@ -160,8 +189,10 @@ def test_policies_that_admit_and_reject_look_at_no_more_than_they_need(policy: s
 
 
 def test_a_chain_that_was_just_labelled_is_asked_about_its_next_version() -> None:
-    """At the version of the label itself (a second round of draws) candidates stand as they will
-    one version later, for no rollout is repeated.
+    """At the version of the label itself.
+
+    (a second round of draws) candidates stand as they will one version later, for no rollout is
+    repeated.
     """
     orders = []
     for asked_at in (2, 3):
@@ -280,18 +311,54 @@ def test_uniform_among_named_prompts_records_its_chance(
 @pytest.mark.parametrize(
     ("error", "message", "call"),
     [
-        (ValueError, "among: got prompt 3 again at position 2, expected distinct prompts", lambda: build("uniform").propose(1, 0, [3, 1, 3])),
-        (IndexError, "among: got index 12 at position 1", lambda: build("uniform").propose(1, 0, [3, 12])),
-        (IndexError, "among: got index -1 at position 0", lambda: build("uniform").propose(1, 0, [-1])),
+        (
+            ValueError,
+            "among: got prompt 3 again at position 2, expected distinct prompts",
+            lambda: build("uniform").propose(1, 0, [3, 1, 3]),
+        ),
+        (
+            IndexError,
+            "among: got index 12 at position 1",
+            lambda: build("uniform").propose(1, 0, [3, 12]),
+        ),
+        (
+            IndexError,
+            "among: got index -1 at position 0",
+            lambda: build("uniform").propose(1, 0, [-1]),
+        ),
         (ValueError, "among: got a float64 array", lambda: build("uniform").propose(1, 0, [0.5])),
-        (ValueError, "expected `offer`", lambda: [sampler.propose(1, 0, [1, 2]) for sampler in [build("uniform")] * 2]),
-        (ValueError, "policy: got \"best\", expected one of " + ", ".join(POLICIES), lambda: build("best")),
-        (ValueError, "policy_options: got deacy = 0.5, expected options of mopps: decay within", lambda: build("mopps", policy_options={"deacy": 0.5})),
-        (ValueError, r"policy_options: got decay = 1.5, .* decay within 0\.\.1, target", lambda: build("mopps", policy_options={"decay": 1.5})),
-        (ValueError, "policy_options: got keep = NaN", lambda: build("greso", policy_options={"keep": math.nan})),
-        (ValueError, "policy_options: got decay = 0.5, expected options of uniform: none", lambda: build("uniform", policy_options={"decay": 0.5})),
+        (
+            ValueError,
+            "expected `offer`",
+            lambda: [sampler.propose(1, 0, [1, 2]) for sampler in [build("uniform")] * 2],
+        ),
+        (
+            ValueError,
+            'policy: got "best", expected one of ' + ", ".join(POLICIES),
+            lambda: build("best"),
+        ),
+        (
+            ValueError,
+            "policy_options: got deacy = 0.5, expected options of mopps: decay within",
+            lambda: build("mopps", policy_options={"deacy": 0.5}),
+        ),
+        (
+            ValueError,
+            r"policy_options: got decay = 1.5, .* decay within 0\.\.1, target",
+            lambda: build("mopps", policy_options={"decay": 1.5}),
+        ),
+        (
+            ValueError,
+            "policy_options: got keep = NaN",
+            lambda: build("greso", policy_options={"keep": math.nan}),
+        ),
+        (
+            ValueError,
+            "policy_options: got decay = 0.5, expected options of uniform: none",
+            lambda: build("uniform", policy_options={"decay": 0.5}),
+        ),
     ],
-)  # fmt: skip
+)
 def test_bad_input_is_named(error: type[Exception], message: str, call: Any) -> None:
     with pytest.raises(error, match=message):
         call()

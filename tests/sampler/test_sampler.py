@@ -163,8 +163,9 @@ def test_window_admits_what_the_estimator_predicts_inside() -> None:
 
 
 def test_history_overrules_a_useless_text_prediction() -> None:
-    """Half of the prompts always split, half never do, and the text says nothing: after some visits
-    the former are drawn more often.
+    """Half of the prompts always split, half never do, and the text says nothing.
+
+    After some visits the former are drawn more often.
     """
     prompts = [Prompt(text=f"p{index:03d}") for index in range(80)]
     sampler = PromptSampler(prompts, G, SelectorConfig.from_preset("depo", warmup_steps=0), None, 0)

@@ -1,5 +1,6 @@
-"""Snapshots: a run goes on bit for bit, the caller's moment is saved, and a killed, full or damaged
-store keeps a whole snapshot.
+"""Snapshots: a run goes on bit for bit, the caller's moment is saved.
+
+And a killed, full or damaged store keeps a whole snapshot.
 """
 
 from __future__ import annotations
@@ -214,7 +215,10 @@ def test_no_snapshot_is_none_and_two_damaged_ones_are_an_error(tmp_path: Path) -
 
 def child(code: str, *arguments: str) -> subprocess.Popen[str]:
     """A process that runs some lines after the imports of this file."""
-    preamble = f"import sys; sys.path.insert(0, {str(HERE)!r})\nfrom test_snapshots import *\ndirectory = sys.argv[1]\n"
+    preamble = (
+        f"import sys; sys.path.insert(0, {str(HERE)!r})\nfrom test_snapshots import "
+        f"*\ndirectory = sys.argv[1]\n"
+    )
     return subprocess.Popen(
         [sys.executable, "-c", preamble + code, *arguments],
         stdout=subprocess.PIPE,
@@ -294,7 +298,8 @@ def test_a_full_disk_is_an_error_of_the_next_call_and_keeps_the_newest(tmp_path:
 )
 def test_a_program_that_ends_waits_for_its_last_save(ending: str, tmp_path: Path) -> None:
     process = child(
-        f"sampler = make()\nSnapshotStore(directory).save(sampler, extra={{'pad': np.zeros(5_000_000)}})\n{ending}",
+        f"sampler = make()\nSnapshotStore(directory).save(sampler, extra={{'pad': "
+        f"np.zeros(5_000_000)}})\n{ending}",
         str(tmp_path),
     )
     process.communicate()
@@ -304,7 +309,10 @@ def test_a_program_that_ends_waits_for_its_last_save(ending: str, tmp_path: Path
 
 
 def test_import_needs_numpy_alone() -> None:
-    code = "import sys, depo.sampler.snapshots\nassert not {'torch', 'safetensors', 'pydantic'} & set(sys.modules), sorted(sys.modules)"
+    code = (
+        "import sys, depo.sampler.snapshots\nassert not {'torch', 'safetensors', 'pydantic'} & "
+        "set(sys.modules), sorted(sys.modules)"
+    )
     subprocess.run([sys.executable, "-c", code], check=True, env=os.environ)
 
 

@@ -1,5 +1,7 @@
-"""Many threads around one sampler: nobody but who asks the estimator waits for it, each draw counts
-once, and a state is that of one moment.
+"""Many threads around one sampler.
+
+Nobody but who asks the estimator waits for it, each draw counts once, and a state is that of one
+moment.
 """
 
 from __future__ import annotations

@@ -1,5 +1,6 @@
-"""Checkpoints: what is saved comes back bit for bit, and a crash at any moment leaves a whole
-checkpoint.
+"""Checkpoints: what is saved comes back bit for bit.
+
+And a crash at any moment leaves a whole checkpoint.
 """
 
 from __future__ import annotations
@@ -248,8 +249,9 @@ CHANGES = ("open", "os.mkdir", "os.rename", "os.remove", "os.rmdir")
 
 
 def save_and_die(root: Path, step: int, number: int, dies_at: int) -> bool:
-    """Save in a forked child that is killed just before its n-th call that may change the file
-    system; return whether it got to the end.
+    """Save in a forked child that is killed just before its n-th call.
+
+    That may change the file system; return whether it got to the end.
     """
     child = os.fork()
     if child == 0:

@@ -1,5 +1,6 @@
-"""The conformance suite: a correct adapter passes, and every broken one is caught under the name of
-the law that it breaks.
+"""The conformance suite.
+
+A correct adapter passes, and every broken one is caught under the name of the law that it breaks.
 """
 
 from __future__ import annotations

@@ -1,5 +1,6 @@
-"""Training one step behind the rollouts, in one process: the local engine on a copy of the policy
-does what Ray workers do elsewhere.
+"""Training one step behind the rollouts, in one process.
+
+The local engine on a copy of the policy does what Ray workers do elsewhere.
 """
 
 from __future__ import annotations

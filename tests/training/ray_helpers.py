@@ -57,7 +57,10 @@ class EngineWithPid(LocalEngine):
 
 
 def engine_of(policy: PreTrainedModel) -> EngineWithPid:
-    """Return an engine whose responses never end by themselves, so that generating takes a while."""
+    """Return an engine whose responses never end by themselves.
+
+    So that generating takes a while.
+    """
     return EngineWithPid(
         policy,
         word_tokenizer(),

@@ -33,9 +33,15 @@ def group(
 ) -> JudgedGroup:
     rng = np.random.default_rng(draw_id)
     draw = Draw(
-        draw_id=draw_id, prompt=PROMPTS[draw_id % 2], predicted_reward=float("nan"), p_informative=0.5, admission=0.1 + 0.2, kind=DrawKind.EXPLORE,
-        n_rollouts=len(lengths), policy_version=policy_version,
-    )  # fmt: skip
+        draw_id=draw_id,
+        prompt=PROMPTS[draw_id % 2],
+        predicted_reward=float("nan"),
+        p_informative=0.5,
+        admission=0.1 + 0.2,
+        kind=DrawKind.EXPLORE,
+        n_rollouts=len(lengths),
+        policy_version=policy_version,
+    )
     rollouts = RolloutGroup(
         prompt_ids=rng.integers(0, 99, 3),
         response_ids=tuple(rng.integers(0, 99, length) for length in lengths),

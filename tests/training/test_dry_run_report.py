@@ -93,7 +93,8 @@ def test_problems_are_listed_together(directory: Path, capsys: pytest.CaptureFix
     assert dry_run(config) == 1
     problems = capsys.readouterr().out.partition(" problems:\n")[2].splitlines()
     for part in (
-        "it lacks *.safetensors. Download it there: hf download ORGANISATION/policy --local-dir policy",
+        "it lacks *.safetensors. Download it there: hf download ORGANISATION/policy --local-dir "
+        "policy",
         "absent.jsonl: file not found",
         "train words.jsonl: 2 prompts have more than 28 tokens",
         "asks for 128 GPUs, this machine has",
@@ -143,8 +144,8 @@ def test_without_a_policy_encoder_and_cluster_are_looked_at(
     )
     assert "estimator.model: got 'no/encoder'" in report
     assert (
-        "note: the estimator actor reads estimator.model on its own node; no/encoder has to be there too"
-        in report
+        "note: the estimator actor reads estimator.model on its own node; no/encoder has to be "
+        "there too" in report
     )
     assert (
         f"distributed.address: got {address!r}, expected a Ray cluster that runs: [Errno" in report

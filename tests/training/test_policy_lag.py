@@ -1,5 +1,7 @@
-"""Training one step behind the rollouts: what generates what, how old it may be, and that nothing
-depends on which of two things is done first.
+"""Training one step behind the rollouts.
+
+What generates what, how old it may be, and that nothing depends on which of two things is done
+first.
 
 The engine is the local one on a copy of the policy, which is what a Ray worker has;
 `test_ray_training.py` does the same with workers.
@@ -155,7 +157,8 @@ def test_rollouts_that_are_too_old_are_refused(
     before = copy.deepcopy(trainer.parts.policy.state_dict())
     with pytest.raises(
         RuntimeError,
-        match=r"^step 2: got rollouts of policy version 0, a lag of 2, expected at most 1 \(distributed\.max_policy_lag\)$",
+        match=r"^step 2: got rollouts of policy version 0, a lag of 2, expected at most 1 "
+        r"\(distributed\.max_policy_lag\)$",
     ):
         trainer.step(2)
     assert all(
@@ -178,7 +181,8 @@ def test_run_goes_on_without_a_lag_and_with_it_again(
 def test_a_lag_needs_workers() -> None:
     with pytest.raises(
         ConfigError,
-        match=r"distributed\.max_policy_lag: got 1, expected 0 without distributed\.rollout_workers",
+        match=r"distributed\.max_policy_lag: got 1, expected 0 without "
+        r"distributed\.rollout_workers",
     ):
         DistributedConfig(max_policy_lag=1)
     with pytest.raises(ConfigError, match=r"distributed\.max_policy_lag: got 2"):

@@ -26,8 +26,10 @@ PROMPTS_PER_STEP = 4
 def probed_run(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[RunRecords, list[list[int]], int]:
-    """Return a run that probes whoever has no label for two steps, the sizes of the groups of each
-    update, and the rollouts of a probe.
+    """Return a run.
+
+    That probes whoever has no label for two steps, the sizes of the groups of each update, and the
+    rollouts of a probe.
     """
     belief, probe_rollouts = request.param
     directory = tmp_path_factory.mktemp("probed")
@@ -99,8 +101,9 @@ def test_books_balance_with_probes(probed_run: tuple[RunRecords, list[list[int]]
 def test_probes_are_rolled_out_within_the_budget_of_the_rounds(
     probed_run: tuple[RunRecords, list[list[int]], int],
 ) -> None:
-    """Each round of draws costs the groups that it asked for, to within one that is carried over;
-    the first round of a step asks for the whole batch.
+    """Each round of draws costs the groups that it asked for, to within one.
+
+    That is carried over; the first round of a step asks for the whole batch.
     """
     records, _, _ = probed_run
     for row in records.metrics[1:]:

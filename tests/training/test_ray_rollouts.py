@@ -1,5 +1,7 @@
-"""Rollout actors: equal to one engine for any number of workers, undisturbed by deaths, clear about
-what a cluster lacks. Real Ray, one start for all.
+"""Rollout actors.
+
+Equal to one engine for any number of workers, undisturbed by deaths, clear about what a cluster
+lacks. Real Ray, one start for all.
 """
 
 from __future__ import annotations
@@ -134,20 +136,23 @@ def test_worker_killed_between_steps_gets_the_new_weights(engine: RayRolloutEngi
 def test_cluster_says_what_it_lacks(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(
         ConfigError,
-        match=r"got 9 CPUs and 0 GPUs to reserve for 8 rollout \+ 1 estimator, but the cluster has 3 CPUs and 0 GPUs",
+        match=r"got 9 CPUs and 0 GPUs to reserve for 8 rollout \+ 1 estimator, but the cluster "
+        r"has 3 CPUs and 0 GPUs",
     ):
         Cluster(DistributedConfig(rollout_workers=8, overlap=True), threads=1)
     with pytest.raises(ConfigError, match=r"to reserve for 8 rollout, but"):
         Cluster(DistributedConfig(rollout_workers=8, overlap=True), threads=1, has_estimator=False)
     with pytest.raises(
         ConfigError,
-        match=r"got 2 CPUs and 2 GPUs to reserve for 2 learner, but the cluster has 3 CPUs and 0 GPUs",
+        match=r"got 2 CPUs and 2 GPUs to reserve for 2 learner, but the cluster has 3 CPUs and 0 "
+        r"GPUs",
     ):
         Cluster(DistributedConfig(learner_ranks=2, learner_gpus=1.0), threads=1)
     monkeypatch.setattr(depo.training.distributed.cluster, "READY_SECONDS", 0.5)
     with pytest.raises(
         ConfigError,
-        match=r"not possible within 0 s; of the cluster's 3 CPUs and 0 GPUs, free are 1 CPUs and 0 GPUs, on 1 nodes",
+        match=r"not possible within 0 s; of the cluster's 3 CPUs and 0 GPUs, free are 1 CPUs and "
+        r"0 GPUs, on 1 nodes",
     ):
         Cluster(DistributedConfig(rollout_workers=2), threads=1)
 
@@ -234,19 +239,23 @@ def test_a_cluster_of_the_runs_own_that_has_too_little_ends(
         ),
         (
             {"address": "auto"},
-            "address: got 'auto', expected nothing without distributed.rollout_workers or learner_ranks > 1",
+            "address: got 'auto', expected nothing without distributed.rollout_workers or "
+            "learner_ranks > 1",
         ),
         (
             {"learner_ranks": 2, "rollout_gpus": 1.0},
-            "rollout_gpus: got 1.0, expected 0 without distributed.rollout_workers: no actor would use them",
+            "rollout_gpus: got 1.0, expected 0 without distributed.rollout_workers: no actor "
+            "would use them",
         ),
         (
             {"rollout_workers": 1, "learner_gpus": 1.0},
-            "learner_gpus: got 1.0, expected 0 without distributed.learner_ranks > 1: no actor would use them",
+            "learner_gpus: got 1.0, expected 0 without distributed.learner_ranks > 1: no actor "
+            "would use them",
         ),
         (
             {"rollout_workers": 1, "estimator_gpus": 0.5},
-            "estimator_gpus: got 0.5, expected 0 without distributed.overlap: no actor would use them",
+            "estimator_gpus: got 0.5, expected 0 without distributed.overlap: no actor would use "
+            "them",
         ),
         (
             {"learner_ranks": 2, "learner_gpus": 0.5},

@@ -1,5 +1,7 @@
-"""Whole runs under Ray: the same as without it, the same after deaths and interruptions, and a
-clear end where there is no way on.
+"""Whole runs under Ray.
+
+The same as without it, the same after deaths and interruptions, and a clear end where there is no
+way on.
 """
 
 from __future__ import annotations
@@ -98,8 +100,9 @@ def here(config: TrainConfig, run_directory: Path) -> None:
 def test_run_is_that_of_one_process_although_its_worker_dies(
     shared: Path, tmp_path: Path, options: tuple[str, ...]
 ) -> None:
-    """Two steps here, then two under Ray, where the worker is killed while it generates: the bytes
-    of four steps here.
+    """Two steps here, then two under Ray, where the worker is killed while it generates.
+
+    The bytes of four steps here.
     """
     here(config_of(shared, *options), tmp_path / "whole")
     here(config_of(shared, *options, "--run.steps", "2"), tmp_path / "cut")
@@ -143,7 +146,8 @@ def test_run_is_that_of_one_process_although_its_worker_dies(
     [
         (
             ("--estimator.model", "absent"),
-            "estimator.model: got 'absent', expected a directory with a Hugging Face encoder and its tokenizer",
+            "estimator.model: got 'absent', expected a directory with a Hugging Face encoder and "
+            "its tokenizer",
         ),
         pytest.param(
             ("--estimator.enabled", "false", "--rollout.engine", "vllm", "--warm_start.heads", "8"),
@@ -192,8 +196,9 @@ def test_overlapped_estimator_learns_from_the_labels_of_the_step_before(
 def test_learner_that_dies_ends_the_run_which_goes_on_elsewhere(
     shared: Path, tmp_path: Path
 ) -> None:
-    """A worker and two ranks in a cluster of their own, one rank killed; the checkpoint is that of
-    one process, which continues it.
+    """A worker and two ranks in a cluster of their own, one rank killed.
+
+    The checkpoint is that of one process, which continues it.
     """
     limits = ("--rollout.max_logprob_mismatch", "1e-5", "--optimizer.learning_rate", "1e-3")
     arguments = [
@@ -326,7 +331,8 @@ def test_quickstart_through_two_workers_is_that_of_the_local_engine(
 
 
 def exact(row: Mapping[str, object]) -> dict[str, object]:
-    """Return what no rounding touches: the prompt, its rewards, the number of tokens; not what was
-    believed of it.
+    """Return what no rounding touches: the prompt, its rewards, the number of tokens.
+
+    Not what was believed of it.
     """
     return {name: value for name, value in row.items() if not isinstance(value, float)}

@@ -1,5 +1,6 @@
-"""A run that is killed anywhere and started again equals the run that never was: metrics, draws,
-probes, weights, bit for bit.
+"""A run that is killed anywhere and started again equals the run that never was.
+
+Metrics, draws, probes, weights, bit for bit.
 """
 
 from __future__ import annotations
@@ -23,7 +24,10 @@ DETERMINISTIC_FILES = ("metrics.jsonl", "journal.jsonl", "probes.jsonl")
 
 
 def config_of(directory: Path, *overrides: str) -> TrainConfig:
-    """Return the tiny configuration, in which every prompt without a label in two steps is probed."""
+    """Return the tiny configuration.
+
+    In which every prompt without a label in two steps is probed.
+    """
     return tiny_config(directory, "--selection.max_age", "2", *overrides)
 
 

@@ -1,5 +1,7 @@
-"""Two ranks against one learner alone: the same metrics, weights and state, whatever the loss; and
-a state that goes from one to the other and back.
+"""Two ranks against one learner alone.
+
+The same metrics, weights and state, whatever the loss; and a state that goes from one to the other
+and back.
 """
 
 from __future__ import annotations
@@ -81,8 +83,9 @@ def update(learner: PolicyLearner, step: int) -> dict[str, float]:
 def record(
     learner: PolicyLearner, steps: range
 ) -> tuple[list[dict[str, float]], dict[str, Tensor]]:
-    """Return metrics of each update, with the sequences that passed through the model, and weights
-    and moments after the last.
+    """Return metrics of each update, with the sequences that passed through the model.
+
+    And weights and moments after the last.
     """
     passed: list[int] = []
     learner.model.register_forward_pre_hook(

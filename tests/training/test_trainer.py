@@ -1,5 +1,6 @@
-"""The training loop as a whole: every preset runs, its books balance, it learns, and it ends well
-where nothing can be learned.
+"""The training loop as a whole.
+
+Every preset runs, its books balance, it learns, and it ends well where nothing can be learned.
 """
 
 from __future__ import annotations
@@ -155,8 +156,9 @@ def test_checkpoints_from_before_the_shaper_load_where_it_has_no_state(
 def test_pool_without_anything_to_learn_ends_the_run(
     shared: Path, tmp_path: Path, preset: str
 ) -> None:
-    """Five-digit products are beyond a policy of one layer that was never shown any: every group is
-    all wrong.
+    """Five-digit products are beyond a policy of one layer that was never shown any.
+
+    Every group is all wrong.
     """
     overrides = [
         "--selection.preset",

@@ -1,5 +1,6 @@
-"""Whole runs with rollouts by a real vLLM: they learn, they resume bit for bit, and a mismatch
-between engine and learner stops them.
+"""Whole runs with rollouts by a real vLLM.
+
+They learn, they resume bit for bit, and a mismatch between engine and learner stops them.
 """
 
 from __future__ import annotations
@@ -90,7 +91,8 @@ def test_weights_that_do_not_arrive_stop_the_run(
     trainer = Trainer(config_of(shared, "--optimizer.learning_rate", "1e-2"), tmp_path / "run")
     with pytest.raises(
         RuntimeError,
-        match=r"mean \|rollout - learner\| log-prob of .* expected at most 0.001 \(rollout.max_logprob_mismatch\)",
+        match=r"mean \|rollout - learner\| log-prob of .* expected at most 0.001 "
+        r"\(rollout.max_logprob_mismatch\)",
     ):
         trainer.run()
     assert 0 < trainer.steps_done < 6

@@ -1,5 +1,6 @@
-"""A run that is tiny and yet whole: real tasks, warm start, policy, estimator, checkpoints; about 5
-CPU seconds.
+"""A run that is tiny and yet whole: real tasks, warm start, policy, estimator, checkpoints.
+
+About 5 CPU seconds.
 """
 
 from __future__ import annotations
@@ -86,11 +87,13 @@ def tiny_config(directory: Path, *overrides: str) -> TrainConfig:
 
 
 def checksum_overrides(directory: Path) -> tuple[str, ...]:
-    """Return overrides for a reward that even a policy that can do nothing earns now and then: a
-    checksum of the response.
+    """Return overrides for a reward that even a policy that can do nothing earns now and then.
+
+    A checksum of the response.
     """
     file = directory / "checksum.py"
     file.write_text(
-        "def checksum(completions, **columns):\n    return [float(sum(map(ord, text)) % 3 == 0) for text in completions]\n"
+        "def checksum(completions, **columns):\n    return [float(sum(map(ord, text)) % 3 == 0) "
+        "for text in completions]\n"
     )
     return ("--reward.function", f"{file}:checksum", "--reward.truncated", "score")

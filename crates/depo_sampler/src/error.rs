@@ -44,7 +44,8 @@ pub enum Error {
     },
     /// `propose` was called again before the candidates of the last call were offered.
     #[error(
-        "propose: got a second call, expected `offer` for the {pending} candidates of the last one first"
+        "propose: got a second call, expected `offer` for the {pending} candidates of the last \
+            one first"
     )]
     OfferMissing {
         /// Number of candidates that wait for their predictions.
@@ -84,7 +85,8 @@ pub enum Error {
     },
     /// A saved state belongs to another pool of prompts.
     #[error(
-        "state: got other prompts ({saved} prompts, first difference at position {position}), expected this pool's {len} in the same order"
+        "state: got other prompts ({saved} prompts, first difference at position {position}), \
+            expected this pool's {len} in the same order"
     )]
     StateOtherPool {
         /// Prompts in the state.

@@ -30,7 +30,8 @@ macro_rules! vectorised {
 
             #[cfg(target_arch = "x86_64")]
             if crate::vectors::has_avx2() {
-                #[allow(unsafe_code, reason = "the processor was asked whether it has the instructions")]
+                #[allow(unsafe_code, reason = "the processor was asked whether it has the \
+                    instructions")]
                 return unsafe { four_at_a_time($($argument),+) };
             }
             plain($($argument),+)

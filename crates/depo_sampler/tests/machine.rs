@@ -108,7 +108,8 @@ proptest! {
         let mut sampler = Caller::new(12, settings).sampler;
         let again = (0..among.len()).find(|&position| among[..position].contains(&among[position]));
         let message = sampler.propose_among(1, 0, &among).err().map(|error| error.to_string());
-        let expected = again.map(|position| format!("among: got prompt {} again at position {position}, expected distinct prompts", among[position]));
+        let expected = again.map(|position| format!("among: got prompt {} again at position \
+            {position}, expected distinct prompts", among[position]));
         prop_assert_eq!(message, expected);
     }
 }

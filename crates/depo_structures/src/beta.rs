@@ -319,7 +319,8 @@ mod tests {
             let [p, q] = [alpha - 1, beta - 1].map(i32::from);
             let factors = (1..=q).map(|step| f64::from(p + 1 + step) / f64::from(step)).product::<f64>() * f64::from(p + 1);
             let density = at.powi(p) * (1.0 - at).powi(q) * factors;
-            prop_assert!((f64::from(item.density) - density).abs() <= 1e-6 * density + 1e-40, "{} {density}", item.density);
+            prop_assert!((f64::from(item.density) - density).abs() <= 1e-6 * density + 1e-40, "{} \
+                {density}", item.density);
             let distance = share * target.reach;
             let [right, left] = target.densities_beside(&[item; LANES], &[distance; LANES]);
             prop_assert!((right[0] + left[0]) / target.survival(item, distance) <= f64::from(bound));

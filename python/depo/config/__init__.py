@@ -1,5 +1,6 @@
-"""Settings: frozen dataclasses (standard library alone), and their loader, which needs pydantic and
-tomli-w and is imported on first use.
+"""Settings: frozen dataclasses (standard library alone), and their loader.
+
+Which needs pydantic and tomli-w and is imported on first use.
 """
 
 from __future__ import annotations

@@ -10,29 +10,35 @@ from depo.config.keys import check_section, key, require
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class DistributedConfig:
-    """More processes than one, on one machine or many, under Ray (extra `depo[ray]`); by default
-    everything runs in this process.
+    """More processes than one, on one machine or many, under Ray (extra `depo[ray]`).
+
+    By default everything runs in this process.
     """
 
     rollout_workers: int = key(
         0,
-        "Ray actors that generate, each with its own copy of the policy; 0: this process generates [>= 0]",
+        "Ray actors that generate, each with its own copy of the policy; 0: this process "
+        "generates [>= 0]",
     )
     learner_ranks: int = key(
         1,
-        "Ray actors that train together, weights, gradients and optimizer sharded (FSDP2); 1: this process trains [>= 1]",
+        "Ray actors that train together, weights, gradients and optimizer sharded (FSDP2); 1: "
+        "this process trains [>= 1]",
     )
     overlap: bool = key(
         False,
-        "while rollout workers generate, an estimator actor learns from the labels of the step before and scores the next candidates",
+        "while rollout workers generate, an estimator actor learns from the labels of the step "
+        "before and scores the next candidates",
     )
     max_policy_lag: int = key(
         0,
-        "1: while the learner updates, workers generate the next batch with the weights from before, one version old; 0: on-policy [0..1]",
+        "1: while the learner updates, workers generate the next batch with the weights from "
+        "before, one version old; 0: on-policy [0..1]",
     )
     address: str = key(
         "",
-        "Ray cluster to join, HOST:PORT or auto; empty: one on this machine, on its loopback interface, for this run alone",
+        "Ray cluster to join, HOST:PORT or auto; empty: one on this machine, on its loopback "
+        "interface, for this run alone",
     )
     actor_cpus: float = key(1.0, "CPUs reserved for each actor [> 0]")
     rollout_gpus: float = key(

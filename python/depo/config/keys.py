@@ -1,5 +1,6 @@
-"""One documented key of a configuration section: its declaration, its kind in words, and the check
-of its value.
+"""One documented key of a configuration section.
+
+Its declaration, its kind in words, and the check of its value.
 """
 
 from __future__ import annotations
@@ -16,7 +17,8 @@ Section = TypeVar("Section")
 
 _NUMBER = r"\d+(?:\.\d+)?"
 _RANGE = re.compile(
-    rf"\[(?:(?P<least>>=?) (?P<bound>{_NUMBER})\]|(?P<low>{_NUMBER})\.\.(?P<high>{_NUMBER})(?P<end>[\])]))$"
+    rf"\[(?:(?P<least>>=?) "
+    rf"(?P<bound>{_NUMBER})\]|(?P<low>{_NUMBER})\.\.(?P<high>{_NUMBER})(?P<end>[\])]))$"
 )
 _WORDS = {int: "an integer", float: "a number", bool: "true or false", str: "a text"}
 
@@ -33,8 +35,9 @@ def key(default: Any, text: str) -> Any:
 
 
 def describe(hint: Any) -> str:
-    """Return what a key of this type takes, in words: "an integer", "one of local, ray", "a table",
-    ...
+    """Return what a key of this type takes, in words.
+
+    "an integer", "one of local, ray", "a table", ...
     """
     if get_origin(hint) is Literal:
         return "one of " + ", ".join(get_args(hint))
@@ -60,8 +63,9 @@ def from_preset(
     preset: str,
     overrides: Mapping[str, Any],
 ) -> Section:
-    """Return a section with the settings of a preset and `overrides` on top; the section itself
-    refuses a preset that does not exist.
+    """Return a section with the settings of a preset and `overrides` on top.
+
+    The section itself refuses a preset that does not exist.
     """
     return section(preset=preset, **{**presets.get(preset, {}), **overrides})
 

@@ -66,8 +66,9 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> TrainConfig:
 
 
 def load_tables(tables: Mapping[str, Any], where: str) -> TrainConfig:
-    """Return the configuration of sections as nested mappings, for frameworks that bring
-    configuration files of their own.
+    """Return the configuration of sections as nested mappings.
+
+    For frameworks that bring configuration files of their own.
 
     Args:
         tables: Section name -> key -> value, as `tomllib` would return them.
@@ -80,8 +81,9 @@ def load_tables(tables: Mapping[str, Any], where: str) -> TrainConfig:
 
 
 def override_defaults(overrides: Sequence[str]) -> TrainConfig:
-    """Return the defaults with overrides on top, for commands that have no file; see `load_config`
-    for their form.
+    """Return the defaults with overrides on top, for commands that have no file.
+
+    See `load_config` for their form.
 
     Raises:
         ConfigError: An unknown key, a value of the wrong type or out of its range.
@@ -90,7 +92,10 @@ def override_defaults(overrides: Sequence[str]) -> TrainConfig:
 
 
 def dump_config(config: TrainConfig) -> str:
-    """Return the configuration as TOML that `load_config` reads back equal, every key written out."""
+    """Return the configuration as TOML.
+
+    That `load_config` reads back equal, every key written out.
+    """
     return tomli_w.dumps(asdict(config))
 
 
@@ -131,8 +136,9 @@ def _build(cls: Any, values: dict[str, Any]) -> Any:
 
 
 def _without_presets(values: Mapping[str, Any], overriding: Mapping[str, Any]) -> dict[str, Any]:
-    """Take out of the file's values what a preset on the command line, or the file's that it
-    replaces, decides; a resolved file spells that out.
+    """Take out of the file's values what a preset on the command line.
+
+    Or the file's that it replaces, decides; a resolved file spells that out.
     """
     named = [
         (section, layer.get(f"{section}.preset"))
@@ -173,8 +179,9 @@ def _typed_tables(tables: Mapping[str, Any], where: str) -> dict[str, Any]:
 
 
 def _typed(name: str, hint: Any, value: Any, where: str) -> Any:
-    """Check a TOML value against a key's type: an integer may stand for a number, nothing else is
-    converted.
+    """Check a TOML value against a key's type.
+
+    An integer may stand for a number, nothing else is converted.
     """
     if SourceConfig in get_args(hint):
         return _sources(name, value, where)
@@ -230,7 +237,8 @@ def _typed_overrides(texts: Mapping[str, str]) -> dict[str, Any]:
 
 
 def _typed_text(name: str, hint: Any, text: str) -> Any:
-    """Read a text as a TOML literal where that fits the key's type, else as the bare text
+    """Read a text as a TOML literal where that fits the key's type, else as the bare text.
+
     (`--run.name 7` is the name "7").
     """
     try:

@@ -68,34 +68,41 @@ class LossConfig:
     )
     group_power: float = key(
         -0.5,
-        "group_weighting static_power: the exponent; -0.5 flattens GRPO's preference for mu = 1/2, above 0 sharpens it",
+        "group_weighting static_power: the exponent; -0.5 flattens GRPO's preference for mu = "
+        "1/2, above 0 sharpens it",
     )
     daro_decay: float = key(
         0.9,
-        "group_weighting daro: what a step leaves of the running means of |loss| per pass rate [0..1)",
+        "group_weighting daro: what a step leaves of the running means of |loss| per pass rate "
+        "[0..1)",
     )
     daro_min_weight: float = key(
         1.0,
-        "group_weighting daro: least 1 / |loss| of a pass rate, before weights are scaled to mean 1 [> 0]",
+        "group_weighting daro: least 1 / |loss| of a pass rate, before weights are scaled to mean "
+        "1 [> 0]",
     )
     daro_max_weight: float = key(
         20.0,
-        "group_weighting daro: largest 1 / |loss| of a pass rate, before weights are scaled to mean 1 [> 0]",
+        "group_weighting daro: largest 1 / |loss| of a pass rate, before weights are scaled to "
+        "mean 1 [> 0]",
     )
     daro_min_groups: int = key(
         4,
-        "group_weighting daro: pass rates with fewer groups in the batch weigh proportionally less [>= 1]",
+        "group_weighting daro: pass rates with fewer groups in the batch weigh proportionally "
+        "less [>= 1]",
     )
     rollout_correction: Literal["auto", "off", "truncate"] = key(
         "auto",
-        "weight tokens by min(learner / rollout probability, rollout_correction_cap); auto: if vLLM generates in bfloat16",
+        "weight tokens by min(learner / rollout probability, rollout_correction_cap); auto: if "
+        "vLLM generates in bfloat16",
     )
     rollout_correction_cap: float = key(
         2.0, "largest weight of rollout_correction; what it cuts off is bias [>= 1]"
     )
     importance_weighted: bool = key(
         False,
-        "weight groups by 1/admission: the gradient of all candidates, if each could be drawn (selection.explore_share > 0)",
+        "weight groups by 1/admission: the gradient of all candidates, if each could be drawn "
+        "(selection.explore_share > 0)",
     )
     max_importance_weight: float = key(10.0, "cap of that weight; what it cuts off is bias [>= 1]")
 
@@ -128,7 +135,10 @@ class LossConfig:
             f"at least loss.daro_min_weight = {least}",
         )
         token_level = self.group_weighting != "daro" or self.aggregation != "sequence_mean"
-        expected = "token_mean or constant: with sequence_mean the loss that daro divides by is 0 on-policy, whatever the pass rate"
+        expected = (
+            "token_mean or constant: with sequence_mean the loss that daro divides by is 0 "
+            "on-policy, whatever the pass rate"
+        )
         require(token_level, "loss.aggregation", self.aggregation, expected)
 
     @classmethod

@@ -1,5 +1,6 @@
-"""Every section of a depo-train configuration file, with defaults, ranges and the sentence `--help`
-prints.
+"""Every section of a depo-train configuration file.
+
+With defaults, ranges and the sentence `--help` prints.
 """
 
 from __future__ import annotations
@@ -18,10 +19,17 @@ ESTIMATOR_PRESETS: Mapping[str, Mapping[str, Any]] = {
     "online": {},
     "frozen": {"encoder_lr_scale": 0.0, "learning_rate": 5e-4},
     "depo_paper": {
-        "trunk_sizes": (1024, 512), "learning_rate": 2e-4, "encoder_lr_scale": 0.2, "replay_steps": 0, "max_length": 512, "overflow": "head",
-        "importance_weighted": False, "pooling": "cls", "ranking_weight": 3.0,
+        "trunk_sizes": (1024, 512),
+        "learning_rate": 2e-4,
+        "encoder_lr_scale": 0.2,
+        "replay_steps": 0,
+        "max_length": 512,
+        "overflow": "head",
+        "importance_weighted": False,
+        "pooling": "cls",
+        "ranking_weight": 3.0,
     },
-}  # fmt: skip
+}
 """`online` gets going within ~15 steps of 16 prompts.
 
 `frozen` is for a pretrained encoder, named by `model`: trunk and heads alone learn, and each text
@@ -161,7 +169,8 @@ class WarmStartConfig:
     learning_rate: float = key(4e-3, "peak learning rate [> 0]")
     noise: float = key(
         0.12,
-        "share of demonstrated answer characters replaced by random ones, so that pass rates fall with length [0..1]",
+        "share of demonstrated answer characters replaced by random ones, so that pass rates fall "
+        "with length [0..1]",
     )
     noise_band: str = key(
         "frontier", "only demonstrations of sources of this difficulty band are noisy"
@@ -195,12 +204,14 @@ class RolloutConfig:
     temperature: float = key(1.0, "sampling temperature in training [> 0]")
     stop: str = key(
         "",
-        "one token's text that ends a response like the policy's own end tokens do, \"\\n\" for few-shot prompts; default: none",
+        "one token's text that ends a response like the policy's own end tokens do, \"\\n\" for "
+        "few-shot prompts; default: none",
     )
     sequences_per_batch: int = key(256, "rows generated together [>= 1]")
     max_logprob_mismatch: float = key(
         0.0,
-        "largest mean |rollout - learner| log-prob of a batch, above it training stops; 0: 1e-3, or 0.1 if either computes in bfloat16 [>= 0]",
+        "largest mean |rollout - learner| log-prob of a batch, above it training stops; 0: 1e-3, "
+        "or 0.1 if either computes in bfloat16 [>= 0]",
     )
 
     def __post_init__(self) -> None:
@@ -219,11 +230,13 @@ class VllmConfig:
     )
     gpu_memory_share: float = key(
         0.4,
-        "share of the GPU's memory that weights and cache may fill; the learner needs the rest [0..1]",
+        "share of the GPU's memory that weights and cache may fill; the learner needs the rest "
+        "[0..1]",
     )
     tensor_parallel: int = key(
         1,
-        "processes that the model is split over, with a GPU each; must divide the attention heads [>= 1]",
+        "processes that the model is split over, with a GPU each; must divide the attention heads "
+        "[>= 1]",
     )
     eager: bool = key(
         False, "no CUDA graphs: slower, starts sooner and needs less memory; a CPU has none anyway"
@@ -243,7 +256,8 @@ class EstimatorConfig:
     )
     model: str = key(
         "",
-        "directory of a Hugging Face encoder, or of an estimator of an earlier run; empty: a fresh BERT of the sizes below on the policy's tokenizer",
+        "directory of a Hugging Face encoder, or of an estimator of an earlier run; empty: a "
+        "fresh BERT of the sizes below on the policy's tokenizer",
     )
     hidden_size: int = key(64, "fresh BERT: width [>= 1]")
     layers: int = key(2, "fresh BERT: layers [>= 1]")
@@ -261,7 +275,8 @@ class EstimatorConfig:
     learning_rate: float = key(2e-3, "AdamW learning rate of trunk and heads [> 0]")
     encoder_lr_scale: float = key(
         1.0,
-        "learning rate of the encoder relative to that; 0: frozen, each text is encoded once [>= 0]",
+        "learning rate of the encoder relative to that; 0: frozen, each text is encoded once [>= "
+        "0]",
     )
     weight_decay: float = key(0.01, "AdamW weight decay [>= 0]")
     grad_clip: float = key(1.0, "largest gradient norm [> 0]")
@@ -277,7 +292,8 @@ class EstimatorConfig:
     predict_batch: int = key(64, "prompts scored together [>= 1]")
     tokens_per_pass: int = key(
         16384,
-        "tokens that an update keeps activations of; with more, the encoder runs in parts, each of them twice [>= 1]",
+        "tokens that an update keeps activations of; with more, the encoder runs in parts, each "
+        "of them twice [>= 1]",
     )
 
     def __post_init__(self) -> None:
@@ -340,7 +356,8 @@ class EvaluationConfig:
     temperature: float = key(1.0, "sampling temperature in evaluation; 0: greedy [>= 0]")
     probe_prompts: int = key(
         0,
-        "pool prompts drawn without any filter at each evaluation, to measure the estimator; never trained on [>= 0]",
+        "pool prompts drawn without any filter at each evaluation, to measure the estimator; "
+        "never trained on [>= 0]",
     )
 
     def __post_init__(self) -> None:
@@ -391,7 +408,8 @@ class TrainConfig:
             enough,
             "distributed.rollout_gpus",
             gpus,
-            f"at least vllm.tensor_parallel = {split}: each process of a worker's vLLM has a GPU of its own",
+            f"at least vllm.tensor_parallel = {split}: each process of a worker's vLLM has a GPU "
+            f"of its own",
         )
 
     @property

@@ -29,13 +29,16 @@ class SelectorConfig:
         "uniform", "window", "budget", "thompson", "mopps", "greso", "polaris", "prime_pools", "dps"
     ] = key(
         "budget",
-        "uniform: everyone in epoch order; window: predicted reward within `window`; budget: the most probably informative candidates; "
+        "uniform: everyone in epoch order; window: predicted reward within `window`; budget: the "
+        "most probably informative candidates; "
         "thompson: the same at a drawn pass rate; others: see the presets of that name",
     )
     policy_options: Mapping[str, float] = key(
         {},
-        "numbers that one policy alone knows: budget optimism, curiosity; mopps decay, target; greso keep, adaptation, target_zero_variance; "
-        "polaris stage_steps, drop_above; prime_pools hard_up_to, normal_up_to, hard_weight, easy_weight",
+        "numbers that one policy alone knows: budget optimism, curiosity; mopps decay, target; "
+        "greso keep, adaptation, target_zero_variance; "
+        "polaris stage_steps, drop_above; prime_pools hard_up_to, normal_up_to, hard_weight, "
+        "easy_weight",
     )
     warmup_steps: int = key(
         5, "policy steps during which everyone is admitted, while the estimator learns [>= 0]"
@@ -45,33 +48,40 @@ class SelectorConfig:
     )
     candidates_per_draw: int = key(
         6,
-        "budget, thompson, mopps, prime_pools, dps: candidates compared for each prompt drawn [>= 1]",
+        "budget, thompson, mopps, prime_pools, dps: candidates compared for each prompt drawn [>= "
+        "1]",
     )
     candidates_from: Literal["epoch", "pool"] = key(
         "epoch",
-        "epoch: these come in epoch order; pool: budget: the most promising of the whole pool, and one per prompt drawn in epoch order; mopps, "
+        "epoch: these come in epoch order; pool: budget: the most promising of the whole pool, "
+        "and one per prompt drawn in epoch order; mopps, "
         "prime_pools: drawn from the whole pool; no other policy",
     )
     min_age: int = key(
         10,
-        "budget with candidates from the pool: a prompt is nominated so many policy steps after its last label, or later [>= 0]",
+        "budget with candidates from the pool: a prompt is nominated so many policy steps after "
+        "its last label, or later [>= 0]",
     )
     explore_share: float = key(
         0.005,
-        "share of each batch drawn at random from what the policy rejects; measures false rejects [0..0.5]",
+        "share of each batch drawn at random from what the policy rejects; measures false rejects "
+        "[0..0.5]",
     )
     explore_by: Literal["uniform", "ucb"] = key(
         "uniform",
-        "uniform: explores all rejected alike; ucb: those of the source and fifth of believed pass rates that promise most informative groups (FDSW-UCB), "
+        "uniform: explores all rejected alike; ucb: those of the source and fifth of believed "
+        "pass rates that promise most informative groups (FDSW-UCB), "
         "which says nothing of the other rejected",
     )
     max_age: int = key(
         0,
-        "no prompt stays unlabelled for more than this many policy steps: it is probed, as far as reprobe_share allows; 0: never [>= 0]",
+        "no prompt stays unlabelled for more than this many policy steps: it is probed, as far as "
+        "reprobe_share allows; 0: never [>= 0]",
     )
     probe_rollouts: int = key(
         1,
-        "rollouts of such a probe, at most group_size; 0: group_size. Probes are learned from, not trained on [>= 0]",
+        "rollouts of such a probe, at most group_size; 0: group_size. Probes are learned from, "
+        "not trained on [>= 0]",
     )
     reprobe_share: float = key(
         0.25, "at most this share of a batch's rollouts goes to probes [0..1]"
@@ -81,18 +91,21 @@ class SelectorConfig:
     )
     scan_cap: int = key(
         40,
-        "candidates looked at per prompt wanted before the nearest rejected ones fill the batch [>= 1]",
+        "candidates looked at per prompt wanted before the nearest rejected ones fill the batch "
+        "[>= 1]",
     )
     use_history: bool = key(
         True, "fuse the text prediction with each prompt's own past results; off: text alone"
     )
     belief: Literal["logit_normal", "beta"] = key(
         "logit_normal",
-        "model of pass rates: logit_normal: random walk of the logit pass rate, with drift; beta: discounted counts",
+        "model of pass rates: logit_normal: random walk of the logit pass rate, with drift; beta: "
+        "discounted counts",
     )
     belief_options: Mapping[str, float] = key(
         {},
-        "where the belief's parameters start: logit_normal prior_variance, text_precision, text_precision_labelled, drift, noise, spread; "
+        "where the belief's parameters start: logit_normal prior_variance, text_precision, "
+        "text_precision_labelled, drift, noise, spread; "
         "beta base_concentration, text_concentration, discount",
     )
     fit_belief: bool = key(
@@ -105,11 +118,13 @@ class SelectorConfig:
     max_target_weight: float = key(10.0, "cap of a target's weight 1/admission [>= 1]")
     backfill: bool = key(
         True,
-        "trainers: keep drawing until every place of the batch has an informative group (dynamic sampling)",
+        "trainers: keep drawing until every place of the batch has an informative group (dynamic "
+        "sampling)",
     )
     backfill_draws: Literal["missing", "batch"] = key(
         "missing",
-        "trainers: a backfill round draws the missing groups, or a whole batch and cuts the surplus (DAPO)",
+        "trainers: a backfill round draws the missing groups, or a whole batch and cuts the "
+        "surplus (DAPO)",
     )
     backfill_rounds: int = key(16, "trainers: at most this many draws for one step [>= 1]")
 
@@ -143,7 +158,10 @@ class SelectorConfig:
             and self.use_history
             and self.candidates_per_draw >= 2
         )
-        expected = "epoch, or policy budget with belief logit_normal, use_history and candidates_per_draw of at least 2, or policy mopps or prime_pools"
+        expected = (
+            "epoch, or policy budget with belief logit_normal, use_history and "
+            "candidates_per_draw of at least 2, or policy mopps or prime_pools"
+        )
         searched |= self.policy in ("mopps", "prime_pools")
         require(
             self.candidates_from == "epoch" or searched,
@@ -161,8 +179,9 @@ class SelectorConfig:
 
     @property
     def measures_rejects(self) -> bool:
-        """Whether what is rejected is also drawn at random, each with a known probability above 0:
-        only then anything is known of it.
+        """Whether what is rejected is also drawn at random, each with a known probability above 0.
+
+        Only then anything is known of it.
         """
         return self.policy == "uniform" or (self.explore_share > 0 and self.explore_by == "uniform")
 

@@ -56,5 +56,6 @@ def _import_module(name: str, got: str) -> ModuleType:
         return importlib.import_module(name)
     except Exception as error:
         raise ConfigError(
-            f"{got}, but importing {name!r} raised {type(error).__name__}: {error}; a file is given as path/file.py:function"
+            f"{got}, but importing {name!r} raised {type(error).__name__}: {error}; a file is "
+            f"given as path/file.py:function"
         ) from error

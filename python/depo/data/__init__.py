@@ -52,7 +52,8 @@ def without_trained(held_out: Iterable[Prompt], train: Iterable[Prompt]) -> list
 def _load(source: SourceConfig, position: int) -> list[Prompt]:
     if bool(source.path) == bool(source.task):
         raise ConfigError(
-            f"data source {position}: got path={source.path!r} and task={source.task!r}, expected exactly one of them"
+            f"data source {position}: got path={source.path!r} and task={source.task!r}, expected "
+            f"exactly one of them"
         )
     if source.task:
         return generate_prompts(source)

@@ -1,5 +1,6 @@
-"""Which columns hold the prompt and its ground truth, in plain files and in the layouts of TRL and
-verl.
+"""Which columns hold the prompt and its ground truth.
+
+In plain files and in the layouts of TRL and verl.
 """
 
 from __future__ import annotations
@@ -73,8 +74,9 @@ def prompts_from_rows(rows: Iterable[Row], source: SourceConfig) -> list[Prompt]
 
 
 def detect_layout(columns: Iterable[str]) -> str:
-    """Return the name of the layout that a row with these columns has: verl with `reward_model`,
-    trl with `prompt` and `solution` alone, else plain.
+    """Return the name of the layout that a row with these columns has.
+
+    Verl with `reward_model`, trl with `prompt` and `solution` alone, else plain.
     """
     names = set(columns)
     if "reward_model" in names:
@@ -99,7 +101,8 @@ def _prompt(row: Mapping[str, Any], where: str, source: SourceConfig) -> Prompt:
         )
     except UnicodeEncodeError as error:
         raise DataError(
-            f"{where}: {prompt_column} or ground truth: got half of a surrogate pair, expected valid Unicode"
+            f"{where}: {prompt_column} or ground truth: got half of a surrogate pair, expected "
+            f"valid Unicode"
         ) from error
 
 
@@ -129,7 +132,8 @@ def _text_and_messages(
         )
     if source.template != "{prompt}":
         raise ConfigError(
-            f"{where}: template: got {source.template!r} for a prompt that is a chat list already, expected the default {{prompt}}"
+            f"{where}: template: got {source.template!r} for a prompt that is a chat list "
+            f"already, expected the default {{prompt}}"
         )
     messages = tuple(_message(message, f"{where}[{index}]") for index, message in enumerate(prompt))
     if not any(message["content"].strip() for message in messages):

@@ -1,5 +1,6 @@
-"""Rows of a JSONL file, a Parquet file or a Hugging Face data set, each with the place to name in
-an error.
+"""Rows of a JSONL file, a Parquet file or a Hugging Face data set.
+
+Each with the place to name in an error.
 """
 
 from __future__ import annotations
@@ -45,7 +46,8 @@ def _read_file(file: Path) -> Iterator[Row]:
     if file.suffix in PARQUET_SUFFIXES:
         return _read_parquet(file)
     raise DataError(
-        f"{file}: got a file ending in {file.suffix!r}, expected one of {', '.join(JSONL_SUFFIXES + PARQUET_SUFFIXES)}"
+        f"{file}: got a file ending in {file.suffix!r}, expected one of "
+        f"{', '.join(JSONL_SUFFIXES + PARQUET_SUFFIXES)}"
     )
 
 
@@ -102,13 +104,15 @@ def _read_dataset(path: str) -> Iterator[Row]:
         import datasets
     except ImportError as error:
         raise ImportError(
-            f"{path}: no such file; reading it as a Hugging Face data set needs the package `datasets` (pip install datasets)"
+            f"{path}: no such file; reading it as a Hugging Face data set needs the package "
+            f"`datasets` (pip install datasets)"
         ) from error
     try:
         rows = datasets.load_dataset(name, split=split or "train")
     except Exception as error:
         raise DataError(
-            f"{path}: neither a local file nor a data set that `datasets` can load: {type(error).__name__}: {error}"
+            f"{path}: neither a local file nor a data set that `datasets` can load: "
+            f"{type(error).__name__}: {error}"
         ) from error
     for number, row in enumerate(rows, start=1):
         yield f"{path}, row {number}", dict(row)

@@ -1,5 +1,6 @@
-"""Procedural prompts of reasoning-gym: item i of a task is a function of its settings and of seed +
-i alone.
+"""Procedural prompts of reasoning-gym.
+
+Item i of a task is a function of its settings and of seed + i alone.
 """
 
 from __future__ import annotations
@@ -17,8 +18,10 @@ from depo.types.records import Prompt
 _EVALUATES = "its scorer evaluates the response as Python code"
 REFUSED_TASKS: Mapping[str, str] = {
     "game_of_life_halting": "its scorer gives full marks to almost any text",
-    "coin_flip": "its scorer gives full marks to any prefix of the answer, so that '0' solves everything",
-    "puzzle24": "its scorer never looks at the numbers that were given, so that one expression solves every puzzle",
+    "coin_flip": "its scorer gives full marks to any prefix of the answer, so that '0' solves "
+    "everything",
+    "puzzle24": "its scorer never looks at the numbers that were given, so that one expression "
+    "solves every puzzle",
     "simple_integration": _EVALUATES,
     "intermediate_integration": _EVALUATES,
     "polynomial_multiplication": _EVALUATES,
@@ -42,7 +45,8 @@ def generate_prompts(source: SourceConfig) -> list[Prompt]:
     """
     if source.count < 1:
         raise ConfigError(
-            f"task {source.task}: count: got {source.count}, expected at least 1 (a task has no natural end)"
+            f"task {source.task}: count: got {source.count}, expected at least 1 (a task has no "
+            f"natural end)"
         )
     dataset = _create_dataset(source)
     return [_prompt(dataset[index], source) for index in range(source.count)]
@@ -70,7 +74,8 @@ def check_seed_overlap(
                     for source in (train, held_out)
                 )
                 raise ConfigError(
-                    f"task {train.task}: seed: got train seeds {ranges}, expected ranges that do not overlap"
+                    f"task {train.task}: seed: got train seeds {ranges}, expected ranges that do "
+                    f"not overlap"
                 )
 
 
@@ -86,7 +91,8 @@ def _create_dataset(source: SourceConfig) -> Any:
     if source.task not in DATASETS:
         near = difflib.get_close_matches(source.task, DATASETS, n=3)
         raise ConfigError(
-            f"task: got {source.task!r}, which reasoning-gym does not have; expected {'one such as ' + ', '.join(near) if near else 'a task family'}"
+            f"task: got {source.task!r}, which reasoning-gym does not have; expected "
+            f"{'one such as ' + ', '.join(near) if near else 'a task family'}"
         )
     known = {field.name for field in dataclasses.fields(DATASETS[source.task][1])} - {
         "seed",
@@ -95,13 +101,15 @@ def _create_dataset(source: SourceConfig) -> Any:
     unknown = sorted(set(source.knobs) - known)
     if unknown:
         raise ConfigError(
-            f"task {source.task}: knobs: got {', '.join(unknown)}, expected some of {', '.join(sorted(known))}"
+            f"task {source.task}: knobs: got {', '.join(unknown)}, expected some of "
+            f"{', '.join(sorted(known))}"
         )
     try:
         return create_dataset(source.task, seed=source.seed, size=source.count, **source.knobs)
     except Exception as error:
         raise ConfigError(
-            f"task {source.task}: knobs: got {dict(source.knobs)}, which it refuses: {type(error).__name__}: {error}"
+            f"task {source.task}: knobs: got {dict(source.knobs)}, which it refuses: "
+            f"{type(error).__name__}: {error}"
         ) from error
 
 
@@ -112,7 +120,8 @@ def _prompt(entry: dict[str, Any], source: SourceConfig) -> Prompt:
     ]
     if unknown:
         raise ConfigError(
-            f"task {source.task}: template: got placeholder {{{unknown[0]}}}, expected {', '.join(f'{{{name}}}' for name in sorted(values))}"
+            f"task {source.task}: template: got placeholder {{{unknown[0]}}}, expected "
+            f"{', '.join(f'{{{name}}}' for name in sorted(values))}"
         )
     require_placeholder(source.template, values)
     text = fill_template(source.template, values)

@@ -11,8 +11,9 @@ PLACEHOLDER = re.compile(r"\{([A-Za-z_][A-Za-z0-9_]*)\}")
 
 
 def fill_template(template: str, values: Mapping[str, object]) -> str:
-    """Return `template` with every `{name}` of `values` replaced, in one pass: braces inside a
-    value are never read as placeholders.
+    """Return `template` with every `{name}` of `values` replaced, in one pass.
+
+    Braces inside a value are never read as placeholders.
     """
     return PLACEHOLDER.sub(
         lambda match: str(values[match[1]]) if match[1] in values else match[0], template

@@ -1,5 +1,6 @@
-"""The difficulty estimator: an encoder that reads a prompt, two heads, and the calibration of what
-they say.
+"""The difficulty estimator.
+
+An encoder that reads a prompt, two heads, and the calibration of what they say.
 
 `depo.sampler.calibration` needs numpy only; the estimator itself loads torch and transformers on
 first use.

@@ -47,8 +47,9 @@ float32.
 
 
 class BertDifficultyEstimator:
-    """Predicts pass rates with an encoder that is trained online (a
-    `depo.types.protocols.DifficultyEstimator`).
+    """Predicts pass rates with an encoder that is trained online.
+
+    (a `depo.types.protocols.DifficultyEstimator`).
 
     Initial weights are a function of `seed`, the dropout masks of an update one of (seed, version);
     torch's global generator is left untouched.
@@ -126,8 +127,9 @@ class BertDifficultyEstimator:
         return predictions_C
 
     def update(self, batches: Sequence[TargetBatch]) -> dict[str, float]:
-        """Take one optimizer step per batch that is not empty, in order; a step whose loss or
-        gradient is not finite is left out.
+        """Take one optimizer step per batch that is not empty, in order.
+
+        A step whose loss or gradient is not finite is left out.
 
         Returns:
             Means over the steps taken (NaN if there was none): estimator/loss, score_loss,
@@ -159,8 +161,9 @@ class BertDifficultyEstimator:
         }
 
     def state_dict(self) -> dict[str, Any]:
-        """Return a copy of weights, optimizer moments and counters; the optimizer's go by parameter
-        name.
+        """Return a copy of weights, optimizer moments and counters.
+
+        The optimizer's go by parameter name.
         """
         names = {id(parameter): name for name, parameter in self._model.named_parameters()}
         return {
@@ -177,8 +180,9 @@ class BertDifficultyEstimator:
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Restore what `state_dict` returned, the seed included: the continuation is the same bit
-        for bit.
+        """Restore what `state_dict` returned, the seed included.
+
+        The continuation is the same bit for bit.
 
         Raises:
             StateError: Another format, missing or superfluous entries, or other shapes; nothing has
@@ -210,8 +214,9 @@ class BertDifficultyEstimator:
         )
 
     def save_pretrained(self, path: Path) -> None:
-        """Write the model for use elsewhere: `encoder/` (a Hugging Face folder with tokenizer),
-        `heads.safetensors`, `estimator.json`.
+        """Write the model for use elsewhere.
+
+        `encoder/` (a Hugging Face folder with tokenizer), `heads.safetensors`, `estimator.json`.
         """
         self._model.encoder.save_pretrained(path / "encoder")
         self._text.tokenizer.save_pretrained(str(path / "encoder"))
@@ -273,8 +278,9 @@ class BertDifficultyEstimator:
         return pooled_MH[torch.as_tensor(np.argsort(order), device=self._device)]
 
     def _pooled_batches(self, texts: Sequence[str]) -> Iterator[tuple[Int64Array, Tensor]]:
-        """Yield positions and pooled outputs [M, H] until each text had its turn: at once if
-        nothing is to be encoded, else in batches of similar length.
+        """Yield positions and pooled outputs [M, H] until each text had its turn.
+
+        At once if nothing is to be encoded, else in batches of similar length.
         """
         if self._frozen:
             yield np.arange(len(texts)), self._pooled(texts)
@@ -305,8 +311,9 @@ class BertDifficultyEstimator:
 
 @contextmanager
 def _seeded(seed: int, purpose: str, counter: int, device: torch.device) -> Iterator[None]:
-    """Run a block on torch generators seeded by the arguments, and give the generators back as they
-    were.
+    """Run a block on torch generators seeded by the arguments.
+
+    And give the generators back as they were.
     """
     key = derive_key(seed, purpose, counter)
     cuda = (
@@ -329,13 +336,15 @@ def _load_settings(path: Path) -> EstimatorConfig:
 
 
 def _check_pooling(path: Path, config: EstimatorConfig) -> None:
-    """Unlike other sizes, another pooling would go unnoticed: the trunk would read what it was
-    never trained on.
+    """Unlike other sizes, another pooling would go unnoticed.
+
+    The trunk would read what it was never trained on.
     """
     saved = _load_settings(path).pooling
     if config.pooling != saved:
         raise StateError(
-            f"estimator.pooling: got {config.pooling!r}, expected {saved!r}, which {path} was trained with"
+            f"estimator.pooling: got {config.pooling!r}, expected {saved!r}, which {path} was "
+            f"trained with"
         )
 
 
@@ -364,12 +373,14 @@ def _check_state(state: Mapping[str, Any], own: Mapping[str, Any], parameters: s
     for name, tensor in [*state["model"].items(), *moments]:
         if tuple(tensor.shape) != shapes[name]:
             raise StateError(
-                f"estimator state, {name}: got shape {tuple(tensor.shape)}, expected {shapes[name]}; it belongs to a model of other sizes"
+                f"estimator state, {name}: got shape {tuple(tensor.shape)}, expected "
+                f"{shapes[name]}; it belongs to a model of other sizes"
             )
 
 
 def _check_names(where: str, got: set[str], expected: set[str]) -> None:
     if got != expected:
         raise StateError(
-            f"{where}: missing {sorted(expected - got)[:5]}, superfluous {sorted(got - expected)[:5]}"
+            f"{where}: missing {sorted(expected - got)[:5]}, superfluous "
+            f"{sorted(got - expected)[:5]}"
         )

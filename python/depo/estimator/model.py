@@ -54,10 +54,16 @@ class DifficultyModel(nn.Module):
         wide, narrow = config.trunk_sizes
         self.encoder = encoder
         self.trunk = nn.Sequential(
-            nn.Linear(encoder.config.hidden_size, wide), nn.LayerNorm(wide), nn.GELU(),
-            ResidualBlock(wide, config.trunk_dropout), ResidualBlock(wide, config.trunk_dropout),
-            nn.Linear(wide, narrow), nn.LayerNorm(narrow), nn.GELU(), nn.Dropout(config.trunk_dropout),
-        )  # fmt: skip
+            nn.Linear(encoder.config.hidden_size, wide),
+            nn.LayerNorm(wide),
+            nn.GELU(),
+            ResidualBlock(wide, config.trunk_dropout),
+            ResidualBlock(wide, config.trunk_dropout),
+            nn.Linear(wide, narrow),
+            nn.LayerNorm(narrow),
+            nn.GELU(),
+            nn.Dropout(config.trunk_dropout),
+        )
         self.score_head = nn.Linear(narrow, 1)
         self.distill_head = nn.Linear(narrow, 1)
         self._pooling = config.pooling
@@ -85,8 +91,9 @@ class DifficultyModel(nn.Module):
 
 
 def build_encoder(config: EstimatorConfig, vocabulary: int) -> PreTrainedModel:
-    """Load the encoder that `config.model` names, or initialise a BERT of the configured sizes from
-    torch's global generator.
+    """Load the encoder that `config.model` names.
+
+    Or initialise a BERT of the configured sizes from torch's global generator.
 
     Raises:
         ConfigError: The encoder has fewer positions than `max_length`.
@@ -94,16 +101,24 @@ def build_encoder(config: EstimatorConfig, vocabulary: int) -> PreTrainedModel:
     if not config.model:
         if config.encoder_lr_scale == 0:
             logger.warning(
-                "estimator.encoder_lr_scale is 0 without estimator.model: an encoder with random weights is never trained"
+                "estimator.encoder_lr_scale is 0 without estimator.model: an encoder with random "
+                "weights is never trained"
             )
         return BertModel(
             BertConfig(
-                vocab_size=vocabulary, hidden_size=config.hidden_size, num_hidden_layers=config.layers, num_attention_heads=config.heads,
-                intermediate_size=config.feed_forward, max_position_embeddings=config.max_length, type_vocab_size=1, pad_token_id=None,
-                hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0,
+                vocab_size=vocabulary,
+                hidden_size=config.hidden_size,
+                num_hidden_layers=config.layers,
+                num_attention_heads=config.heads,
+                intermediate_size=config.feed_forward,
+                max_position_embeddings=config.max_length,
+                type_vocab_size=1,
+                pad_token_id=None,
+                hidden_dropout_prob=0.0,
+                attention_probs_dropout_prob=0.0,
             ),
             add_pooling_layer=False,
-        )  # fmt: skip
+        )
     encoder: PreTrainedModel = AutoModel.from_pretrained(
         config.model, dtype=torch.float32, use_safetensors=True, local_files_only=True
     )
@@ -112,7 +127,8 @@ def build_encoder(config: EstimatorConfig, vocabulary: int) -> PreTrainedModel:
     positions = getattr(encoder.config, "max_position_embeddings", config.max_length)
     if positions < config.max_length:
         raise ConfigError(
-            f"estimator.max_length: got {config.max_length}, expected at most {positions}, the positions of {config.model}"
+            f"estimator.max_length: got {config.max_length}, expected at most {positions}, the "
+            f"positions of {config.model}"
         )
     return encoder
 

@@ -1,5 +1,6 @@
-"""From prompt text to token ids of bounded length; what does not fit is cut by a stated policy and
-counted.
+"""From prompt text to token ids of bounded length.
+
+What does not fit is cut by a stated policy and counted.
 """
 
 from __future__ import annotations
@@ -28,7 +29,8 @@ def load_tokenizer(directory: str | Path) -> PreTrainedTokenizerBase:
     """
     if not Path(directory).is_dir():
         raise ConfigError(
-            f"estimator.model: got {str(directory)!r}, expected a directory with a Hugging Face encoder and its tokenizer"
+            f"estimator.model: got {str(directory)!r}, expected a directory with a Hugging Face "
+            f"encoder and its tokenizer"
         )
     tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
         directory, local_files_only=True
@@ -91,13 +93,21 @@ class TextEncoder:
             self._warned = True
             longest = max(map(len, contents))
             logger.warning(
-                "the estimator reads only the %s of prompts longer than %d tokens (now: %d of %d prompts, longest %d); raise estimator.max_length to read more",
-                self._overflow, self._room, overflowed, len(contents), longest,
-            )  # fmt: skip
+                "the estimator reads only the %s of prompts longer than %d tokens (now: %d of %d "
+                "prompts, longest %d); raise estimator.max_length to read more",
+                self._overflow,
+                self._room,
+                overflowed,
+                len(contents),
+                longest,
+            )
         return [self._first + self._cut(content) + self._last for content in contents]
 
     def pad(self, rows: Sequence[Sequence[int]], device: torch.device) -> tuple[Tensor, Tensor]:
-        """Return token ids int64 [M, T] padded on the right, and the mask int64 [M, T] (1 = token)."""
+        """Return token ids int64 [M, T] padded on the right.
+
+        And the mask int64 [M, T] (1 = token).
+        """
         width = max(map(len, rows))
         ids_MT = torch.tensor([[*row, *[self._pad] * (width - len(row))] for row in rows])
         lengths_M = torch.tensor([len(row) for row in rows])
@@ -105,8 +115,9 @@ class TextEncoder:
         return ids_MT.to(device), mask_MT.to(device)
 
     def take_overflow_share(self) -> float:
-        """Return the share of prompts that were cut since the last call (0 if there was none), and
-        start counting anew.
+        """Return the share of prompts that were cut since the last call (0 if there was none).
+
+        And start counting anew.
         """
         share = self.overflowed / max(self.seen, 1)
         self.seen = self.overflowed = 0

@@ -58,7 +58,8 @@ def check_batch(batch: TargetBatch) -> None:
         values = getattr(batch, name)
         if ((values < -ROUNDING) | (values > 1 + ROUNDING)).any():
             raise ValueError(
-                f"{name}: got values from {np.nanmin(values)} to {np.nanmax(values)}, expected them within [0, 1]"
+                f"{name}: got values from {np.nanmin(values)} to {np.nanmax(values)}, expected "
+                f"them within [0, 1]"
             )
     if not (batch.weights > 0).all():
         raise ValueError(f"weights: got {batch.weights.min()}, expected them above 0")
@@ -123,8 +124,9 @@ def difficulty_loss(
 
 
 def build_optimizer(model: DifficultyModel, config: EstimatorConfig) -> torch.optim.AdamW:
-    """Return AdamW over encoder (scaled learning rate) and the rest; a scale of 0 freezes the
-    encoder.
+    """Return AdamW over encoder (scaled learning rate) and the rest.
+
+    A scale of 0 freezes the encoder.
     """
     model.encoder.requires_grad_(config.encoder_lr_scale > 0)
     rest = [

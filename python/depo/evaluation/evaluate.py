@@ -23,8 +23,10 @@ def evaluate(
     config: TrainConfig,
     step: int,
 ) -> dict[str, float]:
-    """Return Avg@samples on held-out prompts: `eval/accuracy` and, for prompts with a band,
-    `eval/accuracy/BAND`; unknown rewards count as wrong.
+    """Return Avg@samples on held-out prompts.
+
+    `eval/accuracy` and, for prompts with a band, `eval/accuracy/BAND`; unknown rewards count as
+    wrong.
 
     The random numbers depend on seed, step and prompt, not on the method that is evaluated: runs
     that are compared are compared on the same draws.
@@ -109,8 +111,9 @@ def _probe_row(
 
 
 def probe_metrics(rows: Sequence[dict[str, Any]]) -> dict[str, float]:
-    """Return `probe/...` over probe rows of one or many steps: how well P(informative) ranks, and
-    what the policy alone would reject.
+    """Return `probe/...` over probe rows of one or many steps.
+
+    How well P(informative) ranks, and what the policy alone would reject.
     """
     if not rows:
         return {}

@@ -56,8 +56,9 @@ class MainProcessEstimator:
         return metrics
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the estimator's state, as if it stood alone; empty in every process but the main
-        one.
+        """Return the estimator's state, as if it stood alone.
+
+        Empty in every process but the main one.
         """
         return self._estimator.state_dict() if self._estimator else {}
 
@@ -124,5 +125,6 @@ def require_equal(what: str, value: object, accelerator: Accelerator) -> None:
     ).tolist()
     if len(set(checksums)) > 1:
         raise StateError(
-            f"{what}: got checksums {checksums}, one of each process, expected the same in all of them"
+            f"{what}: got checksums {checksums}, one of each process, expected the same in all of "
+            f"them"
         )

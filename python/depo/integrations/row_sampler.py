@@ -1,5 +1,6 @@
-"""A PromptSampler over the rows of a framework's data set: which row next, what became of it, and
-all of it on disk.
+"""A PromptSampler over the rows of a framework's data set.
+
+Which row next, what became of it, and all of it on disk.
 """
 
 from __future__ import annotations
@@ -59,7 +60,8 @@ class RowSampler:
         self._row_of = {prompt.id: row for row, prompt in reversed(list(enumerate(read)))}
         if merged := len(read) - len(self._row_of):
             logger.warning(
-                "%s: %d of %d rows repeat an earlier prompt and ground truth; the first row stands for all",
+                "%s: %d of %d rows repeat an earlier prompt and ground truth; the first row "
+                "stands for all",
                 source.path,
                 merged,
                 len(read),
@@ -79,7 +81,8 @@ class RowSampler:
             self.sampler.release(draws, reason="too few for a batch")
             size, busy = len(self.sampler.prompts), len(self.sampler.in_flight())
             raise DataError(
-                f"data set: got {size} distinct prompts, {busy} of them in flight, expected at least {n} free ones for a batch"
+                f"data set: got {size} distinct prompts, {busy} of them in flight, expected at "
+                f"least {n} free ones for a batch"
             )
         return draws, [self.row_of(draw) for draw in draws]
 
@@ -95,8 +98,9 @@ class RowSampler:
         policy_version: int,
         logprobs: ArrayLike | None = None,
     ) -> list[Verdict]:
-        """Record rewards [B, G] and mean token log-probabilities [B], NaN = unknown; see
-        `PromptSampler.observe`.
+        """Record rewards [B, G] and mean token log-probabilities [B], NaN = unknown.
+
+        See `PromptSampler.observe`.
         """
         return self.sampler.observe(
             draws, rewards, policy_version=policy_version, logprobs=logprobs

@@ -1,4 +1,7 @@
-"""depo's settings inside another framework's configuration, and the estimator that they describe."""
+"""depo's settings inside another framework's configuration.
+
+And the estimator that they describe.
+"""
 
 from __future__ import annotations
 
@@ -56,8 +59,9 @@ class AdapterSettings:
 
 
 def read_settings(tables: Mapping[str, Any], where: str) -> AdapterSettings:
-    """Read `selection` and `estimator`, as in depo's configuration files, `seed` and `device`;
-    without `estimator` there is none.
+    """Read `selection` and `estimator`, as in depo's configuration files, `seed` and `device`.
+
+    Without `estimator` there is none.
 
     Args:
         tables: What the framework's configuration says of depo.
@@ -68,7 +72,8 @@ def read_settings(tables: Mapping[str, Any], where: str) -> AdapterSettings:
     """
     if unknown := set(tables) - {"selection", "estimator", "seed", "device"}:
         raise ConfigError(
-            f"{where}: got {', '.join(map(str, sorted(unknown)))}, expected selection, estimator, seed or device"
+            f"{where}: got {', '.join(map(str, sorted(unknown)))}, expected selection, estimator, "
+            f"seed or device"
         )
     sections = {name: tables[name] for name in ("selection", "estimator") if name in tables}
     chosen = load_tables(

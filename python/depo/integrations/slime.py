@@ -50,8 +50,9 @@ logger = logging.getLogger(__name__)
 
 
 class DepoDataSource:
-    """slime's data source, choosing prompts: `get_samples` asks depo, `observe` tells it what
-    became of them.
+    """slime's data source, choosing prompts.
+
+    `get_samples` asks depo, `observe` tells it what became of them.
 
     Groups that slime aborts in the middle of a response and returns (--partial-rollout) come first
     in the next round; all others that it aborts are free again. After a resume, groups that were
@@ -93,8 +94,9 @@ class DepoDataSource:
         return [*again, *(self._group(draw, row) for draw, row in zip(draws, rows, strict=True))]
 
     def add_samples(self, samples: Sequence[Group]) -> None:
-        """Take back groups that were aborted: they come first in the next round, with what was
-        generated.
+        """Take back groups that were aborted.
+
+        They come first in the next round, with what was generated.
         """
         self._first.extend(samples)
 
@@ -103,8 +105,9 @@ class DepoDataSource:
         return len(self._first)
 
     def observe(self, groups: Sequence[Group]) -> None:
-        """Record all groups of a round, kept and dropped ones, train the estimator, and begin the
-        next version.
+        """Record all groups of a round, kept and dropped ones, train the estimator.
+
+        And begin the next version.
         """
         own = [group for group in groups if _last(group[0]).group_index is not None]
         draw_ids = [int(_last(group[0]).group_index) for group in own]
@@ -146,8 +149,9 @@ class DepoDataSource:
         draft.rename(directory)  # a kill leaves a whole state or none
 
     def load(self, rollout_id: int | None = None) -> None:
-        """Restore what `save` wrote below --load; if nothing is there, as with a checkpoint of
-        another run, warn and begin anew.
+        """Restore what `save` wrote below --load.
+
+        If nothing is there, as with a checkpoint of another run, warn and begin anew.
 
         Raises:
             StateError: The state is of other data, another group size, seed or estimator; nothing
@@ -192,7 +196,8 @@ def observe_all_samples(args: Any, all_samples: Sequence[Group], data_source: An
     source = getattr(data_source, "__self__", data_source)
     if not isinstance(source, DepoDataSource):
         raise ConfigError(
-            f"--data-source-path: got a {type(source).__name__}, expected depo.integrations.slime.DepoDataSource"
+            f"--data-source-path: got a {type(source).__name__}, expected "
+            f"depo.integrations.slime.DepoDataSource"
         )
     source.observe(all_samples)
 
@@ -201,21 +206,25 @@ def _check(args: Any) -> None:
     if args.rollout_all_samples_process_path is None:
         hook = f"{__name__}.{observe_all_samples.__name__}, or a function that calls it"
         raise ConfigError(
-            f"--rollout-all-samples-process-path: got nothing, expected {hook}: without it depo sees no reward"
+            f"--rollout-all-samples-process-path: got nothing, expected {hook}: without it depo "
+            f"sees no reward"
         )
     if args.prompt_data is None or not args.rollout_global_dataset:
         raise ConfigError(
-            "--prompt-data: got nothing, or --disable-rollout-global-dataset, expected a file of prompts to choose from"
+            "--prompt-data: got nothing, or --disable-rollout-global-dataset, expected a file of "
+            "prompts to choose from"
         )
     if args.buffer_filter_path is not None:
         raise ConfigError(
-            f"--buffer-filter-path: got {args.buffer_filter_path}, expected none: a filter could drop groups without depo's knowing"
+            f"--buffer-filter-path: got {args.buffer_filter_path}, expected none: a filter could "
+            f"drop groups without depo's knowing"
         )
 
 
 def _read_samples(args: Any) -> list[Any]:
-    """Return one sample per prompt, read by the framework's own data source, in the order of the
-    file.
+    """Return one sample per prompt, read by the framework's own data source.
+
+    In the order of the file.
     """
     unshuffled = copy.copy(args)
     unshuffled.rollout_shuffle = False
@@ -229,7 +238,8 @@ def _framework_module() -> Any:
     ]
     if not present:
         raise ImportError(
-            f"depo.integrations.slime needs one of {', '.join(FRAMEWORKS)}; none is installed, and they come from their repositories alone"
+            f"depo.integrations.slime needs one of {', '.join(FRAMEWORKS)}; none is installed, "
+            f"and they come from their repositories alone"
         )
     return importlib.import_module(f"{present[0]}.rollout.data_source")
 
@@ -255,8 +265,9 @@ def _row_sampler(args: Any, samples: Sequence[Any], settings: AdapterSettings) -
 
 
 def _identities(samples: Sequence[Any], *, told_apart: bool) -> Iterator[dict[str, Any]]:
-    """Yield of each sample what makes it the prompt it is; one with images or the like is its own,
-    since texts such as "<image> Find x." repeat.
+    """Yield of each sample what makes it the prompt it is.
+
+    One with images or the like is its own, since texts such as "<image> Find x." repeat.
     """
     for number, sample in enumerate(samples):
         label = [sample.label, number] if told_apart else sample.label
@@ -278,14 +289,16 @@ def _reward(sample: Any, reward_key: str | None) -> float:
         return float("nan")
     if reward_key is None and isinstance(sample.reward, dict):
         raise DataError(
-            f"reward: got a dict of {', '.join(map(str, sample.reward))}, expected a number, or --reward-key to name one of them"
+            f"reward: got a dict of {', '.join(map(str, sample.reward))}, expected a number, or "
+            f"--reward-key to name one of them"
         )
     return float(sample.reward if reward_key is None else sample.reward[reward_key])
 
 
 def _mean_logprob(group: Group) -> float:
-    """Return the mean over a group of each response's mean token log-probability; NaN if there is
-    none.
+    """Return the mean over a group of each response's mean token log-probability.
+
+    NaN if there is none.
     """
     means: Float32Array = np.array(
         [np.mean(logprobs) for sample in group if (logprobs := _last(sample).rollout_log_probs)],

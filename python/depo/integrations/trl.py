@@ -63,11 +63,21 @@ STATE_DIRECTORY = "depo"
 """Where a checkpoint keeps depo's state."""
 
 LOGGED = (
-    "rollout/rounds", "rollout/groups", "rollout/zero_variance_share", "rollout/unreplaced",
-    "selection/reject_share", "selection/drawn_explore", "selection/drawn_fill", "selection/oldest_label_age",
-    "calibration/auroc", "calibration/ece", "calibration/false_reject_rate", "calibration/unfiltered_informative_share",
-    "estimator/loss", "estimator/overflow_share",
-)  # fmt: skip
+    "rollout/rounds",
+    "rollout/groups",
+    "rollout/zero_variance_share",
+    "rollout/unreplaced",
+    "selection/reject_share",
+    "selection/drawn_explore",
+    "selection/drawn_fill",
+    "selection/oldest_label_age",
+    "calibration/auroc",
+    "calibration/ece",
+    "calibration/false_reject_rate",
+    "calibration/unfiltered_informative_share",
+    "estimator/loss",
+    "estimator/overflow_share",
+)
 """Metrics of each generation batch, logged as `depo/NAME`; `depo.runs.metric_names` explains them.
 
 Those of `rollout` count groups that backfill replaced, too;
@@ -235,7 +245,8 @@ class DepoGRPOMixin(_Trainer):  # type: ignore[misc]
         needed = self.args.generation_batch_size // self.num_generations
         if len(rows.sampler.prompts) < needed:
             raise ConfigError(
-                f"train_dataset: got {len(rows.sampler.prompts)} distinct prompts, expected at least {needed}, those of one generation batch"
+                f"train_dataset: got {len(rows.sampler.prompts)} distinct prompts, expected at "
+                f"least {needed}, those of one generation batch"
             )
         require_equal(
             "train_dataset", [prompt.id for prompt in rows.sampler.prompts], self.accelerator
@@ -323,8 +334,9 @@ class DepoGRPOMixin(_Trainer):  # type: ignore[misc]
         ]
 
     def _depo_wanted(self, batch: _Batch, silent: int) -> int:
-        """Return how many groups the next round draws, so many that every process has the same
-        number of responses; 0: no further round.
+        """Return how many groups the next round draws, so many.
+
+        That every process has the same number of responses; 0: no further round.
         """
         selector, sampler = self._depo_selector, self.depo.sampler
         least = batch.size if selector.backfill_draws == "batch" else silent
@@ -362,6 +374,7 @@ class DepoGRPOMixin(_Trainer):  # type: ignore[misc]
 
 
 class DepoGRPOTrainer(DepoGRPOMixin, GRPOTrainer):  # type: ignore[misc]
-    """GRPOTrainer with prompts that depo chooses; the arguments beyond GRPOTrainer's are those of
-    `DepoGRPOMixin`.
+    """GRPOTrainer with prompts that depo chooses.
+
+    The arguments beyond GRPOTrainer's are those of `DepoGRPOMixin`.
     """

@@ -41,7 +41,8 @@ def check_hooks(trainer_class: type) -> None:
         if got != expected:
             found = "no such method" if got is None else f"arguments {', '.join(got)}"
             raise ImportError(
-                f"trl {__version__}: {trainer_class.__name__}.{name}: got {found}, expected arguments {', '.join(expected)}; depo overrides it"
+                f"trl {__version__}: {trainer_class.__name__}.{name}: got {found}, expected "
+                f"arguments {', '.join(expected)}; depo overrides it"
             )
 
 
@@ -58,7 +59,8 @@ def check_backfill(trainer: Any, selector: SelectorConfig) -> None:
     given = [name for name, value in owners.items() if value is not None]
     if selector.backfill and given:
         raise ConfigError(
-            f"selector.backfill: got True together with {given[0]}, expected False: depo cannot generate again on its behalf"
+            f"selector.backfill: got True together with {given[0]}, expected False: depo cannot "
+            f"generate again on its behalf"
         )
 
 
@@ -71,7 +73,8 @@ def reward_column(trainer: Any, name: str | None) -> int | None:
     names = trainer.reward_func_names
     if name is not None and names.count(name) != 1:
         raise ConfigError(
-            f"informative_reward: got {name!r}, expected one that occurs once among {', '.join(names)}"
+            f"informative_reward: got {name!r}, expected one that occurs once among "
+            f"{', '.join(names)}"
         )
     return None if name is None else int(names.index(name))
 
@@ -85,7 +88,8 @@ def identifying_rows(dataset: Dataset | IterableDataset) -> Iterator[dict[str, A
     """
     if isinstance(dataset, IterableDataset):
         raise ConfigError(
-            "train_dataset: got an IterableDataset, expected one that can be indexed: depo draws rows in any order"
+            "train_dataset: got an IterableDataset, expected one that can be indexed: depo draws "
+            "rows in any order"
         )
     columns = dataset.column_names
     if "prompt" not in columns:
@@ -94,7 +98,8 @@ def identifying_rows(dataset: Dataset | IterableDataset) -> Iterator[dict[str, A
         )
     if images := sorted({"image", "images"} & set(columns)):
         raise ConfigError(
-            f"train_dataset: got column {images[0]}, expected text alone: depo cannot tell prompts apart by their images"
+            f"train_dataset: got column {images[0]}, expected text alone: depo cannot tell "
+            f"prompts apart by their images"
         )
     known = {*LAYOUTS["trl"].prompt_columns, *LAYOUTS["trl"].answer_columns}
     for row in dataset.select_columns(

@@ -1,5 +1,6 @@
-"""Responses as TRL's `_generate` returns them: read, and taken apart and put together again, so
-that single groups can be replaced.
+"""Responses as TRL's `_generate` returns them.
+
+Read, and taken apart and put together again, so that single groups can be replaced.
 """
 
 from __future__ import annotations
@@ -23,8 +24,10 @@ Generated = tuple[Any, ...]
 
 
 class Rollout(NamedTuple):
-    """One response: its entry in each list that `_generate` returned, and what reward functions
-    logged of it (`log_extra`).
+    """One response.
+
+    Its entry in each list that `_generate` returned, and what reward functions logged of it
+    (`log_extra`).
     """
 
     entries: tuple[Any, ...]
@@ -113,7 +116,8 @@ def join_rollouts(
 
 
 def _is_per_response(column: object) -> bool:
-    """Whether a part is a list of responses; absent ones are None, or empty where no tool was
-    called.
+    """Whether a part is a list of responses.
+
+    Absent ones are None, or empty where no tool was called.
     """
     return isinstance(column, list) and bool(column)

@@ -107,7 +107,8 @@ class DepoRLHFDataset(RLHFDataset):  # type: ignore[misc]
         """The sampler of the training rows."""
         if self._rows is None:
             raise ConfigError(
-                f"data.val_files: got {self.original_data_files} asked as training rows, expected data.train_files"
+                f"data.val_files: got {self.original_data_files} asked as training rows, expected "
+                f"data.train_files"
             )
         return self._rows
 
@@ -117,7 +118,10 @@ class DepoRLHFDataset(RLHFDataset):  # type: ignore[misc]
         return int(self._trainer.global_steps) if self._trainer is not None else self._steps
 
     def __getitem__(self, item: int) -> dict[str, Any]:
-        """Return the row that depo wants next, whatever `item` is; of validation files row `item`."""
+        """Return the row that depo wants next, whatever `item` is.
+
+        Of validation files row `item`.
+        """
         return self.__getitems__([item])[0]
 
     def __getitems__(self, items: Sequence[int]) -> list[dict[str, Any]]:
@@ -165,15 +169,17 @@ class DepoRLHFDataset(RLHFDataset):  # type: ignore[misc]
         )
 
     def release_all_but(self, held: Collection[int]) -> None:
-        """Free the prompts of open draws that verl no longer holds: failed, discarded, or lost with
-        a process.
+        """Free the prompts of open draws that verl no longer holds.
+
+        Failed, discarded, or lost with a process.
         """
         lost = [draw for draw in self.rows.sampler.in_flight() if draw.draw_id not in held]
         self.rows.sampler.release(lost, reason="no longer held by verl")
 
     def learn(self) -> dict[str, float]:
-        """Train the estimator on the new labels, if there is one, and return depo's metrics, named
-        `depo/...`; without those still unknown.
+        """Train the estimator on the new labels, if there is one.
+
+        And return depo's metrics, named `depo/...`; without those still unknown.
         """
         learned = {
             f"depo/{name}": value
@@ -235,7 +241,8 @@ def unknown_metric(metric: str, known: Iterable[str]) -> ConfigError:
     """Return the error of a metric that the reward function does not give."""
     names = ", ".join(sorted({REWARD, *known}))
     return ConfigError(
-        f"algorithm.filter_groups.metric: got {metric!r}, expected what the reward function gives, one of {names}"
+        f"algorithm.filter_groups.metric: got {metric!r}, expected what the reward function "
+        f"gives, one of {names}"
     )
 
 
@@ -251,7 +258,10 @@ def _trainer_of(config: DictConfig) -> Any:
     """Return the V1 trainer that reads this configuration; None in the legacy loop."""
     trainer = next((trainer for trainer in TRAINERS if trainer.config.data is config), None)
     if trainer is None and _outside(config, "trainer.use_v1"):
-        expected = "path=pkg://depo.integrations.verl_buffer and name=DepoReplayBuffer, which reports the rewards to the data set"
+        expected = (
+            "path=pkg://depo.integrations.verl_buffer and name=DepoReplayBuffer, which "
+            "reports the rewards to the data set"
+        )
         raise ConfigError(
             f"trainer.v1.sampler.custom_sampler: got none of depo's, expected {expected}"
         )
@@ -273,11 +283,13 @@ def _check(config: DictConfig) -> None:
     if config.dataloader_num_workers != 0:
         got = config.dataloader_num_workers
         raise ConfigError(
-            f"data.dataloader_num_workers: got {got}, expected 0: a worker would choose from a copy of the sampler that never sees a reward"
+            f"data.dataloader_num_workers: got {got}, expected 0: a worker would choose from a "
+            f"copy of the sampler that never sees a reward"
         )
     if _listed(config.train_files) == _listed(config.val_files):
         raise ConfigError(
-            f"data.val_files: got {config.val_files}, the same as data.train_files, expected other files: they tell depo which rows to choose"
+            f"data.val_files: got {config.val_files}, the same as data.train_files, expected "
+            f"other files: they tell depo which rows to choose"
         )
     if _outside(config, GROUP_SIZE) is None:
         raise ConfigError(
@@ -302,8 +314,9 @@ def _row_sampler(
 
 
 def _identities(dataset: DepoRLHFDataset) -> Iterator[dict[str, Any]]:
-    """Yield of each row what makes it the prompt it is; a row with images or the like is its own,
-    since texts such as "<image> Find x." repeat.
+    """Yield of each row what makes it the prompt it is.
+
+    A row with images or the like is its own, since texts such as "<image> Find x." repeat.
     """
     columns = set(dataset.dataframe.column_names)
     needed = sorted(columns & {dataset.prompt_key, "data_source", "reward_model"})
@@ -314,8 +327,9 @@ def _identities(dataset: DepoRLHFDataset) -> Iterator[dict[str, Any]]:
 
 
 def _outside(config: DictConfig, name: str) -> Any:
-    """Return a value of verl's configuration from outside of its section `data`; None if there is
-    none.
+    """Return a value of verl's configuration from outside of its section `data`.
+
+    None if there is none.
     """
     try:
         return OmegaConf.select(config, f"..{name}")

@@ -1,5 +1,6 @@
-"""verl's replay buffer, reporting every group that it hands to the trainer or throws away to
-`depo.integrations.verl`.
+"""verl's replay buffer, reporting every group.
+
+That it hands to the trainer or throws away to `depo.integrations.verl`.
 """
 
 from __future__ import annotations
@@ -30,8 +31,10 @@ TRAINING = "train"
 
 
 class DepoReplayBuffer(ReplayBuffer):  # type: ignore[misc]
-    """Buffer of the mode `sync`: what verl selects, filters out (DAPO), discards as surplus or
-    finds failed is observed before it is cleared.
+    """Buffer of the mode `sync`.
+
+    What verl selects, filters out (DAPO), discards as surplus or finds failed is observed before it
+    is cleared.
 
     depo's metrics join those of verl's step, named `depo/...`.
 
@@ -40,8 +43,9 @@ class DepoReplayBuffer(ReplayBuffer):  # type: ignore[misc]
     """
 
     def __init__(self, **arguments: Any) -> None:
-        """Take what verl passes to a custom sampler, and from the trainer behind `refill_fn` what
-        it passes to its own alone.
+        """Take what verl passes to a custom sampler.
+
+        And from the trainer behind `refill_fn` what it passes to its own alone.
         """
         self._trainer: Any = getattr(arguments["refill_fn"], "__self__", None)
         if self._trainer is None:
@@ -52,12 +56,14 @@ class DepoReplayBuffer(ReplayBuffer):  # type: ignore[misc]
         if (mode == "sync") == isinstance(self, ReplayBufferAsync):
             expected = "DepoReplayBuffer" if mode == "sync" else "DepoReplayBufferAsync"
             raise ConfigError(
-                f"trainer.v1.sampler.custom_sampler.name: got {type(self).__name__} in mode {mode}, expected {expected}"
+                f"trainer.v1.sampler.custom_sampler.name: got {type(self).__name__} in mode "
+                f"{mode}, expected {expected}"
             )
         model = self._trainer.config.reward.reward_model
         if model.enable and not model.enable_resource_pool:
             raise ConfigError(
-                "reward.reward_model.enable_resource_pool: got False, expected True: a colocated reward model judges after the buffer was asked"
+                "reward.reward_model.enable_resource_pool: got False, expected True: a colocated "
+                "reward model judges after the buffer was asked"
             )
         super().__init__(**{**_builtin_settings(self._trainer), **arguments})
         TRAINERS.add(self._trainer)
@@ -127,19 +133,25 @@ class DepoReplayBuffer(ReplayBuffer):  # type: ignore[misc]
             )
 
     def _held(self) -> set[int]:
-        """Return the draws that verl still holds when a batch is complete: none, since this mode
-        drains what it has dispatched.
+        """Return the draws that verl still holds when a batch is complete.
+
+        None, since this mode drains what it has dispatched.
         """
         return set()
 
 
 class DepoReplayBufferAsync(DepoReplayBuffer, ReplayBufferAsync):  # type: ignore[misc]
-    """Buffer of the asynchronous modes; groups that were dropped as stale are observed, too, with
-    the version that they were dispatched with.
+    """Buffer of the asynchronous modes.
+
+    Groups that were dropped as stale are observed, too, with the version that they were dispatched
+    with.
     """
 
     def _held(self) -> set[int]:
-        """Return the draws of the prompts in TransferQueue, which keeps their rows in these modes."""
+        """Return the draws of the prompts in TransferQueue.
+
+        Which keeps their rows in these modes.
+        """
         prompts = [
             key
             for key, tag in (tq.kv_list(TRAINING) or {}).get(TRAINING, {}).items()
@@ -152,8 +164,9 @@ class DepoReplayBufferAsync(DepoReplayBuffer, ReplayBufferAsync):  # type: ignor
 
 
 def _last_outputs(tags: Mapping[str, Any], uids: set[str]) -> list[str]:
-    """Return the key `{uid}_{session}_{output}` of each session's last output, which carries the
-    session's reward, by session.
+    """Return the key `{uid}_{session}_{output}` of each session's last output.
+
+    Which carries the session's reward, by session.
     """
     last: dict[tuple[int, str], int] = {}
     for uid, session, output in (key.split("_") for key in tags if key.split("_")[0] in uids):
@@ -162,8 +175,9 @@ def _last_outputs(tags: Mapping[str, Any], uids: set[str]) -> list[str]:
 
 
 def _rewards(judged_N: Any, metric: str) -> Float32Array:
-    """Return the reward of each rollout from its scores per token, or from the extra results of the
-    reward function, float32 [N]; NaN where it has none.
+    """Return the reward of each rollout from its scores per token.
+
+    Or from the extra results of the reward function, float32 [N]; NaN where it has none.
 
     Raises:
         ConfigError: Not one of them has the metric; verl itself says so only where it filters by
@@ -189,8 +203,9 @@ def _mean_logprobs(data: Any) -> Any:
 
 
 def _builtin_settings(trainer: Any) -> dict[str, Any]:
-    """Return the arguments that verl passes to its own buffers alone; without them
-    `algorithm.filter_groups` would silently do nothing.
+    """Return the arguments that verl passes to its own buffers alone.
+
+    Without them `algorithm.filter_groups` would silently do nothing.
     """
     config = trainer.config
     metric = trainer._resolve_filter_groups_metric()

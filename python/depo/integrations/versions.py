@@ -27,7 +27,8 @@ def require_tested(package: str) -> None:
         installed = version(package)
     except PackageNotFoundError as error:
         raise ImportError(
-            f"depo.integrations.{package} needs {package} {window}, which is not installed: pip install 'depo[{package}]'"
+            f"depo.integrations.{package} needs {package} {window}, which is not installed: pip "
+            f"install 'depo[{package}]'"
         ) from error
     if not first <= _numbers(installed) < beyond:
         warnings.warn(

@@ -1,5 +1,6 @@
-"""Recorded rollouts replayed: what each selector would have picked, shown nothing but what it
-picked.
+"""Recorded rollouts replayed.
+
+What each selector would have picked, shown nothing but what it picked.
 
 Dimension letters in this package: R records, K ticks, A records of a tick, P picks; G rollouts of a
 group as everywhere.

@@ -29,21 +29,29 @@ def advise(log: RolloutLog, results: Sequence[Result]) -> str:
     """Return what the results say about the rollouts of the run that recorded the log."""
     if not log.covers_pool:
         needed = "selection.explore_share above 0, with explore_by uniform"
-        return f"Advice: this log cannot tell: the selector that recorded it never drew at random from what it rejected (it takes {needed})."
+        return (
+            f"Advice: this log cannot tell: the selector that recorded it never drew at random "
+            f"from what it rejected (it takes {needed})."
+        )
     if log.effective_groups < ENOUGH_GROUPS:
         return (
-            f"Advice: this log cannot tell: its {len(log.successes):,} groups weigh as much as {log.effective_groups:.0f} drawn evenly, "
+            f"Advice: this log cannot tell: its {len(log.successes):,} groups weigh as much as "
+            f"{log.effective_groups:.0f} drawn evenly, "
             f"{ENOUGH_GROUPS} are needed."
         )
     base = base_informative_share(log, 0)
     if base >= HIGH_SHARE:
-        return f"Advice: filtering does not pay here: {base:.0%} of the groups are informative without any."
+        return (
+            f"Advice: filtering does not pay here: {base:.0%} of the groups are informative "
+            f"without any."
+        )
     return _saving(log, results)
 
 
 def _saving(log: RolloutLog, results: Sequence[Result]) -> str:
-    """Compare the best selector with the run itself, at equal informative groups; the run's share
-    is that of what it rolled out, not weighted.
+    """Compare the best selector with the run itself, at equal informative groups.
+
+    The run's share is that of what it rolled out, not weighted.
     """
     scored = log.tick_of_record >= results[0]["warm"]
     spent = float(log.informative[scored].mean())
@@ -64,11 +72,15 @@ def _saving(log: RolloutLog, results: Sequence[Result]) -> str:
         / max(1.0, mean(best, "picks") * log.effective_groups / len(log.successes))
     )
     if not found > spent + SURE * error:
-        return f"Advice: no selector would clearly have saved rollouts: the best, {selector}, finds {found:.0%} informative groups, the run found {spent:.0%}."
+        return (
+            f"Advice: no selector would clearly have saved rollouts: the best, {selector}, "
+            f"finds {found:.0%} informative groups, the run found {spent:.0%}."
+        )
     groups, rollouts = int(log.informative[scored].sum()), int(scored.sum()) * log.group_size
     needed = float(f"{groups / found * log.group_size:.2g}")
     return (
-        f"Advice: {selector} at budget {budget:g} would have found the run's {groups:,} informative groups in about "
+        f"Advice: {selector} at budget {budget:g} would have found the run's {groups:,} "
+        f"informative groups in about "
         f"{needed:,.0f} rollouts instead of {rollouts:,}, {1 - spent / found:.0%} fewer."
     )
 

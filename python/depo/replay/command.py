@@ -118,7 +118,8 @@ def _check(options: ReplayOptions) -> None:
 def _depo_config(overrides: Sequence[str]) -> SelectorConfig:
     if any(text.startswith("--selection.preset=") for text in overrides):
         raise ConfigError(
-            "--selection.preset: choose presets with --selectors; --selection.KEY changes the settings of preset depo"
+            "--selection.preset: choose presets with --selectors; --selection.KEY changes the "
+            "settings of preset depo"
         )
     if not overrides:
         return SelectorConfig.from_preset("depo", warmup_steps=0)
@@ -159,7 +160,8 @@ def _without_text_only(configs: Mapping[str, SelectorConfig]) -> dict[str, Selec
     }
     for name in [name for name in configs if name not in kept]:
         print(
-            f"{name} is left out: it selects by text alone, and nothing reads the text; name an encoder with --encoder",
+            f"{name} is left out: it selects by text alone, and nothing reads the text; name an "
+            f"encoder with --encoder",
             file=sys.stderr,
         )
     if not kept:

@@ -9,8 +9,9 @@ from contextlib import contextmanager
 
 @contextmanager
 def tick_progress(total: int) -> Iterator[Callable[[int], None]]:
-    """Yield what is told how many ticks of `total` are done; it shows a bar on stderr where that is
-    a terminal.
+    """Yield what is told how many ticks of `total` are done.
+
+    It shows a bar on stderr where that is a terminal.
     """
     if not sys.stderr.isatty():
         yield lambda done: None

@@ -1,5 +1,6 @@
-"""Text models for replays: an encoder that somebody trained, or the one that a run had at its
-start.
+"""Text models for replays.
+
+An encoder that somebody trained, or the one that a run had at its start.
 """
 
 from __future__ import annotations
@@ -42,7 +43,8 @@ class TextModels:
             )
         if encoder == OWN and run_directory is None:
             raise ConfigError(
-                f"--encoder: got {OWN}, expected the directory of an encoder: {OWN} is for the directory of a depo-train run"
+                f"--encoder: got {OWN}, expected the directory of an encoder: {OWN} is for the "
+                f"directory of a depo-train run"
             )
         self._encoder, self._run_directory = encoder, run_directory
         self._texts = [prompt.text for prompt in log.prompts]
@@ -97,6 +99,7 @@ def _own_tokenizer(run_directory: Path) -> Path:
     newest = latest_checkpoint(run_directory / "checkpoints")
     if newest is None:
         raise ConfigError(
-            f"--encoder: got {OWN}, expected a checkpoint in {run_directory}: the run's encoder reads with the policy's tokenizer"
+            f"--encoder: got {OWN}, expected a checkpoint in {run_directory}: the run's encoder "
+            f"reads with the policy's tokenizer"
         )
     return newest / "policy"

@@ -1,5 +1,6 @@
-"""Fields of a log's rows, checked; what does not fit is a DataError that names file, line and
-field.
+"""Fields of a log's rows, checked.
+
+What does not fit is a DataError that names file, line and field.
 """
 
 from __future__ import annotations

@@ -1,5 +1,6 @@
-"""A rollout log, whatever wrote it: which prompts had an outcome at which tick, and how many of its
-rollouts succeeded.
+"""A rollout log, whatever wrote it.
+
+Which prompts had an outcome at which tick, and how many of its rollouts succeeded.
 """
 
 from __future__ import annotations
@@ -97,9 +98,16 @@ class RolloutLog:
 
     @classmethod
     def of(
-        cls, layout: str, kind: LogKind, prompts: Sequence[Prompt], group_size: int, records: Sequence[Record], *, covers_pool: bool = True,
+        cls,
+        layout: str,
+        kind: LogKind,
+        prompts: Sequence[Prompt],
+        group_size: int,
+        records: Sequence[Record],
+        *,
+        covers_pool: bool = True,
         notes: Sequence[str] = (),
-    ) -> RolloutLog:  # fmt: skip
+    ) -> RolloutLog:
         """Return the log of some records, in any order.
 
         Raises:
@@ -107,7 +115,8 @@ class RolloutLog:
         """
         if not records or group_size < 2:
             raise DataError(
-                f"{layout} log: got {len(records)} groups of {group_size} rollouts, expected at least one group of at least 2"
+                f"{layout} log: got {len(records)} groups of {group_size} rollouts, expected at "
+                f"least one group of at least 2"
             )
         columns = np.array([record[:4] for record in records], np.int64)
         order = np.lexsort((columns[:, 1], columns[:, 0]))
@@ -115,14 +124,24 @@ class RolloutLog:
         if (repeated := (np.diff(clock) == 0) & (np.diff(prompt) == 0)).any():
             row = int(np.flatnonzero(repeated)[0])
             raise DataError(
-                f"{layout} log: got prompt {prompts[prompt[row]].id!r} twice at {kind[:-1]} {clock[row]}, expected it at most once"
+                f"{layout} log: got prompt {prompts[prompt[row]].id!r} twice at {kind[:-1]} "
+                f"{clock[row]}, expected it at most once"
             )
         clocks, starts = np.unique(clock, return_index=True)
         return cls(
-            layout=layout, kind=kind, prompts=tuple(prompts), group_size=group_size, clocks=clocks, bounds=np.append(starts, len(clock)),
-            prompt_positions=prompt, successes=successes, rollouts=rollouts, weights=np.array([record.weight for record in records])[order],
-            covers_pool=covers_pool, notes=tuple(notes),
-        )  # fmt: skip
+            layout=layout,
+            kind=kind,
+            prompts=tuple(prompts),
+            group_size=group_size,
+            clocks=clocks,
+            bounds=np.append(starts, len(clock)),
+            prompt_positions=prompt,
+            successes=successes,
+            rollouts=rollouts,
+            weights=np.array([record.weight for record in records])[order],
+            covers_pool=covers_pool,
+            notes=tuple(notes),
+        )
 
     @property
     def n_ticks(self) -> int:
@@ -146,8 +165,9 @@ class RolloutLog:
 
     @property
     def effective_groups(self) -> float:
-        """How many groups drawn with equal chances tell as much as the weighted records (Kish's
-        effective sample size).
+        """How many groups drawn with equal chances tell as much as the weighted records.
+
+        (Kish's effective sample size).
         """
         return float(self.weights.sum() ** 2 / (self.weights**2).sum())
 
@@ -169,9 +189,14 @@ class RolloutLog:
         """Return the log of the first ticks alone, of all if there are no more [n_ticks >= 1]."""
         records = slice(self.bounds[min(n_ticks, self.n_ticks)])
         return replace(
-            self, clocks=self.clocks[:n_ticks], bounds=self.bounds[: n_ticks + 1], prompt_positions=self.prompt_positions[records],
-            successes=self.successes[records], rollouts=self.rollouts[records], weights=self.weights[records],
-        )  # fmt: skip
+            self,
+            clocks=self.clocks[:n_ticks],
+            bounds=self.bounds[: n_ticks + 1],
+            prompt_positions=self.prompt_positions[records],
+            successes=self.successes[records],
+            rollouts=self.rollouts[records],
+            weights=self.weights[records],
+        )
 
     def fingerprint(self) -> str:
         """Return a hash of everything that a replay depends on, texts included."""
@@ -207,8 +232,9 @@ class GroupCollector:
     def add(
         self, clock: int, prompt: Prompt, outcomes: Sequence[bool], weight: float = 1.0
     ) -> None:
-        """Add rollouts of a prompt at a step; the weight of a group's first rollouts is the
-        group's.
+        """Add rollouts of a prompt at a step.
+
+        The weight of a group's first rollouts is the group's.
         """
         group = (clock, prompt.id)
         self._prompts.setdefault(prompt.id, prompt)

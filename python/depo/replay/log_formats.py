@@ -60,7 +60,8 @@ def read_log(
     if runs:
         if len(paths) > 1:
             raise DataError(
-                f"LOG: got {len(paths)} logs, expected one where it is the run {runs[0]}: two runs are not one policy's history"
+                f"LOG: got {len(paths)} logs, expected one where it is the run {runs[0]}: two "
+                f"runs are not one policy's history"
             )
         return read_run(runs[0], with_texts=with_texts)
     files = [file for path in paths for file in _files(path)]
@@ -76,8 +77,9 @@ def _run_directory(path: Path) -> Path | None:
 
 
 def _files(path: Path) -> list[Path]:
-    """Return the log files that a path stands for, steps in order; of prime-rl's two subsets the
-    one without a selection.
+    """Return the log files that a path stands for, steps in order.
+
+    Of prime-rl's two subsets the one without a selection.
     """
     if path.is_file():
         return [path]
@@ -92,7 +94,10 @@ def _files(path: Path) -> list[Path]:
         if file.suffix in JSONL_SUFFIXES + PARQUET_SUFFIXES and not file.name.startswith(".")
     ]
     if not files:
-        expected = f"{JOURNAL_FILE}, STEP.jsonl, rollouts/step_N/train/all/traces.jsonl or rows with n_correct_by_visit"
+        expected = (
+            f"{JOURNAL_FILE}, STEP.jsonl, rollouts/step_N/train/all/traces.jsonl or rows "
+            f"with n_correct_by_visit"
+        )
         raise DataError(f"{path}: got a directory without a rollout log, expected {expected}")
     return sorted(
         files,
@@ -112,7 +117,8 @@ def _detect(file: Path) -> str:
             f"{name}: {', '.join(sorted(layout.columns))}" for name, layout in LAYOUTS.items()
         )
         raise DataError(
-            f"{file}: got columns {', '.join(map(str, row))}, expected those of a known layout ({expected})"
+            f"{file}: got columns {', '.join(map(str, row))}, expected those of a known layout "
+            f"({expected})"
         )
     raise DataError(f"{file}: got no rows, expected a rollout log")
 
@@ -176,15 +182,17 @@ def _read_verl(files: Files, success_threshold: float) -> RolloutLog:
 
 
 def _read_prime_rl(files: Files, success_threshold: float) -> RolloutLog:
-    """A group is the episodes with one group id; its step is the last one that an episode of it was
-    recorded at.
+    """A group is the episodes with one group id.
+
+    Its step is the last one that an episode of it was recorded at.
     """
     groups: dict[str, tuple[int, Prompt, list[bool]]] = {}
     for file in files:
         step = re.search(r"step_(\d+)", str(file))
         if step is None:
             raise DataError(
-                f"{file}: got a file outside of rollouts/step_N, expected the path that prime-rl gave it"
+                f"{file}: got a file outside of rollouts/step_N, expected the path that prime-rl "
+                f"gave it"
             )
         for where, episode in read_rows(str(file)):
             prompt = _prime_rl_prompt(mapping(episode, "task", where), where)
@@ -207,8 +215,9 @@ def _read_prime_rl(files: Files, success_threshold: float) -> RolloutLog:
 
 
 def _prime_rl_prompt(task: Mapping[str, Any], where: str) -> Prompt:
-    """Return the task's opening text under its identity; parts of a message that are no text are
-    left out.
+    """Return the task's opening text under its identity.
+
+    Parts of a message that are no text are left out.
     """
     content = mapping(task, "data", where)
     opening = content.get("prompt") or ""
@@ -246,8 +255,9 @@ def _message_text(content: object) -> str:
 def _prime_rl_outcomes(
     episode: Mapping[str, Any], where: str, success_threshold: float
 ) -> list[bool]:
-    """Return whether each rollout of an episode succeeded: trainable traces without an error; a
-    reward is the weighted sum of the named ones.
+    """Return whether each rollout of an episode succeeded: trainable traces without an error.
+
+    A reward is the weighted sum of the named ones.
     """
     outcomes = []
     for trace in sequence(episode, "traces", where):

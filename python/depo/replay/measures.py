@@ -37,7 +37,8 @@ MEASURES: Mapping[str, str] = {
     "false_reject_rate": "informative ones among the groups that were not picked",
     "rollouts_per_informative_group": "rollouts spent for each informative group",
     "brier": "mean squared error of P(informative) over the groups picked",
-    "ece": "expected calibration error of P(informative) over the groups picked, 10 bins of equal weight",
+    "ece": "expected calibration error of P(informative) over the groups picked, 10 bins of equal "
+    "weight",
     "ece_probed": "the same over the picks that explore or re-probe, cheap probes included",
     "max_age": "longest time a prompt went without a pick, in ticks, to the end of the log",
     "early_informative_share": "informative_share of the first two ticks",
@@ -48,8 +49,9 @@ MEASURES: Mapping[str, str] = {
 
 
 def default_warm(log: RolloutLog) -> int:
-    """Return how many ticks are not scored unless one says so: 4, but none of a log with fewer than
-    12 ticks.
+    """Return how many ticks are not scored unless one says so.
+
+    4, but none of a log with fewer than 12 ticks.
     """
     return WARM_TICKS if log.n_ticks >= SHORT_LOG else 0
 
@@ -91,8 +93,9 @@ def measure(log: RolloutLog, picks: Picks, warm: int) -> dict[str, float]:
 
 
 def calibration(log: RolloutLog, picks: Picks, warm: int) -> dict[str, float]:
-    """Return brier, ece and ece_probed of `MEASURES`; the picks of several replays, joined, are
-    measured as one.
+    """Return brier, ece and ece_probed of `MEASURES`.
+
+    The picks of several replays, joined, are measured as one.
 
     Over N picks even a perfect belief has an ece of about `0.8 * sqrt(p * (1 - p) * bins / N)`, see
     `ece_noise`: that of one replay says little, and that of its few exploring picks nothing, so
@@ -107,8 +110,9 @@ def calibration(log: RolloutLog, picks: Picks, warm: int) -> dict[str, float]:
 
 
 def ece_noise(log: RolloutLog, picks: Picks, warm: int) -> dict[str, float]:
-    """Return, as ece and ece_probed, what these would be about if every belief were right: the mean
-    distance of a bin's observed share from its true one.
+    """Return, as ece and ece_probed, what these would be about if every belief were right.
+
+    The mean distance of a bin's observed share from its true one.
 
     The mean absolute value of a normal variable is sqrt(2 / pi) standard deviations. Several seeds'
     looks at one group see one outcome, and count as one.
@@ -164,8 +168,9 @@ def _full(log: RolloutLog, picks: Picks) -> BoolArray:
 
 
 def _judged(log: RolloutLog, picks: Picks, warm: int) -> tuple[BoolArray, BoolArray]:
-    """Return which picks are scored groups, and which scored ones explore or re-probe, each bool
-    [P].
+    """Return which picks are scored groups, and which scored ones explore or re-probe.
+
+    Each bool [P].
     """
     scored_P = log.tick_of_record[picks.records] >= warm
     return scored_P & _full(log, picks), scored_P & picks.probed
@@ -187,8 +192,9 @@ def _informative_share(log: RolloutLog, picks: Picks, counted_P: BoolArray) -> f
 
 
 def _predictions(log: RolloutLog, picks: Picks, counted_P: BoolArray) -> tuple[Any, Any, Any]:
-    """Return believed probabilities, outcomes of the recorded groups and weights of the picks that
-    count and about which something was believed.
+    """Return believed probabilities, outcomes of the recorded groups and weights of the picks.
+
+    That count and about which something was believed.
     """
     known_P = counted_P & np.isfinite(picks.p_informative)
     records = picks.records[known_P]

@@ -20,20 +20,38 @@ _LINES = ("-", "--", ":")
 
 
 def replay_charts(results: Sequence[Result], pooled: Sequence[Pooled]) -> list[Chart]:
-    """Return all figures, each selector in the same colour and line everywhere; legends go from the
-    best to the worst.
+    """Return all figures, each selector in the same colour and line everywhere.
+
+    Legends go from the best to the worst.
     """
     return [
-        render("informative_by_budget", "Informative share by budget", "The higher, the fewer rollouts are wasted; means over seeds.", _by_budget(results)),
-        render("reliability", "Calibration of P(informative)", "Picks should be informative as often as believed: left on the diagonal, right on zero.",
-               _reliability(results, pooled)),
-        render("informative_by_tick", "Informative share over time", "Smallest budget, means over seeds, smoothed over ticks.", _by_tick(results)),
-    ]  # fmt: skip
+        render(
+            "informative_by_budget",
+            "Informative share by budget",
+            "The higher, the fewer rollouts are wasted; means over seeds.",
+            _by_budget(results),
+        ),
+        render(
+            "reliability",
+            "Calibration of P(informative)",
+            "Picks should be informative as "
+            "often as believed: left on the "
+            "diagonal, right on zero.",
+            _reliability(results, pooled),
+        ),
+        render(
+            "informative_by_tick",
+            "Informative share over time",
+            "Smallest budget, means over seeds, smoothed over ticks.",
+            _by_tick(results),
+        ),
+    ]
 
 
 def _styles(results: Sequence[Result]) -> dict[str, dict[str, Any]]:
-    """Return how each selector is drawn, the best at the smallest budget first; references and
-    uniform are grey, the latter on top of what equals it.
+    """Return how each selector is drawn, the best at the smallest budget first.
+
+    References and uniform are grey, the latter on top of what equals it.
     """
     *colours, black = COLOURS
     fixed: dict[str, dict[str, Any]] = {

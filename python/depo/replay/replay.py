@@ -17,8 +17,9 @@ ROUNDING = 1e-9
 
 
 class Replay:
-    """Goes through the ticks of a log; at each, the selector picks a share of what is recorded
-    there and is shown only that.
+    """Goes through the ticks of a log.
+
+    At each, the selector picks a share of what is recorded there and is shown only that.
 
     Args:
         log: The log.
@@ -79,7 +80,8 @@ class Replay:
         """
         if state["budget"] != self.budget or state["ticks_done"] > self.log.n_ticks:
             raise StateError(
-                f"replay: got {state['ticks_done']} ticks at budget {state['budget']}, expected {self.log.n_ticks} at most at {self.budget}"
+                f"replay: got {state['ticks_done']} ticks at budget {state['budget']}, expected "
+                f"{self.log.n_ticks} at most at {self.budget}"
             )
         self._selector.load_state_dict(state["selector"])
         self._parts = [Picks.from_state(state["picks"])]
@@ -87,7 +89,8 @@ class Replay:
 
 
 def places(budget: float, available: int) -> int:
-    """Return how many of the available groups a budget pays for in full: a whole number, at least
-    1.
+    """Return how many of the available groups a budget pays for in full.
+
+    A whole number, at least 1.
     """
     return max(1, math.floor(budget * available + ROUNDING))

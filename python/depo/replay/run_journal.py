@@ -99,7 +99,8 @@ def _texts(directory: Path) -> dict[str, str]:
     path = directory / CONFIG_FILE
     if not path.is_file():
         raise DataError(
-            f"{path}: no such file, expected the run's configuration: prompt texts are made anew from the data sources in it"
+            f"{path}: no such file, expected the run's configuration: prompt texts are made anew "
+            f"from the data sources in it"
         )
     from depo.config import load_config
     from depo.data import load_prompts

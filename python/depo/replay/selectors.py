@@ -20,7 +20,8 @@ from depo.types.records import Draw, DrawKind, Float32Array, Int64Array
 
 REFERENCES: Mapping[str, str] = {
     "oracle": "knows the outcomes of this tick",
-    "hindsight": "is shown every past outcome, whatever it picked, and takes the most probably informative prompts by depo's belief",
+    "hindsight": "is shown every past outcome, whatever it picked, and takes the most probably "
+    "informative prompts by depo's belief",
 }
 """Rows that bound what a selector can reach."""
 
@@ -58,8 +59,9 @@ class Selector(Protocol):
 
 
 class SamplerSelector:
-    """`depo.PromptSampler` as a trainer drives it: it sees the outcomes of one batch before it
-    draws the next.
+    """`depo.PromptSampler` as a trainer drives it.
+
+    It sees the outcomes of one batch before it draws the next.
 
     Args:
         log: What is replayed.
@@ -87,8 +89,9 @@ class SamplerSelector:
         self._batch = batch
 
     def play(self, tick: Tick, n: int) -> Picks:
-        """Pick prompts of a tick in batches worth `batch` groups; what cheap probes cost goes off
-        the places of their batch, see `PromptSampler.sample`.
+        """Pick prompts of a tick in batches worth `batch` groups.
+
+        What cheap probes cost goes off the places of their batch, see `PromptSampler.sample`.
         """
         parts, waiting = [], np.ones(len(tick.prompts), bool)
         while n > 0 and waiting.any():
@@ -135,8 +138,9 @@ class SamplerSelector:
 
 
 class Hindsight:
-    """Picks the most probably informative prompts with the belief of a sampler that is shown every
-    outcome.
+    """Picks the most probably informative prompts with the belief of a sampler.
+
+    That is shown every outcome.
 
     Args:
         everything: Drives the sampler through all prompts of each tick.
@@ -187,8 +191,9 @@ class Oracle:
 
 
 def replay_config(preset: str, depo: SelectorConfig) -> SelectorConfig:
-    """Return the settings of a preset for a replay, without warm-up: that counts training steps,
-    and the clock here is the tick.
+    """Return the settings of a preset for a replay, without warm-up.
+
+    That counts training steps, and the clock here is the tick.
 
     Args:
         preset: Name of a preset, or of a reference.
@@ -203,7 +208,8 @@ def replay_config(preset: str, depo: SelectorConfig) -> SelectorConfig:
         return replace(depo, explore_share=0.0, max_age=0, warmup_steps=0)
     if preset not in SELECTOR_PRESETS:
         raise ConfigError(
-            f"--selectors: got {preset!r}, expected some of {', '.join([*SELECTOR_PRESETS, *REFERENCES])}"
+            f"--selectors: got {preset!r}, expected some of "
+            f"{', '.join([*SELECTOR_PRESETS, *REFERENCES])}"
         )
     return SelectorConfig.from_preset(preset, warmup_steps=0)
 
@@ -222,8 +228,9 @@ def build_selector(
     batch: int = 64,
     text_model: TextModel | None = None,
 ) -> Selector:
-    """Return the selector of a preset's or a reference's name; see `SamplerSelector` for the
-    arguments.
+    """Return the selector of a preset's or a reference's name.
+
+    See `SamplerSelector` for the arguments.
     """
     if preset == "oracle":
         return Oracle(log.group_size, seed)
@@ -232,8 +239,9 @@ def build_selector(
 
 
 def recorded_rewards(tick: Tick, rows: Int64Array, group_size: int) -> Float32Array:
-    """Return the recorded outcomes of some rows of a tick as rewards float32 [B, G]: successes
-    first, unknown ones NaN.
+    """Return the recorded outcomes of some rows of a tick as rewards float32 [B, G].
+
+    Successes first, unknown ones NaN.
     """
     rollout = np.arange(group_size)
     rewards_BG = (rollout < tick.successes[rows, None]).astype(np.float32)
@@ -275,8 +283,9 @@ def _reference_picks(
 
 
 def _lots(seed: int, purpose: str, tick: Tick, count: int = 1) -> Float64Array:
-    """Return `count` random numbers for each prompt of a tick, float64 [A, count]; they do not
-    depend on the selector.
+    """Return `count` random numbers for each prompt of a tick, float64 [A, count].
+
+    They do not depend on the selector.
     """
     lots = uniforms([derive_key(seed, purpose, tick.index)], 0, len(tick.prompts) * count)
     return lots.reshape(len(tick.prompts), count)

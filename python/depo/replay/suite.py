@@ -62,8 +62,9 @@ class Terms:
 
 
 class Suite:
-    """Runs replays in order and keeps what is done, in memory and, with a directory, on disk: a
-    checkpoint per replay.
+    """Runs replays in order and keeps what is done, in memory and, with a directory, on disk.
+
+    A checkpoint per replay.
 
     Args:
         log: The log.
@@ -119,8 +120,9 @@ class Suite:
         return [self._done[job] for job in jobs]
 
     def pooled(self, jobs: Iterable[Job]) -> list[Pooled]:
-        """Return the calibration of finished jobs, those of a selector and budget that differ by
-        the seed taken together, in order of appearance.
+        """Return the calibration of finished jobs, those of a selector and budget.
+
+        That differ by the seed taken together, in order of appearance.
         """
         groups: dict[tuple[str, float], list[Job]] = {}
         for job in jobs:
@@ -190,7 +192,8 @@ class Suite:
                 if state["identity"][name] != value
             ]:
                 raise StateError(
-                    f"{newest.parent}: holds a replay with another {', '.join(differing)}: choose another directory or delete it"
+                    f"{newest.parent}: holds a replay with another {', '.join(differing)}: choose "
+                    f"another directory or delete it"
                 )
             if "result" in state:
                 self._done[job], self._picks[job] = (

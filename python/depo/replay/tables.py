@@ -30,9 +30,12 @@ of calibration are of all seeds pooled.
 """
 
 LEGEND = (
-    "informative: informative groups per group rolled out (+- sd over seeds); recall, lost: share of all informative groups that was picked, was not; "
-    "false rej.: informative among those not picked; Brier, ECE: of P(informative) over the groups that all seeds picked; ECE probed: the same over exploring "
-    "and re-probing picks, in brackets what a perfect belief would have by chance over so few; max age: longest time unseen, in ticks, of any seed."
+    "informative: informative groups per group rolled out (+- sd over seeds); recall, lost: share "
+    "of all informative groups that was picked, was not; "
+    "false rej.: informative among those not picked; Brier, ECE: of P(informative) over the "
+    "groups that all seeds picked; ECE probed: the same over exploring "
+    "and re-probing picks, in brackets what a perfect belief would have by chance over so few; "
+    "max age: longest time unseen, in ticks, of any seed."
 )
 
 
@@ -50,8 +53,9 @@ def mean(results: Sequence[Result], name: str) -> float:
 
 
 def results_table(results: Sequence[Result], pooled: Sequence[Pooled]) -> str:
-    """Return the means over seeds as text, a block for each budget; `Suite.pooled` gives the second
-    argument.
+    """Return the means over seeds as text, a block for each budget.
+
+    `Suite.pooled` gives the second argument.
     """
     grouped = by_selector(results)
     together = {(entry["budget"], entry["selector"]): entry for entry in pooled}
@@ -87,8 +91,10 @@ def describe_log(summary: Mapping[str, Any]) -> str:
     """Return a summary of the log as text."""
     unit = {"epochs": "epochs", "steps": "steps"}[summary["kind"]]
     first = (
-        f"{summary['layout']} log: {summary['prompts']:,} prompts, {summary['ticks']:,} {unit}, {summary['groups']:,} groups of {summary['group_size']}; "
-        f"{summary['informative_share']:.3f} of the groups are informative; the first {summary['warm']} {unit} are not scored"
+        f"{summary['layout']} log: {summary['prompts']:,} prompts, {summary['ticks']:,} {unit}, "
+        f"{summary['groups']:,} groups of {summary['group_size']}; "
+        f"{summary['informative_share']:.3f} of the groups are informative; the first "
+        f"{summary['warm']} {unit} are not scored"
     )
     return "\n".join([first, *(f"  {note}" for note in summary["notes"])])
 

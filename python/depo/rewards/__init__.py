@@ -26,8 +26,9 @@ def load_reward(config: RewardConfig) -> Reward:
 def check_golds(
     prompts: Sequence[Prompt], config: RewardConfig
 ) -> tuple[list[Prompt], list[Prompt]]:
-    """Split prompts into those whose ground truth the reward function can verify and the rest,
-    which would fail every response.
+    """Split prompts into those whose ground truth the reward function can verify and the rest.
+
+    Which would fail every response.
 
     Only function `math` with `check_golds` on drops any; the rest is logged as a warning.
 
@@ -63,5 +64,6 @@ def _load_scorer(config: RewardConfig) -> Scorer:
 
         return load_user_scorer(config.function)
     raise ConfigError(
-        f"reward.function: got {config.function!r}, expected exact, reasoning_gym, math, module:function or path/file.py:function"
+        f"reward.function: got {config.function!r}, expected exact, reasoning_gym, math, "
+        f"module:function or path/file.py:function"
     )

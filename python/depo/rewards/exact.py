@@ -11,8 +11,9 @@ from depo.types.records import Float32Array, Prompt
 
 
 class ExactScorer:
-    """1.0 where the response is the ground truth (or one of a list) after stripping surrounding
-    white space, else 0.0.
+    """1.0 where the response is the ground truth.
+
+    (or one of a list) after stripping surrounding white space, else 0.0.
     """
 
     def score(self, prompts: Sequence[Prompt], responses: Sequence[str]) -> Float32Array:

@@ -16,8 +16,9 @@ def judge(
     rollouts: Sequence[RolloutGroup],
     group_size: int,
 ) -> Float32Array:
-    """Return the rewards of every response, float32 [B, group_size], NaN = unknown, or of a probe
-    not generated.
+    """Return the rewards of every response, float32 [B, group_size], NaN = unknown.
+
+    Or of a probe not generated.
     """
     responses = [response for group in rollouts for response in group.responses]
     repeated = [

@@ -35,8 +35,9 @@ logger = logging.getLogger(__name__)
 
 
 class MathScorer:
-    """1.0 where the final answer equals the ground truth, 0.0 where it does not, NaN where the
-    verification timed out or crashed.
+    """1.0 where the final answer equals the ground truth, 0.0 where it does not, NaN.
+
+    Where the verification timed out or crashed.
 
     Equal strings and numbers are settled at once, the rest by math-verify in a `WorkerPool`.
     Answers beyond `within_limits` are wrong.
@@ -83,8 +84,9 @@ class MathScorer:
         return np.array([verdicts[question] for question in questions], dtype=np.float32)
 
     def check_golds(self, prompts: Sequence[Prompt]) -> tuple[list[Prompt], list[Prompt]]:
-        """Split prompts into those with a ground truth that verifies against itself and the rest,
-        which is logged as a warning.
+        """Split prompts into those with a ground truth that verifies against itself and the rest.
+
+        Which is logged as a warning.
 
         Raises:
             DataError: A ground truth is neither a string nor a number nor a list of these.
@@ -101,7 +103,8 @@ class MathScorer:
         dropped = [prompt for prompt in prompts if not verified.intersection(_golds(prompt))]
         if dropped:
             logger.warning(
-                "dropped %d of %d prompts whose ground truth does not verify against itself, the first being %.80r",
+                "dropped %d of %d prompts whose ground truth does not verify against itself, the "
+                "first being %.80r",
                 len(dropped),
                 len(prompts),
                 dropped[0].answer,
@@ -109,8 +112,9 @@ class MathScorer:
         return kept, dropped
 
     def counters(self) -> dict[str, int]:
-        """Return {"timeouts", "crashes", "errors"}: verifications without a verdict since the
-        start, by cause.
+        """Return {"timeouts", "crashes", "errors"}.
+
+        Verifications without a verdict since the start, by cause.
         """
         return {name: self._counters[name] for name in COUNTER_NAMES.values()}
 

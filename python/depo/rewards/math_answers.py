@@ -1,5 +1,6 @@
-"""The final answer of a mathematical response, as text: extraction, limits, and comparisons that
-need no computer algebra.
+"""The final answer of a mathematical response, as text.
+
+Extraction, limits, and comparisons that need no computer algebra.
 """
 
 from __future__ import annotations
@@ -56,8 +57,9 @@ def extract_answer(response: str) -> Answer:
 
 
 def clean_gold(gold: str) -> str:
-    """Return a ground truth without GSM8K's worked solution before `####` and without surrounding
-    white space.
+    """Return a ground truth without GSM8K's worked solution before `####` and.
+
+    Without surrounding white space.
     """
     return gold.rpartition("####")[2].strip()
 
@@ -69,8 +71,9 @@ def as_latex(answer: str) -> str:
 
 
 def within_limits(answer: str) -> bool:
-    """Return whether computer algebra may look at an answer: not overlong, not nested too deep, no
-    huge powers or factorials.
+    """Return whether computer algebra may look at an answer.
+
+    Not overlong, not nested too deep, no huge powers or factorials.
     """
     depth = deepest = 0
     for character in answer[: MAX_ANSWER_CHARS + 1]:
@@ -82,8 +85,9 @@ def within_limits(answer: str) -> bool:
 
 
 def compare_text(gold: str, answer: str) -> bool | None:
-    """Return whether two answers are equal as strings or as numbers; None where only computer
-    algebra can tell.
+    """Return whether two answers are equal as strings or as numbers.
+
+    None where only computer algebra can tell.
     """
     if _normalized(gold) == _normalized(answer):
         return bool(_normalized(gold))

@@ -1,5 +1,7 @@
-"""What a math worker runs: math-verify without its own time limits, which rest on SIGALRM and do
-not interrupt C code; the pool has its own.
+"""What a math worker runs.
+
+Math-verify without its own time limits, which rest on SIGALRM and do not interrupt C code; the pool
+has its own.
 """
 
 from __future__ import annotations

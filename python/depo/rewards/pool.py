@@ -1,5 +1,6 @@
-"""Long-lived worker processes whose calls end in time: a call beyond its limit costs its process,
-never the caller.
+"""Long-lived worker processes whose calls end in time.
+
+A call beyond its limit costs its process, never the caller.
 
 A verifier may hang inside C code, eat all memory or crash. Signals and threads cannot stop that,
 killing a process can. Workers are fresh interpreters (nothing is forked, so no lock of a threaded
@@ -44,8 +45,9 @@ class Outcome:
 
 
 class WorkerPool:
-    """Runs one function in `workers` processes; processes start on first use and are replaced when
-    they die.
+    """Runs one function in `workers` processes.
+
+    Processes start on first use and are replaced when they die.
     """
 
     def __init__(
@@ -204,7 +206,8 @@ class _Worker:
         self.kill()
         if not self._ready:
             raise RuntimeError(
-                f"verifier process did not start ({failure}, exit status {self._process.returncode}); its own error message is on stderr"
+                f"verifier process did not start ({failure}, exit status "
+                f"{self._process.returncode}); its own error message is on stderr"
             )
         self.call = None
         return Outcome(failure=failure)

@@ -35,8 +35,9 @@ partial credit at most."""
 
 
 class ReasoningGymScorer:
-    """1.0 where the task's scorer gives full marks, else 0.0: its partial credit can be had without
-    solving anything.
+    """1.0 where the task's scorer gives full marks, else 0.0.
+
+    Its partial credit can be had without solving anything.
 
     What stands in the last `<answer>..</answer>` is judged if there is one, else the whole response
     without surrounding white space.
@@ -47,8 +48,9 @@ class ReasoningGymScorer:
         self._counters: Counter[str] = Counter()
 
     def score(self, prompts: Sequence[Prompt], responses: Sequence[str]) -> Float32Array:
-        """Return float32 [N] of 0.0 and 1.0; NaN where the scorer fails on its own reference
-        answer.
+        """Return float32 [N] of 0.0 and 1.0.
+
+        NaN where the scorer fails on its own reference answer.
 
         Raises:
             DataError: A prompt's columns hold no task and entry.
@@ -73,7 +75,8 @@ class ReasoningGymScorer:
         task, entry = prompt.columns.get("task"), prompt.columns.get("entry")
         if not isinstance(task, str) or not isinstance(entry, Mapping):
             raise DataError(
-                f"columns of prompt {prompt.text!r:.80}: got {', '.join(prompt.columns)}, expected task and entry of a reasoning-gym source"
+                f"columns of prompt {prompt.text!r:.80}: got {', '.join(prompt.columns)}, "
+                f"expected task and entry of a reasoning-gym source"
             )
         answer = extract_answer(response)
         answer = response.strip() if answer is None else answer

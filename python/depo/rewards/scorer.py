@@ -25,8 +25,9 @@ class Scorer(Protocol):
 
 
 class Reward:
-    """A scorer with the rule for truncated responses; satisfies
-    `depo.types.protocols.RewardFunction`.
+    """A scorer with the rule for truncated responses.
+
+    Satisfies `depo.types.protocols.RewardFunction`.
     """
 
     def __init__(
@@ -57,7 +58,8 @@ class Reward:
         """
         if not len(prompts) == len(responses) == len(finished):
             raise ValueError(
-                f"prompts, responses, finished: got {len(prompts)}, {len(responses)}, {len(finished)} entries, expected as many of each"
+                f"prompts, responses, finished: got {len(prompts)}, {len(responses)}, "
+                f"{len(finished)} entries, expected as many of each"
             )
         rewards = self.scorer.score(prompts, responses)
         if self._truncated != "score":
@@ -76,8 +78,9 @@ class Reward:
 
 
 def accepted_answers(prompt: Prompt) -> tuple[str, ...]:
-    """Return the ground truth of a prompt as text; a list holds alternatives, any of which is
-    right.
+    """Return the ground truth of a prompt as text.
+
+    A list holds alternatives, any of which is right.
 
     Raises:
         DataError: It is neither a string nor a number nor a non-empty list of these.
@@ -87,6 +90,7 @@ def accepted_answers(prompt: Prompt) -> tuple[str, ...]:
         isinstance(answer, bool) or not isinstance(answer, (str, int, float)) for answer in answers
     ):
         raise DataError(
-            f"answer of prompt {prompt.text!r:.80} (source {prompt.source}): got {prompt.answer!r:.80}, expected a string, a number or a list of these"
+            f"answer of prompt {prompt.text!r:.80} (source {prompt.source}): got "
+            f"{prompt.answer!r:.80}, expected a string, a number or a list of these"
         )
     return tuple(map(str, answers))

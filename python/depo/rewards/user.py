@@ -41,13 +41,15 @@ def load_user_scorer(reference: str) -> Scorer:
     if "completions" in parameters:
         return TrlScorer(function)
     raise ConfigError(
-        f"reward.function: got {reference!r} with parameters ({', '.join(parameters)}), expected TRL's {TRL_SIGNATURE} or verl's {VERL_SIGNATURE}"
+        f"reward.function: got {reference!r} with parameters ({', '.join(parameters)}), expected "
+        f"TRL's {TRL_SIGNATURE} or verl's {VERL_SIGNATURE}"
     )
 
 
 class TrlScorer:
-    """A batched function: gets all prompts, completions and columns at once, returns a number or
-    None (unknown) for each.
+    """A batched function.
+
+    Gets all prompts, completions and columns at once, returns a number or None (unknown) for each.
     """
 
     def __init__(self, function: Callable[..., Any]) -> None:
@@ -76,7 +78,8 @@ class TrlScorer:
         ]
         if missing:
             raise ValueError(
-                f"{_name(self._function)} needs {', '.join(missing)}, but the data has columns {', '.join(sorted(arguments))}"
+                f"{_name(self._function)} needs {', '.join(missing)}, but the data has columns "
+                f"{', '.join(sorted(arguments))}"
             )
         try:
             values = self._function(
@@ -92,11 +95,13 @@ class TrlScorer:
                 raise values
         except Exception as error:
             raise RuntimeError(
-                f"{_name(self._function)} raised on a batch of {len(prompts)}: {type(error).__name__}: {error}"
+                f"{_name(self._function)} raised on a batch of {len(prompts)}: "
+                f"{type(error).__name__}: {error}"
             ) from error
         if not hasattr(values, "__len__") or len(values) != len(prompts):
             raise ValueError(
-                f"{_name(self._function)}: got {values!r:.80}, expected a list of {len(prompts)} numbers or None"
+                f"{_name(self._function)}: got {values!r:.80}, expected a list of {len(prompts)} "
+                f"numbers or None"
             )
         return np.array(
             [math.nan if value is None else _as_float(value, self._function) for value in values],
@@ -129,8 +134,9 @@ class TrlScorer:
 
 
 class VerlScorer:
-    """A function of one sample that returns a number or a mapping with `score`; where it raises,
-    the verdict is unknown.
+    """A function of one sample that returns a number or a mapping with `score`.
+
+    Where it raises, the verdict is unknown.
     """
 
     def __init__(self, function: Callable[..., Any]) -> None:
@@ -189,7 +195,8 @@ class VerlScorer:
         if isinstance(value, Mapping):
             if "score" not in value:
                 raise ValueError(
-                    f"{_name(self._function)}: got a mapping with {', '.join(map(str, value))}, expected one with score"
+                    f"{_name(self._function)}: got a mapping with {', '.join(map(str, value))}, "
+                    f"expected one with score"
                 )
             value = value["score"]
         return _as_float(value, self._function)
@@ -218,7 +225,8 @@ def _as_float(value: Any, function: Callable[..., Any]) -> float:
     number = value.item() if hasattr(value, "item") else value  # numpy and torch scalars
     if not isinstance(number, Real) or math.isinf(number):
         raise ValueError(
-            f"{_name(function)}: got {value!r:.80}, expected a finite number, or None or NaN for unknown"
+            f"{_name(function)}: got {value!r:.80}, expected a finite number, or None or NaN for "
+            f"unknown"
         )
     return float(number)
 
@@ -234,8 +242,9 @@ async def _gather(values: Sequence[Any]) -> list[Any]:
 
 
 def _run(coroutine: Coroutine[Any, Any, list[Any]]) -> list[Any]:
-    """Run a coroutine in this thread, or on one of its own where an event loop is running already
-    (notebooks).
+    """Run a coroutine in this thread.
+
+    Or on one of its own where an event loop is running already (notebooks).
     """
     try:
         asyncio.get_running_loop()

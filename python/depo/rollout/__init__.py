@@ -1,3 +1,4 @@
-"""Rollout engines: they turn prompts into groups of responses
-(`depo.types.protocols.RolloutEngine`).
+"""Rollout engines.
+
+They turn prompts into groups of responses (`depo.types.protocols.RolloutEngine`).
 """

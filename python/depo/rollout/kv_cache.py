@@ -1,5 +1,6 @@
-"""Keys and values of a batch of decoding rows, held in buffers that are allocated once instead of
-growing with every token.
+"""Keys and values of a batch of decoding rows, held in buffers.
+
+That are allocated once instead of growing with every token.
 """
 
 from __future__ import annotations
@@ -12,16 +13,18 @@ from transformers.cache_utils import Cache, DynamicLayer
 
 
 class PreallocatedLayer(DynamicLayer):  # type: ignore[no-untyped-call]
-    """One attention layer's keys and values with room for `capacity` positions; `keys` and `values`
-    are views of the filled part.
+    """One attention layer's keys and values with room for `capacity` positions.
+
+    `keys` and `values` are views of the filled part.
 
     Appending a token writes one position per row. The layer it replaces copies everything that it
     holds for each token.
     """
 
     def __init__(self, keys: Tensor, values: Tensor, rows: Tensor, capacity: int) -> None:
-        """Hold copies of the rows `rows` (int64 [R], repeats allowed) of prefilled keys and values,
-        [B, heads, P, size] each.
+        """Hold copies of the rows `rows`.
+
+        (int64 [R], repeats allowed) of prefilled keys and values, [B, heads, P, size] each.
         """
         super().__init__()  # type: ignore[no-untyped-call]
         self.dtype, self.device = keys.dtype, keys.device
@@ -31,8 +34,9 @@ class PreallocatedLayer(DynamicLayer):  # type: ignore[no-untyped-call]
         self._hold(keys, values, rows)
 
     def reorder_cache(self, beam_idx: Tensor) -> None:
-        """Hold the rows `beam_idx` (int64 [R], repeats allowed) of the present rows, in new
-        buffers.
+        """Hold the rows `beam_idx` (int64 [R], repeats allowed) of the present rows.
+
+        In new buffers.
         """
         self._hold(
             self._key_buffer[:, :, : self._length],
@@ -87,8 +91,9 @@ def preallocate(cache: Cache, rows: Tensor, capacity: int) -> None:
 
 
 def plain_attention_dtype(cache: Cache) -> torch.dtype | None:
-    """Return the type of the keys if every layer attends to all positions before it, so that one
-    mask serves all layers; else None.
+    """Return the type of the keys if every layer attends to all positions before it.
+
+    So that one mask serves all layers; else None.
     """
     dtypes = [
         layer.dtype if isinstance(layer, PreallocatedLayer) else None for layer in cache.layers

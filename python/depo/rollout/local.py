@@ -32,8 +32,9 @@ copies the whole cache, a step only reads it.
 
 
 class LocalEngine:
-    """Generates with any Hugging Face causal LM: one prefill per prompt, then one token per step
-    for every unfinished row.
+    """Generates with any Hugging Face causal LM.
+
+    One prefill per prompt, then one token per step for every unfinished row.
 
     Response g of prompt b takes its random numbers from (keys[b], g) and the position alone, so it
     depends neither on the other prompts of the call nor on how rows are batched, up to the rounding
@@ -89,8 +90,10 @@ class LocalEngine:
 
     @property
     def max_prompt_tokens(self) -> int:
-        """Longest prompt that `generate` takes: the limit given, or what the model's positions
-        leave beside `max_new_tokens` if that is less.
+        """Longest prompt that `generate` takes.
+
+        The limit given, or what the model's positions leave beside `max_new_tokens` if that is
+        less.
         """
         return self._max_prompt_tokens
 
@@ -107,7 +110,8 @@ class LocalEngine:
             ours, theirs = self._model.config.tie_word_embeddings, policy.config.tie_word_embeddings
             if ours != theirs:
                 raise ValueError(
-                    f"policy: got tie_word_embeddings={theirs}, expected {ours} as in the engine's model"
+                    f"policy: got tie_word_embeddings={theirs}, expected {ours} as in the "
+                    f"engine's model"
                 )
             try:
                 self._model.load_state_dict(policy.state_dict())
@@ -159,8 +163,10 @@ class LocalEngine:
         return self._groups(prompt_ids, tokens_NT, logprobs_NT, group_size)
 
     def _batches(self, prompt_ids: Sequence[Int64Array], group_size: int) -> Iterator[Int64Array]:
-        """Yield batches of rows (row b * G + g is response g of prompt b), prompts of like length
-        together, groups whole unless one alone is too large.
+        """Yield batches of rows.
+
+        (row b * G + g is response g of prompt b), prompts of like length together, groups whole
+        unless one alone is too large.
         """
         by_length = np.argsort([ids.size for ids in prompt_ids], kind="stable")
         rows = (by_length[:, None] * group_size + np.arange(group_size)).ravel()
@@ -172,8 +178,9 @@ class LocalEngine:
     def _decode(
         self, decoding: DecodingRows, row_keys_R: NDArray[np.uint64], temperature: float
     ) -> tuple[Int64Array, Float32Array]:
-        """Return tokens and log-probs, [R, T] each; what stands behind a row's first
-        end-of-sequence token has no meaning.
+        """Return tokens and log-probs, [R, T] each.
+
+        What stands behind a row's first end-of-sequence token has no meaning.
         """
         device = decoding.logits_RV.device
         eos_token_ids = torch.from_numpy(self._eos_token_ids).to(device)
@@ -199,7 +206,8 @@ class LocalEngine:
             decoding.append(tokens_R)
         if not torch.isfinite(logprobs_RT).all():
             raise FloatingPointError(
-                f"policy version {self._policy_version}: its logits at temperature {temperature} are not finite; has training diverged?"
+                f"policy version {self._policy_version}: its logits at temperature {temperature} "
+                f"are not finite; has training diverged?"
             )
         return tokens_RT.cpu().numpy(), logprobs_RT.cpu().numpy()
 
@@ -210,7 +218,10 @@ class LocalEngine:
         logprobs_NT: Float32Array,
         group_size: int,
     ) -> list[RolloutGroup]:
-        """Cut each row at its first end-of-sequence token, decode it, and gather rows into groups."""
+        """Cut each row at its first end-of-sequence token, decode it.
+
+        And gather rows into groups.
+        """
         is_eos_NT = np.isin(tokens_NT, self._eos_token_ids)
         finished_N: BoolArray = np.asarray(is_eos_NT.any(axis=1))
         lengths_N = np.where(finished_N, is_eos_NT.argmax(axis=1) + 1, self._max_new_tokens)

@@ -1,5 +1,6 @@
-"""The compute type that learner and engine share: were they to differ, importance ratios would
-measure rounding.
+"""The compute type that learner and engine share.
+
+Were they to differ, importance ratios would measure rounding.
 """
 
 from __future__ import annotations
@@ -19,8 +20,9 @@ def computes_bfloat16(setting: str, device: torch.device) -> bool:
 
 
 def mixed_precision(setting: str, device: torch.device) -> torch.autocast:
-    """Return the context of every forward pass of the policy: bfloat16 autocast, or one that does
-    nothing.
+    """Return the context of every forward pass of the policy.
+
+    Bfloat16 autocast, or one that does nothing.
 
     Args:
         setting: `PolicyConfig.autocast`: off, bfloat16, or auto (bfloat16 on CUDA devices that have

@@ -28,7 +28,8 @@ def encode_prompts(
         if not 1 <= ids.size <= max_prompt_tokens:
             expected = f"1 to max_prompt_tokens = {max_prompt_tokens}"
             raise ValueError(
-                f"prompt {prompt.id} (source {prompt.source!r}): got {ids.size} tokens, expected {expected}; it begins {prompt.text[:80]!r}"
+                f"prompt {prompt.id} (source {prompt.source!r}): got {ids.size} tokens, expected "
+                f"{expected}; it begins {prompt.text[:80]!r}"
             )
     return encoded
 
@@ -38,7 +39,8 @@ def _encode(prompt: Prompt, tokenizer: PreTrainedTokenizerBase) -> Int64Array:
         ids = tokenizer(prompt.text).input_ids
     elif tokenizer.chat_template is None:
         raise ValueError(
-            f"prompt {prompt.id} (source {prompt.source!r}): got messages, expected plain text because the tokenizer has no chat template"
+            f"prompt {prompt.id} (source {prompt.source!r}): got messages, expected plain text "
+            f"because the tokenizer has no chat template"
         )
     else:
         messages = [dict(message) for message in prompt.messages]

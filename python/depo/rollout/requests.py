@@ -14,8 +14,9 @@ from depo.types.records import BoolArray, Int64Array, Prompt
 def check_request(
     prompts: Sequence[Prompt], group_size: int, keys: Sequence[int], temperature: float
 ) -> None:
-    """Raise a ValueError that names the argument of `RolloutEngine.generate` that is out of its
-    range.
+    """Raise a ValueError that names the argument of `RolloutEngine.generate`.
+
+    That is out of its range.
     """
     if group_size < 1:
         raise ValueError(f"group_size: got {group_size}, expected at least 1")
@@ -43,7 +44,8 @@ def prompt_positions(config: PreTrainedConfig, max_new_tokens: int) -> int:
     )
     if positions <= max_new_tokens:
         raise ValueError(
-            f"max_new_tokens: got {max_new_tokens}, expected less than the model's {positions} positions"
+            f"max_new_tokens: got {max_new_tokens}, expected less than the model's {positions} "
+            f"positions"
         )
     return int(positions) - max_new_tokens
 
@@ -51,8 +53,9 @@ def prompt_positions(config: PreTrainedConfig, max_new_tokens: int) -> int:
 def end_tokens(
     given: Sequence[int] | None, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase
 ) -> list[int]:
-    """Return the tokens that end a response, ascending: those given, or those of the model's
-    generation config and of the tokenizer.
+    """Return the tokens that end a response, ascending.
+
+    Those given, or those of the model's generation config and of the tokenizer.
 
     Raises:
         ValueError: There is none.
@@ -65,7 +68,8 @@ def end_tokens(
         given = [int(token) for token in [*ids, tokenizer.eos_token_id] if token is not None]
     if not given:
         raise ValueError(
-            "eos_token_ids: got none, expected at least one; neither the model's generation config nor the tokenizer names one"
+            "eos_token_ids: got none, expected at least one; neither the model's generation "
+            "config nor the tokenizer names one"
         )
     return sorted(set(given))
 
@@ -79,7 +83,8 @@ def stop_tokens(stop: str, tokenizer: PreTrainedTokenizerBase) -> list[int]:
     ids = [int(token) for token in tokenizer.encode(stop, add_special_tokens=False)]
     if stop and len(ids) != 1:
         raise ConfigError(
-            f"rollout.stop: got {stop!r}, which is {len(ids)} tokens {ids} of the policy's tokenizer, expected the text of one"
+            f"rollout.stop: got {stop!r}, which is {len(ids)} tokens {ids} of the policy's "
+            f"tokenizer, expected the text of one"
         )
     return ids
 

@@ -35,9 +35,13 @@ def require_same_run(config: TrainConfig, run_directory: Path) -> Path | None:
             if len(changed) > SHOWN_DIFFERENCES
             else ""
         )
-        ways = f"choose another directory or --run.name, continue it with depo-train --resume {run_directory}, or delete it"
+        ways = (
+            f"choose another directory or --run.name, continue it with depo-train --resume "
+            f"{run_directory}, or delete it"
+        )
         raise ConfigError(
-            f"{run_directory} holds a run of another configuration ({'; '.join(changed[:SHOWN_DIFFERENCES])}{more}): {ways}"
+            f"{run_directory} holds a run of another configuration "
+            f"({'; '.join(changed[:SHOWN_DIFFERENCES])}{more}): {ways}"
         )
     return newest
 

@@ -1,5 +1,6 @@
-"""The files of a run directory that hold its metrics; what each is called and means is in
-`metric_names`.
+"""The files of a run directory that hold its metrics.
+
+What each is called and means is in `metric_names`.
 
 metrics.jsonl   one row per step, deterministic values alone: two runs of one configuration write
 the same bytes timings.jsonl   CPU seconds of the same steps journal.jsonl   one row per rollout
@@ -44,8 +45,9 @@ class StepRows:
         self._file = path.open("a", encoding="utf-8")
 
     def append(self, row: Mapping[str, Any]) -> None:
-        """Write one row, keys in order, NaN and infinities as null; it is with the operating system
-        when this returns.
+        """Write one row, keys in order, NaN and infinities as null.
+
+        It is with the operating system when this returns.
         """
         self._file.write(
             json.dumps({key: _plain(row[key]) for key in sorted(row)}, allow_nan=False) + "\n"
@@ -77,8 +79,9 @@ class MetricsLog:
         )
 
     def write(self, step: int, metrics: Mapping[str, float], timings: Mapping[str, float]) -> None:
-        """Write the rows of one step [>= 0]; a metric that does not apply to the step is left out
-        or NaN.
+        """Write the rows of one step [>= 0].
+
+        A metric that does not apply to the step is left out or NaN.
         """
         self._metrics.append({**metrics, "step": step})
         self._timings.append({**timings, "step": step})
@@ -146,7 +149,10 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
 
 
 def _rows(path: Path) -> Iterator[tuple[bytes, dict[str, Any]]]:
-    """Yield each complete line with the row it holds; a line without its end was torn by a crash."""
+    """Yield each complete line with the row it holds.
+
+    A line without its end was torn by a crash.
+    """
     with path.open("rb") as file:
         for number, line in enumerate(file, start=1):
             if not line.endswith(b"\n"):
@@ -176,7 +182,8 @@ def _plain(value: Any) -> Any:
 
 
 def _event_writer(directory: Path, purge_step: int) -> Any:
-    """Return TensorBoard's writer, which hides what earlier attempts logged from purge_step on;
+    """Return TensorBoard's writer, which hides what earlier attempts logged from purge_step on.
+
     None without torch and TensorBoard.
     """
     if not (importlib.util.find_spec("torch") and importlib.util.find_spec("tensorboard")):

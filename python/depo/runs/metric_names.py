@@ -53,7 +53,8 @@ METRICS: Mapping[str, Metric] = {
     "selection/drawn_explore": Metric("prompts", "drawn at random from the rejected in the step"),
     "selection/drawn_reprobe": Metric(
         "prompts",
-        "drawn in the step because their last label was too old and they won no place; with probe_rollouts each",
+        "drawn in the step because their last label was too old and they won no place; with "
+        "probe_rollouts each",
     ),
     "selection/drawn_fill": Metric(
         "prompts", "drawn in the step although rejected, because too few passed"
@@ -63,11 +64,13 @@ METRICS: Mapping[str, Metric] = {
     ),
     "selection/oldest_label_age": Metric(
         "steps",
-        "since the last label of the prompt that has waited longest; max_age bounds it where reprobe_share allows",
+        "since the last label of the prompt that has waited longest; max_age bounds it where "
+        "reprobe_share allows",
     ),
     "selection/sequences_saved_total": Metric(
         "responses",
-        "what uniform sampling would have generated for as many informative groups, less what was; estimated, needs explore_share > 0",
+        "what uniform sampling would have generated for as many informative groups, less what "
+        "was; estimated, needs explore_share > 0",
     ),
     "belief/base_rate": Metric(
         "pass rate", "running mean over all labels, weighted by 1 / admission"
@@ -143,7 +146,8 @@ METRICS: Mapping[str, Metric] = {
     ),
     "policy/ratio_mean": Metric(
         "ratio",
-        "mean importance ratio policy / rollout, over sequences' tokens; with surrogate gspo the sequence's",
+        "mean importance ratio policy / rollout, over sequences' tokens; with surrogate gspo the "
+        "sequence's",
     ),
     "policy/kl": Metric("nats", "k3 estimate of KL(rollout policy || policy) per token"),
     "policy/reference_kl": Metric(
@@ -151,11 +155,13 @@ METRICS: Mapping[str, Metric] = {
     ),
     "policy/logprob_mismatch": Metric(
         "nats",
-        "mean |rollout - policy| log-probability before the first optimizer step; with policy/lag, what was learned since, too",
+        "mean |rollout - policy| log-probability before the first optimizer step; with "
+        "policy/lag, what was learned since, too",
     ),
     "policy/lag": Metric(
         "versions",
-        "by which the step's oldest rollouts are older than the policy that they train; distributed.max_policy_lag bounds it",
+        "by which the step's oldest rollouts are older than the policy that they train; "
+        "distributed.max_policy_lag bounds it",
     ),
     "policy/rollout_weight": Metric(
         "weight",

@@ -1,4 +1,7 @@
-"""How a run looks on the console: one live line on a terminal, a plain line now and then elsewhere."""
+"""How a run looks on the console.
+
+One live line on a terminal, a plain line now and then elsewhere.
+"""
 
 from __future__ import annotations
 
@@ -61,8 +64,9 @@ class RunProgress:
         self._bar.stop()
 
     def update(self, step: int, metrics: Mapping[str, float]) -> None:
-        """Show that `step` steps are done, with the step's metrics; an evaluation gets a line that
-        stays.
+        """Show that `step` steps are done, with the step's metrics.
+
+        An evaluation gets a line that stays.
         """
         summary = _summary(metrics)
         self._bar.update(self._task, completed=step, summary=summary)

@@ -56,8 +56,9 @@ class RunRecords:
         )
 
     def series(self, name: str) -> tuple[Float64Array, Float64Array]:
-        """Return steps and values of one metric, where it was written and is a number; both float64
-        [K].
+        """Return steps and values of one metric, where it was written and is a number.
+
+        Both float64 [K].
         """
         pairs = [(row["step"], row[name]) for row in self.metrics if row.get(name) is not None]
         steps, values = np.array(pairs, np.float64).reshape(-1, 2).T

@@ -1,5 +1,6 @@
-"""What one training step says about its rollouts and its selection: pure functions of the groups
-and of the sampler's totals.
+"""What one training step says about its rollouts and its selection.
+
+Pure functions of the groups and of the sampler's totals.
 """
 
 from __future__ import annotations
@@ -51,7 +52,10 @@ def rollout_metrics(
 
 
 def selection_metrics(before: Mapping[str, float], after: Mapping[str, float]) -> dict[str, float]:
-    """Return what the sampler did between two calls of its `metrics`, and its present calibration."""
+    """Return what the sampler did between two calls of its `metrics`.
+
+    And its present calibration.
+    """
     change = {name: after[name] - before[name] for name in after if name.startswith("sampler/")}
     scanned = change["sampler/scanned"]
     counts = {

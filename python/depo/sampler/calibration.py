@@ -21,8 +21,9 @@ STATE_FORMAT = 1
 
 
 class Share(NamedTuple):
-    """A weighted share in [0, 1] and its standard error (that of a ratio of weighted sums); both
-    NaN over nothing.
+    """A weighted share in [0, 1] and its standard error (that of a ratio of weighted sums).
+
+    Both NaN over nothing.
     """
 
     value: float
@@ -30,8 +31,9 @@ class Share(NamedTuple):
 
 
 class ReliabilityCurve(NamedTuple):
-    """Predicted against observed frequency, one entry per non-empty bin, ascending; each float64
-    [K], K <= bins.
+    """Predicted against observed frequency, one entry per non-empty bin, ascending.
+
+    Each float64 [K], K <= bins.
     """
 
     predicted: Float64Array
@@ -43,8 +45,9 @@ class ReliabilityCurve(NamedTuple):
 
 
 def auroc(values: ArrayLike, labels: ArrayLike, weights: ArrayLike | None = None) -> float:
-    """Return the probability that a random positive has a higher value than a random negative, ties
-    counted half.
+    """Return the probability.
+
+    That a random positive has a higher value than a random negative, ties counted half.
 
     Args:
         values: [N] scores.
@@ -227,7 +230,8 @@ class CalibrationWindow:
         admission_B = columns[2]
         if not ((admission_B > 0) & (admission_B <= 1)).all():
             raise ValueError(
-                f"admission: got values from {admission_B.min()} to {admission_B.max()}, expected them above 0 and at most 1"
+                f"admission: got values from {admission_B.min()} to {admission_B.max()}, expected "
+                f"them above 0 and at most 1"
             )
         rows = np.column_stack(columns)
         positions = (self._total + np.arange(len(rows))) % len(self._rows)
@@ -296,7 +300,8 @@ class CalibrationWindow:
         expected = {"format": STATE_FORMAT, "capacity": len(self._rows)}
         if set(state) != {*expected, "total", "rows"}:
             raise StateError(
-                f"calibration window: got entries {sorted(state)}, expected {sorted([*expected, 'total', 'rows'])}"
+                f"calibration window: got entries {sorted(state)}, expected "
+                f"{sorted([*expected, 'total', 'rows'])}"
             )
         for name, value in expected.items():
             if state[name] != value:
@@ -322,6 +327,7 @@ def _columns(**columns: ArrayLike | None) -> tuple[Float64Array, ...]:
     for name, array in arrays.items():
         if array.ndim != 1 or array.shape != reference.shape:
             raise ValueError(
-                f"{name}: got shape {array.shape}, expected one dimension, as long as {first} {reference.shape}"
+                f"{name}: got shape {array.shape}, expected one dimension, as long as {first} "
+                f"{reference.shape}"
             )
     return tuple(arrays.get(name, np.ones(reference.shape)) for name in columns)

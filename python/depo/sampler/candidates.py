@@ -1,5 +1,6 @@
-"""Candidates chosen by a number or two per prompt, from pools of millions, in far less time than
-NumPy needs.
+"""Candidates chosen by a number or two per prompt, from pools of millions.
+
+In far less time than NumPy needs.
 
     scores_N = my_model(pool)                                      # float32, one per prompt
     candidates = nearest(scores_N, 0.5, 1024)                      # or top(scores_N, 1024), or

@@ -1,5 +1,6 @@
-"""The Rust core that a pool and a configuration make, and what it says of the pool's prompts as
-records.
+"""The Rust core that a pool and a configuration make.
+
+And what it says of the pool's prompts as records.
 """
 
 from __future__ import annotations
@@ -17,10 +18,28 @@ from depo.types.records import Draw, DrawKind, Int64Array, Prompt
 
 DRAW_KINDS = (DrawKind.SELECTED, DrawKind.WARMUP, DrawKind.EXPLORE, DrawKind.REPROBE, DrawKind.FILL)
 CORE_SETTINGS = (
-    "policy", "policy_options", "warmup_steps", "window", "candidates_per_draw", "candidates_from", "min_age", "explore_share", "explore_by", "max_age",
-    "probe_rollouts", "reprobe_share", "scan_cap", "use_history", "belief", "belief_options", "fit_belief", "success_threshold", "tolerance",
-    "replay_capacity", "max_target_weight",
-)  # fmt: skip
+    "policy",
+    "policy_options",
+    "warmup_steps",
+    "window",
+    "candidates_per_draw",
+    "candidates_from",
+    "min_age",
+    "explore_share",
+    "explore_by",
+    "max_age",
+    "probe_rollouts",
+    "reprobe_share",
+    "scan_cap",
+    "use_history",
+    "belief",
+    "belief_options",
+    "fit_belief",
+    "success_threshold",
+    "tolerance",
+    "replay_capacity",
+    "max_target_weight",
+)
 """Settings that the core takes under the names they have in SelectorConfig."""
 
 
@@ -32,7 +51,8 @@ def pool_of(prompts: Sequence[Prompt | str]) -> Sequence[Prompt]:
     """
     if hasattr(prompts, "__arrow_c_stream__") or hasattr(prompts, "__arrow_c_array__"):
         raise ValueError(
-            f"prompts: got {type(prompts).__qualname__}, expected a sequence of Prompt or strings, or PromptTable.from_arrow(...) of it"
+            f"prompts: got {type(prompts).__qualname__}, expected a sequence of Prompt or "
+            f"strings, or PromptTable.from_arrow(...) of it"
         )
     if isinstance(prompts, (str, Mapping)) or not len(prompts):
         raise ValueError(
@@ -92,7 +112,8 @@ def build_core(
     index = pool.pool_index() if isinstance(pool, PromptTable) else _index(pool)
     if unknown := set(config.source_floors) - set(index.source_names):
         raise ConfigError(
-            f"selection.source_floors: got {sorted(unknown)}, expected sources of the pool: {', '.join(index.source_names)}"
+            f"selection.source_floors: got {sorted(unknown)}, expected sources of the pool: "
+            f"{', '.join(index.source_names)}"
         )
     return _core.Sampler(
         index.ids,

@@ -1,5 +1,7 @@
-"""Keyed random numbers: every draw is a pure function of (seed, purpose, counter), so there is no
-generator state to save or to share.
+"""Keyed random numbers.
+
+Every draw is a pure function of (seed, purpose, counter), so there is no generator state to save or
+to share.
 """
 
 from __future__ import annotations

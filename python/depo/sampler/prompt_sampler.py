@@ -106,8 +106,9 @@ class PromptSampler:
     def sample(
         self, n: int, *, policy_version: int, among: Sequence[int] | Int64Array | None = None
     ) -> list[Draw]:
-        """Return prompts to roll out now, worth n groups, and mark them in flight; a probe costs
-        `n_rollouts` / group size of a group.
+        """Return prompts to roll out now, worth n groups, and mark them in flight.
+
+        A probe costs `n_rollouts` / group size of a group.
 
         Never raises for lack of good prompts: when too few pass, the nearest rejected ones fill up;
         when the pool has fewer than n free prompts, fewer come back. Both are counted in `metrics`
@@ -144,14 +145,16 @@ class PromptSampler:
             return draws_of(self.prompts, taken, np.full(taken["prompts"].size, policy_version))
 
     def prepare(self, n: int, *, policy_version: int) -> None:
-        """Score now, as `sample(n)` without `among` would, what the next `sample`, which must be
-        such a one, draws from: it takes as long, at another time.
+        """Score now, as `sample(n)` without `among` would, what the next `sample`.
+
+        Which must be such a one, draws from: it takes as long, at another time.
         """
         self._score(n, policy_version, None)
 
     def candidates_per_draw(self, policy_version: int) -> int:
-        """Return how many candidates `sample` without `among` may look at for each prompt wanted,
-        at this version.
+        """Return how many candidates `sample`.
+
+        Without `among` may look at for each prompt wanted, at this version.
         """
         return self._core.candidates_per_draw(policy_version)
 
@@ -241,8 +244,10 @@ class PromptSampler:
             )
 
     def metrics(self) -> dict[str, float]:
-        """Return `totals`, what was fitted (`belief/...`) and, weighted by 1/admission, calibration
-        over the newest observations (`calibration/...`).
+        """Return `totals`, what was fitted.
+
+        (`belief/...`) and, weighted by 1/admission, calibration over the newest observations
+        (`calibration/...`).
 
         What concerns the rejected (false_reject_rate, lost_share, unfiltered_informative_share) is
         NaN before enough of them were drawn, and for a policy that does not explore all it rejects;
@@ -261,14 +266,17 @@ class PromptSampler:
             return {**self.totals(), **belief, **calibration}
 
     def totals(self) -> dict[str, float]:
-        """Return totals since the start (`sampler/...`), scanned, rejected, drawn by kind,
-        labelled, released and more, and `sampler/oldest_label_age`.
+        """Return totals since the start.
+
+        (`sampler/...`), scanned, rejected, drawn by kind, labelled, released and more, and
+        `sampler/oldest_label_age`.
         """
         return {f"sampler/{name}": float(value) for name, value in self._core.counters().items()}
 
     def undisturbed(self) -> AbstractContextManager[object]:
-        """Return a context in which no other thread asks or trains the estimator, or draws: for
-        what must be saved together.
+        """Return a context in which no other thread asks or trains the estimator, or draws.
+
+        For what must be saved together.
         """
         return self._scoring
 
@@ -280,8 +288,9 @@ class PromptSampler:
     def beliefs(
         self, prompts: Sequence[int] | Int64Array, *, policy_version: int
     ) -> tuple[Float32Array, Float32Array, BoolArray]:
-        """Return what is believed of some prompts now, changing nothing: the measure of a selector
-        that costs no rollout.
+        """Return what is believed of some prompts now, changing nothing.
+
+        The measure of a selector that costs no rollout.
 
         Args:
             prompts: C positions in the pool.
@@ -303,8 +312,9 @@ class PromptSampler:
     def state_dict(
         self, *, of_core: Callable[[_core.Sampler], Any] = _core.Sampler.state_dict
     ) -> dict[str, Any]:
-        """Return everything that a bit-exact continuation needs, open draws included; the estimator
-        saves itself. `of_core` saves the core's share.
+        """Return everything that a bit-exact continuation needs, open draws included.
+
+        The estimator saves itself. `of_core` saves the core's share.
         """
         with self._labelling:
             return {
@@ -376,8 +386,9 @@ class PromptSampler:
         )
 
     def _calibration_add(self, seen: Mapping[str, Any]) -> None:
-        """Keep what was predicted of the newly labelled, where it shows: not in the warm-up, when
-        nothing was predicted to be rejected, nor in a probe.
+        """Keep what was predicted of the newly labelled, where it shows.
+
+        Not in the warm-up, when nothing was predicted to be rejected, nor in a probe.
         """
         hidden = [DRAW_KINDS.index(DrawKind.WARMUP)]
         if self.config.probe_rollouts not in (0, self.group_size):

@@ -1,5 +1,7 @@
-"""Frequent saves of a sampler over a large pool: the caller waits for a copy in memory, a thread
-writes it, and a crash at any moment leaves a whole one.
+"""Frequent saves of a sampler over a large pool.
+
+The caller waits for a copy in memory, a thread writes it, and a crash at any moment leaves a whole
+one.
 
 a.safetensors, b.safetensors   the two newest snapshots; overwritten in turn, each with its number
 and a checksum in its metadata
@@ -31,9 +33,21 @@ if TYPE_CHECKING:
 _CONTENT = "content"
 _TENSOR = "tensor:"
 _DTYPES = {
-    "BOOL": "bool", "U8": "uint8", "I8": "int8", "U16": "uint16", "I16": "int16", "F16": "float16", "BF16": "bfloat16", "U32": "uint32", "I32": "int32",
-    "F32": "float32", "U64": "uint64", "I64": "int64", "F64": "float64", "C64": "complex64",
-}  # fmt: skip
+    "BOOL": "bool",
+    "U8": "uint8",
+    "I8": "int8",
+    "U16": "uint16",
+    "I16": "int16",
+    "F16": "float16",
+    "BF16": "bfloat16",
+    "U32": "uint32",
+    "I32": "int32",
+    "F32": "float32",
+    "U64": "uint64",
+    "I64": "int64",
+    "F64": "float64",
+    "C64": "complex64",
+}
 """Element types by their names in safetensors."""
 _NAMES = {dtype: name for name, dtype in _DTYPES.items()}
 

@@ -1,5 +1,6 @@
-"""What a sampler warns of, each once: batches that had to be filled up or came out short, and a
-window that rejects nobody.
+"""What a sampler warns of, each once.
+
+Batches that had to be filled up or came out short, and a window that rejects nobody.
 """
 
 from __future__ import annotations
@@ -26,11 +27,15 @@ class SamplerWarnings:
         self._calls_without_reject = 0
 
     def shortage(self, n: int, drawn: int, filled: int, candidates: str) -> None:
-        """Warn of a batch of `drawn` prompts, of n wanted, `filled` of them rejected ones;
+        """Warn of a batch of `drawn` prompts, of n wanted, `filled` of them rejected ones.
+
         `candidates` says what they were drawn from.
         """
         if filled:
-            message = f"{filled} of {n} draws are the nearest rejected prompts: too few were admitted within {self.config.scan_cap} candidates per draw"
+            message = (
+                f"{filled} of {n} draws are the nearest rejected prompts: too few were "
+                f"admitted within {self.config.scan_cap} candidates per draw"
+            )
             self._once("fill", message)
         if drawn < n:
             self._once(
@@ -38,8 +43,9 @@ class SamplerWarnings:
             )
 
     def idle_window(self, policy_version: int, rejected: bool) -> None:
-        """Warn of a window that everything passes: it costs what uniform sampling costs; the usual
-        cause is an estimator that does not learn.
+        """Warn of a window that everything passes: it costs what uniform sampling costs.
+
+        The usual cause is an estimator that does not learn.
         """
         selecting = self.config.policy == "window" and policy_version >= self.config.warmup_steps
         self._calls_without_reject = (
@@ -48,7 +54,8 @@ class SamplerWarnings:
         if self._calls_without_reject == IDLE_CALLS:
             self._once(
                 "idle",
-                f"nothing was rejected in the last {IDLE_CALLS} batches: the estimator predicts every prompt inside {self.config.window}",
+                f"nothing was rejected in the last {IDLE_CALLS} batches: the estimator predicts "
+                f"every prompt inside {self.config.window}",
             )
 
     def _once(self, topic: str, message: str) -> None:

@@ -50,8 +50,9 @@ def save_checkpoint(
     folders: Mapping[str, Callable[[Path], None]],
     keep: int,
 ) -> Path:
-    """Write `root/step_<step>` so that a crash at any moment leaves the previous checkpoint or the
-    new one, whole.
+    """Write `root/step_<step>` so.
+
+    That a crash at any moment leaves the previous checkpoint or the new one, whole.
 
     Args:
         root: Directory of a run's checkpoints; made if missing. One process at a time writes to it.
@@ -104,14 +105,16 @@ def load_checkpoint(path: Path) -> Checkpoint:
         found = _fingerprint(path / name)
         if found != expected:
             raise StateError(
-                f"{path / name}: damaged: got {found}, expected {expected}; delete {path} to fall back to an older checkpoint"
+                f"{path / name}: damaged: got {found}, expected {expected}; delete {path} to fall "
+                f"back to an older checkpoint"
             )
     return Checkpoint(manifest["step"], read_state(path), path)
 
 
 def latest_checkpoint(root: Path) -> Path | None:
-    """Return the directory that `latest` names, or the newest complete one if that is missing or
-    incomplete; None without any.
+    """Return the directory that `latest` names.
+
+    Or the newest complete one if that is missing or incomplete; None without any.
 
     Complete means: every file of the manifest is there with its size. `load_checkpoint` checks the
     bytes.
@@ -142,8 +145,9 @@ def _point_latest(root: Path, name: str) -> None:
 
 
 def _checkpoints(root: Path) -> list[tuple[int, Path]]:
-    """Return (step, directory) of all checkpoints, oldest first; a replaced one counts as older
-    than its successor.
+    """Return (step, directory) of all checkpoints, oldest first.
+
+    A replaced one counts as older than its successor.
     """
     if not root.is_dir():
         return []
@@ -155,8 +159,9 @@ def _checkpoints(root: Path) -> list[tuple[int, Path]]:
 
 
 def _clean(root: Path) -> None:
-    """Remove what interrupted saves left: drafts, half-deleted directories, replaced checkpoints
-    whose successor is in place.
+    """Remove what interrupted saves left.
+
+    Drafts, half-deleted directories, replaced checkpoints whose successor is in place.
     """
     for path in sorted(root.iterdir()):
         successor = path.with_name(path.name.removesuffix(_REPLACED))
@@ -207,7 +212,8 @@ def _read_manifest(directory: Path) -> dict[str, Any]:
         or (named and int(named[1]) != step)
     ):
         raise StateError(
-            f"{path}: damaged: got step {step!r} and files {files!r}, expected the step of {directory.name} with its files"
+            f"{path}: damaged: got step {step!r} and files {files!r}, expected the step of "
+            f"{directory.name} with its files"
         )
     return manifest
 

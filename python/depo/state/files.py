@@ -46,8 +46,9 @@ class StateFiles:
 
 
 def read_state(directory: Path) -> dict[str, Any]:
-    """Return the state that was written into a directory; tuples come back as lists, tensors on the
-    CPU.
+    """Return the state that was written into a directory.
+
+    Tuples come back as lists, tensors on the CPU.
     """
     content = json.loads((directory / STATE_FILE).read_text(encoding="utf-8"))
     arrays = safetensors_numpy.load_file(directory / ARRAYS_FILE)

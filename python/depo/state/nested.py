@@ -87,7 +87,8 @@ class FlatState:
             else f"{type(value).__module__}.{type(value).__qualname__}"
         )
         raise StateError(
-            f"state {name}: got {kind}, expected None, bool, int, float, str, list, dict, a numeric numpy array or a tensor"
+            f"state {name}: got {kind}, expected None, bool, int, float, str, list, dict, a "
+            f"numeric numpy array or a tensor"
         )
 
 
@@ -111,6 +112,7 @@ def nested(
 def _checked(key: Any, name: str) -> str:
     if not isinstance(key, str) or key.startswith(("$", "__metadata__")):
         raise StateError(
-            f"state {name}: got key {key!r}, expected a text that starts neither with $ nor with __metadata__"
+            f"state {name}: got key {key!r}, expected a text that starts neither with $ nor with "
+            f"__metadata__"
         )
     return key

@@ -1,5 +1,6 @@
-"""The runs that check an adapter: one uninterrupted, one with another seed, one saved and restored
-in the middle.
+"""The runs that check an adapter.
+
+One uninterrupted, one with another seed, one saved and restored in the middle.
 """
 
 from __future__ import annotations
@@ -108,7 +109,8 @@ class _Run:
                 broken(
                     "batch",
                     self.watch.step,
-                    f"got {len(texts)} groups and {still_open} open ones, expected at least {self.batch_size}",
+                    f"got {len(texts)} groups and {still_open} open ones, expected at least "
+                    f"{self.batch_size}",
                 )
             if version is not None and self.watch.version == version:
                 broken("versions", self.watch.step, f"policy_version is still {version}")
@@ -117,8 +119,9 @@ class _Run:
         return self.rolled_out
 
     def finish(self, expected: Sequence[Sequence[str]] | None = None) -> None:
-        """Take the other steps, then some in which everything is delivered at once, and check what
-        must be true at the end.
+        """Take the other steps, then some in which everything is delivered at once.
+
+        And check what must be true at the end.
         """
         self.play(self.steps - len(self.rolled_out))
         self.watch.draining = True
@@ -140,8 +143,9 @@ class _Plan:
     seed: int
 
     def start(self, seed: int, without: str = "") -> _Run:
-        """Return a fresh run in which everything that the harness supports happens, except for one
-        feature.
+        """Return a fresh run in which everything.
+
+        That the harness supports happens, except for one feature.
         """
         harness = self._harness(seed)
         features = harness.supports - {without}
@@ -150,8 +154,9 @@ class _Plan:
         return _Run(harness, watch, features, self.batch_size, self.steps)
 
     def interrupt(self, whole: _Run) -> _Run:
-        """Return a run like `whole`, saved in the middle, with late groups open if there are any,
-        and restored into a fresh adapter.
+        """Return a run like `whole`, saved in the middle, with late groups open if there are any.
+
+        And restored into a fresh adapter.
         """
         first = _Run(
             self._harness(self.seed),

@@ -1,4 +1,7 @@
-"""What an adapter's author writes: a harness that puts fates in the place of rollouts and rewards."""
+"""What an adapter's author writes.
+
+A harness that puts fates in the place of rollouts and rewards.
+"""
 
 from __future__ import annotations
 
@@ -58,8 +61,9 @@ class AdapterHarness(Protocol):
         """
 
     def step(self, fate_of: FateOf, /) -> Sequence[str]:
-        """Take one training step and return the texts of the prompts that were rolled out in it, in
-        order.
+        """Take one training step and return the texts of the prompts that were rolled out in it.
+
+        In order.
         """
 
     def save(self, directory: Path, /) -> None:
@@ -75,16 +79,18 @@ class MakeHarness(Protocol):
     def __call__(
         self, texts: Sequence[str], *, group_size: int, batch_size: int, seed: int
     ) -> AdapterHarness:
-        """Return a fresh adapter over prompts with these texts (ground truths are free), which
-        rolls out batch_size groups of group_size in a step.
+        """Return a fresh adapter over prompts with these texts (ground truths are free).
+
+        Which rolls out batch_size groups of group_size in a step.
 
         A reward of 0.5 or more counts as a success, as is the default.
         """
 
 
 class QueuedHarness(ABC, Generic[Handle]):
-    """Base of harnesses for frameworks where drawing and reporting are separate calls: keeps groups
-    until they are due.
+    """Base of harnesses for frameworks where drawing and reporting are separate calls.
+
+    Keeps groups until they are due.
 
     What is due is handed over in the order of the texts, old and new ones mixed. Subclasses set
     `sampler`, may narrow `supports`, and add `save` and `restore`. `Handle` is what the framework
@@ -107,13 +113,16 @@ class QueuedHarness(ABC, Generic[Handle]):
     def report(
         self, delivered: Sequence[tuple[Handle, tuple[float, ...]]], aborted: Sequence[Handle], /
     ) -> None:
-        """Tell the adapter what came back, handles with their G rewards, and what was aborted, as
-        the framework would; then end the step.
+        """Tell the adapter what came back, handles with their G rewards, and what was aborted.
+
+        As the framework would; then end the step.
         """
 
     def reopen(self, text: str, handle: Handle, age: int) -> None:
-        """To be called by `restore` for each group that was open at the save, drawn `age` steps
-        before the next step; gives the feature "resumed".
+        """To be called by `restore` for each group.
+
+        That was open at the save, drawn `age` steps before the next step; gives the feature
+        "resumed".
         """
         self._reopened.append((text, handle, age))
 

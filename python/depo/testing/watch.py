@@ -19,12 +19,14 @@ LAWS: Mapping[str, str] = {
     "in_flight": "what is rolled out was drawn for it, and no prompt is rolled out twice at a time",
     "labels": "a delivered group gives one label, an aborted or wholly unknown one none",
     "rewards": "the sampler is told each group's own rewards, NaN where they are unknown",
-    "versions": "policy_version rises with every step; a label's lies between its draw's and the newest",
+    "versions": "policy_version rises with every step; a label's lies between its draw's and the "
+    "newest",
     "closed": "no draw stays in flight for ever",
     "totals": "drawn = labelled + unknown + released + in flight",
     "same_seed": "the same seed gives the same draws",
     "other_seed": "another seed gives other draws",
-    "resume": "saved in the middle and restored into a fresh adapter, the draws are those of the uninterrupted run",
+    "resume": "saved in the middle and restored into a fresh adapter, the draws are those of the "
+    "uninterrupted run",
 }
 """Name -> law."""
 
@@ -44,8 +46,9 @@ def broken(law: str, step: int, what: str, text: str | None = None) -> NoReturn:
 
 
 class Script:
-    """Fates as a pure function of prompt and visit: every second group is delivered at once and in
-    full, the others have each feature by turns.
+    """Fates as a pure function of prompt and visit.
+
+    Every second group is delivered at once and in full, the others have each feature by turns.
 
     Args:
         texts: The prompts.
@@ -77,8 +80,9 @@ class Script:
         return self._turns[(self._index[text] + 5 * visit) % len(self._turns)]
 
     def fate(self, text: str, visit: int, features: Sequence[str]) -> Fate:
-        """Return the fate with these features of a prompt's group, by how often the prompt was
-        drawn before.
+        """Return the fate with these features of a prompt's group.
+
+        By how often the prompt was drawn before.
         """
         index = self._index[text]
         # Each visit has rewards of its own, so that it shows when they reach another group.
@@ -151,8 +155,9 @@ class Watch:
     draining: bool = False
 
     def attach(self, sampler: PromptSampler) -> None:
-        """Watch a sampler from now on; what is in flight there and not known yet counts as drawn
-        now.
+        """Watch a sampler from now on.
+
+        What is in flight there and not known yet counts as drawn now.
         """
         if texts := [prompt.text for prompt in sampler.prompts if prompt.text not in self.script]:
             broken("pool", self.step, "the sampler holds a prompt that was not given", texts[0])
@@ -199,8 +204,9 @@ class Watch:
         broken("in_flight", self.step, "it was rolled out without having been drawn", text)
 
     def rolled_out(self, texts: Sequence[str]) -> list[str]:
-        """Take note of what a step has rolled out, and return those that were not rolled out before
-        a restore.
+        """Take note of what a step has rolled out.
+
+        And return those that were not rolled out before a restore.
         """
         first = []
         for text in texts:
@@ -214,7 +220,8 @@ class Watch:
                 broken(
                     "in_flight",
                     self.step,
-                    "it was rolled out, but not drawn since its last rollout, or closed before this step",
+                    "it was rolled out, but not drawn since its last rollout, or closed before "
+                    "this step",
                     text,
                 )
             if not group.restored:
@@ -227,8 +234,10 @@ class Watch:
         return sum(group.closed_at is None for group in self.groups.values())
 
     def interrupted(self, *, lossless: bool) -> None:
-        """Take note of a save and a restore: what is open may be rolled out again and, if groups do
-        not outlive that, remain without a label.
+        """Take note of a save and a restore.
+
+        What is open may be rolled out again and, if groups do not outlive that, remain without a
+        label.
         """
         for group in self.groups.values():
             if group.closed_at is None:
@@ -264,7 +273,8 @@ class Watch:
             broken(
                 "totals",
                 self.step,
-                f"{len(self.groups)} draws were seen; the sampler says {drawn:.0f} drawn, {ended}, {len(in_flight)} in flight",
+                f"{len(self.groups)} draws were seen; the sampler says {drawn:.0f} drawn, "
+                f"{ended}, {len(in_flight)} in flight",
             )
 
     def _drawn(self, draws: Sequence[Draw]) -> None:
@@ -299,7 +309,8 @@ class Watch:
             broken(
                 "rewards",
                 self.step,
-                f"the sampler was told {rewards_G.tolist()}, expected {np.sort(group.fate.rewards).tolist()} in any order",
+                f"the sampler was told {rewards_G.tolist()}, expected "
+                f"{np.sort(group.fate.rewards).tolist()} in any order",
                 group.text,
             )
         if not group.fate.delays:
@@ -313,7 +324,8 @@ class Watch:
             broken(
                 "versions",
                 self.step,
-                f"drawn at {group.version}, observed with policy_version {version}, the newest being {self.version}",
+                f"drawn at {group.version}, observed with policy_version {version}, the newest "
+                f"being {self.version}",
                 group.text,
             )
         group.labelled = verdict.status is VerdictStatus.LABELLED

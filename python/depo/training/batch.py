@@ -1,5 +1,6 @@
-"""What was rolled out for one training step, and how it waits in a checkpoint for a step that is
-still to come.
+"""What was rolled out for one training step.
+
+And how it waits in a checkpoint for a step that is still to come.
 """
 
 from __future__ import annotations
@@ -38,8 +39,9 @@ class CollectedBatch:
         return [group for judged in self.rounds for group in judged]
 
     def policy_lag(self, policy_version: int) -> int:
-        """Return how many versions the oldest rollout is behind `policy_version`; 0 if there is
-        none.
+        """Return how many versions the oldest rollout is behind `policy_version`.
+
+        0 if there is none.
         """
         return max(
             (policy_version - group.rollouts.policy_version for group in self.groups), default=0
@@ -84,7 +86,8 @@ def _group(state: Mapping[str, Any], prompts: Mapping[str, Prompt]) -> JudgedGro
     draw, rollouts, verdict = state["draw"], state["rollouts"], state["verdict"]
     if draw["prompt"] not in prompts:
         raise StateError(
-            f"waiting batch: got rollouts of prompt {draw['prompt']!r}, which is not in the pool, expected the data that it was drawn from"
+            f"waiting batch: got rollouts of prompt {draw['prompt']!r}, which is not in the pool, "
+            f"expected the data that it was drawn from"
         )
     tuples = {
         name: tuple(rollouts[name]) for name in ("response_ids", "rollout_logprobs", "responses")

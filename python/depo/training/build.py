@@ -1,5 +1,6 @@
-"""From a configuration to the parts of a run: policy, data, reward, engine, learner, estimator,
-sampler.
+"""From a configuration to the parts of a run.
+
+Policy, data, reward, engine, learner, estimator, sampler.
 """
 
 from __future__ import annotations
@@ -101,8 +102,9 @@ class TimedEstimator:
 
 
 def build_parts(config: TrainConfig, resume_from: Path | None) -> Parts:
-    """Load everything that a run needs; weights come from the checkpoint directory `resume_from` if
-    one is given.
+    """Load everything that a run needs.
+
+    Weights come from the checkpoint directory `resume_from` if one is given.
 
     Raises:
         ConfigError: No training source, settings that contradict each other, or a cluster that has
@@ -169,7 +171,8 @@ def _start_policy(config: TrainConfig) -> Path:
     directory = Path(config.policy.model)
     if not (directory / "config.json").is_file() or not any(directory.glob("tokenizer*")):
         raise ConfigError(
-            f"policy.model: got {config.policy.model!r}, expected a directory with a Hugging Face causal LM and its tokenizer"
+            f"policy.model: got {config.policy.model!r}, expected a directory with a Hugging Face "
+            f"causal LM and its tokenizer"
         )
     return directory
 
@@ -185,8 +188,9 @@ def _load_policy(directory: Path, config: TrainConfig, device: torch.device) -> 
 def _load_data(
     config: TrainConfig, tokenizer: PreTrainedTokenizerBase, max_prompt_tokens: int
 ) -> tuple[list[Prompt], list[Prompt]]:
-    """Load both sets; leave out what the reward cannot verify, and held-out prompts that are
-    trained on.
+    """Load both sets.
+
+    Leave out what the reward cannot verify, and held-out prompts that are trained on.
 
     Everything is tokenized once, so that a prompt that is too long stops the run before it starts.
     """
@@ -195,7 +199,8 @@ def _load_data(
         prompts, dropped = check_golds(load_prompts(sources), config.reward)
         encode_prompts(prompts, tokenizer, max_prompt_tokens)
         logger.info(
-            "data.%s: %d prompts, %d dropped because their ground truth does not verify against itself",
+            "data.%s: %d prompts, %d dropped because their ground truth does not verify against "
+            "itself",
             name,
             len(prompts),
             len(dropped),
@@ -313,8 +318,10 @@ def _worker_engine(
 
 
 def _resolved(config: TrainConfig, device: torch.device) -> TrainConfig:
-    """Return the configuration with its compute types, and what goes by them, decided for all
-    processes: by the learner's device, which may be this one's.
+    """Return the configuration with its compute types.
+
+    And what goes by them, decided for all processes: by the learner's device, which may be this
+    one's.
     """
     if config.distributed.learner_actors:
         device = torch.device("cuda" if config.distributed.learner_gpus else "cpu")

@@ -1,5 +1,6 @@
-"""Draws, rollouts, rewards and verdicts of one training step; repeated while the batch lacks
-informative groups, if that is wanted.
+"""Draws, rollouts, rewards and verdicts of one training step.
+
+Repeated while the batch lacks informative groups, if that is wanted.
 """
 
 from __future__ import annotations
@@ -39,8 +40,9 @@ class Collector:
     stopwatch: Stopwatch
 
     def collect(self, policy_version: int) -> CollectedBatch:
-        """Draw and roll out a training batch with the weights of this version, which the engine
-        has.
+        """Draw and roll out a training batch with the weights of this version.
+
+        Which the engine has.
 
         Without backfill there is one round. With it, rounds follow until `prompts_per_step` groups
         are informative, `backfill_rounds` is reached, `scan_cap` candidates per place of the batch
@@ -85,8 +87,9 @@ class Collector:
         )
 
     def update_estimator(self) -> dict[str, float]:
-        """Train the estimator on the labels since the last call and on replayed ones, and return
-        its metrics.
+        """Train the estimator on the labels since the last call and on replayed ones.
+
+        And return its metrics.
         """
         estimator = self.config.estimator
         return self.sampler.update_estimator(
@@ -94,8 +97,9 @@ class Collector:
         )
 
     def training_groups(self, rounds: list[list[JudgedGroup]]) -> list[JudgedGroup]:
-        """Return what the policy is trained on: the first informative groups up to a batch; without
-        backfill, all that were rolled out.
+        """Return what the policy is trained on: the first informative groups up to a batch.
+
+        Without backfill, all that were rolled out.
         """
         groups = [group for judged in rounds for group in judged if not group.is_probe]
         if not self.config.selection.backfill:
@@ -117,8 +121,10 @@ class Collector:
         return max(left // self.sampler.candidates_per_draw(policy_version), 0)
 
     def _wanted(self, rounds: list[list[JudgedGroup]], affordable: int) -> int:
-        """Return how many prompts the next round draws, so that even if it looks at as many
-        candidates as it may, the step stays within the scan cap.
+        """Return how many prompts the next round draws.
+
+        So that even if it looks at as many candidates as it may, the step stays within the scan
+        cap.
         """
         batch, selection = self.config.run.prompts_per_step, self.config.selection
         if not rounds:

@@ -1,5 +1,6 @@
-"""The same start, data and seeds under several selection methods: the runs, and the numbers of
-comparison.json.
+"""The same start, data and seeds under several selection methods.
+
+The runs, and the numbers of comparison.json.
 """
 
 from __future__ import annotations
@@ -79,8 +80,9 @@ class Comparison:
         return load_config(self.config, [*self.methods[method], *self.overrides, *placing])
 
     def train(self, jobs: int = 1) -> None:
-        """Train what is not trained yet, `jobs` runs at a time; an interrupted comparison goes on
-        where it was.
+        """Train what is not trained yet, `jobs` runs at a time.
+
+        An interrupted comparison goes on where it was.
         """
         runs = [(method, seed) for method in self.methods for seed in self.seeds]
         if jobs == 1:

@@ -1,5 +1,6 @@
-"""The training loop: sampler -> rollouts -> rewards -> advantages -> policy update -> estimator
-update.
+"""The training loop.
+
+Sampler -> rollouts -> rewards -> advantages -> policy update -> estimator update.
 
 `Trainer.step` is one training step as named values; `Trainer.run` is resume, loop, evaluate, save.
 """
@@ -32,8 +33,10 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class RunResult:
-    """How a run ended: all steps done, stopped by Ctrl-C with a checkpoint, or out of prompts that
-    could teach anything.
+    """How a run ended.
+
+    All steps done, stopped by Ctrl-C with a checkpoint, or out of prompts that could teach
+    anything.
     """
 
     status: Literal["finished", "stopped", "exhausted"]
@@ -52,8 +55,9 @@ class Totals:
 
 
 class Trainer:
-    """Trains a policy as a configuration says, in a run directory that can be continued after any
-    interruption.
+    """Trains a policy as a configuration says.
+
+    In a run directory that can be continued after any interruption.
     """
 
     def __init__(self, config: TrainConfig, run_directory: Path) -> None:
@@ -81,8 +85,9 @@ class Trainer:
             raise
 
     def step(self, step: int) -> dict[str, float]:
-        """Run one training step and return its metrics; `step` is also the version of the policy
-        that it trains.
+        """Run one training step and return its metrics.
+
+        `step` is also the version of the policy that it trains.
         """
         batch = self.waiting or self.collector.collect(step)
         lag = self._policy_lag(batch, step)
@@ -107,8 +112,9 @@ class Trainer:
         return metrics | self._add_totals(metrics)
 
     def run(self) -> RunResult:
-        """Train to the last step, evaluating and saving on the way; Ctrl-C finishes the step, saves
-        and returns.
+        """Train to the last step, evaluating and saving on the way.
+
+        Ctrl-C finishes the step, saves and returns.
         """
         result = self._ending([]) if self.steps_done else None
         with interruptible(self._announce_stop) as interrupted, closing(self.parts), self.log:
@@ -167,7 +173,8 @@ class Trainer:
         if self.parts.estimator:
             if "estimator" not in checkpoint.state:
                 raise StateError(
-                    f"{path}: got no estimator, which this configuration has; continue with estimator.enabled = false, or start another run"
+                    f"{path}: got no estimator, which this configuration has; continue with "
+                    f"estimator.enabled = false, or start another run"
                 )
             self.parts.estimator.load_state_dict(checkpoint.state["estimator"])
         self.parts.engine.load_weights(self.parts.policy, checkpoint.step)
@@ -177,7 +184,8 @@ class Trainer:
             )
         elif "waiting" in checkpoint.state:
             logger.warning(
-                "%s: left out the rollouts that waited to be trained on: they are one version old, distributed.max_policy_lag is 0",
+                "%s: left out the rollouts that waited to be trained on: they are one version "
+                "old, distributed.max_policy_lag is 0",
                 path,
             )
         return checkpoint.step
@@ -191,7 +199,8 @@ class Trainer:
         lag, limit = batch.policy_lag(step), self.config.distributed.max_policy_lag
         if lag > limit:
             raise RuntimeError(
-                f"step {step}: got rollouts of policy version {step - lag}, a lag of {lag}, expected at most {limit} (distributed.max_policy_lag)"
+                f"step {step}: got rollouts of policy version {step - lag}, a lag of {lag}, "
+                f"expected at most {limit} (distributed.max_policy_lag)"
             )
         return lag
 
@@ -266,12 +275,16 @@ class Trainer:
         if self.steps_done >= run.steps:
             return RunResult("finished", f"{run.steps} steps done")
         if self.totals.empty_steps >= run.stop_after_empty_steps:
-            reason = f"no informative group in the last {self.totals.empty_steps} steps: this pool has nothing to teach this policy now"
+            reason = (
+                f"no informative group in the last {self.totals.empty_steps} steps: this "
+                f"pool has nothing to teach this policy now"
+            )
             return RunResult("exhausted", f"stopped after {self.steps_done} steps: {reason}")
         if interrupted:
             return RunResult(
                 "stopped",
-                f"stopped after {self.steps_done} steps; continue with: depo-train --resume {self.run_directory}",
+                f"stopped after {self.steps_done} steps; continue with: depo-train --resume "
+                f"{self.run_directory}",
             )
         return None
 

@@ -1,5 +1,6 @@
-"""A tiny policy for runs without a checkpoint: a tokenizer built from the prompts and a short
-supervised start on noisy demonstrations.
+"""A tiny policy for runs without a checkpoint.
+
+A tokenizer built from the prompts and a short supervised start on noisy demonstrations.
 
 Noise is deliberate: with a share e of answer characters randomised, a policy that imitates the
 demonstrations solves an answer of n characters with probability near (1 - e)^n. Pass rates then
@@ -62,8 +63,9 @@ def warm_start_policy(
     config: WarmStartConfig,
     threads: int,
 ) -> Path:
-    """Return the directory of the warm-started policy (model and tokenizer), training it first
-    unless it is cached.
+    """Return the directory of the warm-started policy.
+
+    (model and tokenizer), training it first unless it is cached.
 
     Args:
         sources: Training sources; demonstrations have the same tasks and proportions.
@@ -98,16 +100,18 @@ def warm_start_policy(
 def outline_policy(
     sources: Sequence[SourceConfig], held_out: Sequence[SourceConfig], config: WarmStartConfig
 ) -> tuple[PreTrainedTokenizerFast, LlamaConfig]:
-    """Return tokenizer and architecture of the policy that `warm_start_policy` makes of the same
-    arguments, without training it.
+    """Return tokenizer and architecture of the policy.
+
+    That `warm_start_policy` makes of the same arguments, without training it.
     """
     tokenizer = build_tokenizer(_demonstration_prompts(sources, held_out))
     return tokenizer, _architecture(tokenizer, config)
 
 
 def build_tokenizer(prompts: Sequence[Prompt]) -> PreTrainedTokenizerFast:
-    """Return a tokenizer with one token per letter or digit, per run of other characters, and per
-    phrase that frames all prompts of a source.
+    """Return a tokenizer with one token per letter or digit, per run of other characters.
+
+    And per phrase that frames all prompts of a source.
     """
     texts_by_source: dict[str, list[str]] = {}
     for prompt in prompts:
@@ -181,8 +185,9 @@ def _fingerprint(source: SourceConfig) -> str:
 def _demonstration_prompts(
     sources: Sequence[SourceConfig], held_out: Sequence[SourceConfig]
 ) -> list[Prompt]:
-    """Generate fresh items of the tasks, without those that are trained or evaluated on; rows of
-    files demonstrate themselves.
+    """Generate fresh items of the tasks, without those that are trained or evaluated on.
+
+    Rows of files demonstrate themselves.
     """
     tasks = [source for source in sources if source.task]
     reserved = {
@@ -221,8 +226,9 @@ def _train(
     tokenizer: PreTrainedTokenizerFast,
     config: WarmStartConfig,
 ) -> LlamaForCausalLM:
-    """Supervised training on noisy demonstrations: linear warm-up and decay, loss on answer tokens
-    alone.
+    """Supervised training on noisy demonstrations.
+
+    Linear warm-up and decay, loss on answer tokens alone.
     """
     torch.manual_seed(config.seed)
     model = LlamaForCausalLM(_architecture(tokenizer, config))
@@ -251,14 +257,16 @@ def _train(
 def _shares(
     demonstrations: Sequence[_Demonstration], band_shares: Mapping[str, float]
 ) -> NDArray[np.float64]:
-    """Return how often each demonstration is drawn, so that bands occur as `band_shares` says; a
-    band it does not name does not occur.
+    """Return how often each demonstration is drawn, so that bands occur as `band_shares` says.
+
+    A band it does not name does not occur.
     """
     bands = [demonstration.band for demonstration in demonstrations]
     sizes = Counter(bands)
     if band_shares and not set(band_shares) & set(bands):
         raise ConfigError(
-            f"warm_start.band_shares: got {', '.join(band_shares)}, expected some of the bands of data.train: {', '.join(sorted(set(bands)))}"
+            f"warm_start.band_shares: got {', '.join(band_shares)}, expected some of the bands of "
+            f"data.train: {', '.join(sorted(set(bands)))}"
         )
     weights: NDArray[np.float64] = np.array(
         [band_shares.get(band, 0.0) / sizes[band] if band_shares else 1.0 for band in bands]
@@ -269,11 +277,19 @@ def _shares(
 
 def _architecture(tokenizer: PreTrainedTokenizerFast, config: WarmStartConfig) -> LlamaConfig:
     return LlamaConfig(
-        vocab_size=len(tokenizer), hidden_size=config.hidden_size, num_hidden_layers=config.layers, num_attention_heads=config.heads,
-        num_key_value_heads=config.heads, intermediate_size=config.feed_forward, max_position_embeddings=512, tie_word_embeddings=True,
+        vocab_size=len(tokenizer),
+        hidden_size=config.hidden_size,
+        num_hidden_layers=config.layers,
+        num_attention_heads=config.heads,
+        num_key_value_heads=config.heads,
+        intermediate_size=config.feed_forward,
+        max_position_embeddings=512,
+        tie_word_embeddings=True,
         rope_parameters={"rope_type": "default", "rope_theta": ROPE_THETA},
-        pad_token_id=tokenizer.pad_token_id, eos_token_id=tokenizer.eos_token_id, bos_token_id=None,
-    )  # fmt: skip
+        pad_token_id=tokenizer.pad_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        bos_token_id=None,
+    )
 
 
 def _demonstrations(

@@ -1,9 +1,13 @@
-"""The few errors that depo raises on purpose; each is also the builtin error that it specialises."""
+"""The few errors that depo raises on purpose.
+
+Each is also the builtin error that it specialises.
+"""
 
 
 class ConfigError(ValueError):
-    """A setting is unknown, of the wrong type, or contradicts another; the message names it, what
-    was got and what is expected.
+    """A setting is unknown, of the wrong type, or contradicts another.
+
+    The message names it, what was got and what is expected.
     """
 
 

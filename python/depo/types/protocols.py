@@ -22,8 +22,9 @@ class DifficultyEstimator(Protocol):
         """Take one optimizer step per batch, in order, and return metrics named `estimator/...`."""
 
     def state_dict(self) -> dict[str, Any]:
-        """Return everything a bit-exact continuation needs: scalars, strings, lists, numpy arrays,
-        tensors, nested dicts of these.
+        """Return everything a bit-exact continuation needs.
+
+        Scalars, strings, lists, numpy arrays, tensors, nested dicts of these.
         """
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -68,8 +69,9 @@ class RewardFunction(Protocol):
     def __call__(
         self, prompts: Sequence[Prompt], responses: Sequence[str], finished: BoolArray
     ) -> Float32Array:
-        """Return one reward per response, float32 [N]; NaN means unknown (verifier failure,
-        timeout), never "wrong".
+        """Return one reward per response, float32 [N].
+
+        NaN means unknown (verifier failure, timeout), never "wrong".
 
         Args:
             prompts: N prompts, one per response.
@@ -90,8 +92,9 @@ class AdvantageMask(Protocol):
     def __call__(
         self, group: RolloutGroup, rewards_G: Float32Array, advantages_G: Float32Array, /
     ) -> Float32Array | Sequence[Float32Array]:
-        """Return a factor for each response, [G], or an array of factors for each response, G
-        arrays [T]; finite and >= 0.
+        """Return a factor for each response, [G].
+
+        Or an array of factors for each response, G arrays [T]; finite and >= 0.
 
         Must be a pure function of its arguments for a run to be repeatable. A response that is left
         out still counts in the loss's denominators.

@@ -1,5 +1,6 @@
-"""The values that flow through a training step: Prompt -> Draw -> RolloutGroup -> Verdict ->
-TrainBatch.
+"""The values that flow through a training step.
+
+Prompt -> Draw -> RolloutGroup -> Verdict -> TrainBatch.
 
 Dimension letters, here and in every file: B prompts of a step, G rollouts of a prompt, C
 candidates, N sequences (B*G), T tokens, M targets.
@@ -145,8 +146,9 @@ class RolloutGroup:
 
     @property
     def mean_token_logprob(self) -> float:
-        """Mean over the group of each response's mean token log-probability; NaN if every response
-        is empty (DEPO's distillation target).
+        """Mean over the group of each response's mean token log-probability.
+
+        NaN if every response is empty (DEPO's distillation target).
         """
         means = [float(logprobs.mean()) for logprobs in self.rollout_logprobs if logprobs.size]
         return float(np.mean(means)) if means else float("nan")

@@ -26,8 +26,9 @@ from tests.integrations.verl.verl_helpers import (
 
 
 class SyncHarness:
-    """A trainer of the mode `sync`, which waits for every group: late ones and duplicates cannot
-    happen, and nothing is open at a save.
+    """A trainer of the mode `sync`, which waits for every group.
+
+    Late ones and duplicates cannot happen, and nothing is open at a save.
     """
 
     mode: ClassVar[str] = "sync"
@@ -116,8 +117,9 @@ class SyncHarness:
 
 
 class SettlingEngine(Engine):
-    """Returns when all groups that are due have ended, so that no run depends on the speed of
-    threads.
+    """Returns when all groups that are due have ended.
+
+    So that no run depends on the speed of threads.
     """
 
     def __init__(self, config: DictConfig, harness: SyncHarness) -> None:

@@ -40,8 +40,9 @@ class LegacyLoop:
     def finish(
         self, batch: DataProto, reward: Callable[[str, int], float], penalty: float = 0.0
     ) -> DataProto:
-        """Roll a batch out, balance it as verl does (which reorders it), end it, and return what it
-        ended with.
+        """Roll a batch out, balance it as verl does (which reorders it), end it.
+
+        And return what it ended with.
         """
         texts = [
             messages[0]["content"]

@@ -1,5 +1,6 @@
-"""Laws of the data set in verl's own data loader; its rewards come through verl's legacy loop,
-which needs no Ray.
+"""Laws of the data set in verl's own data loader.
+
+Its rewards come through verl's legacy loop, which needs no Ray.
 """
 
 from __future__ import annotations
@@ -25,7 +26,8 @@ from tests.integrations.verl.verl_helpers import TEXTS, G, Journal, pass_rate, s
 
 LEGACY = "trainer.use_v1=False"
 SMALL_ESTIMATOR = (
-    "+data.depo.estimator={hidden_size: 16, layers: 1, heads: 2, feed_forward: 16, trunk_sizes: [16, 8], max_length: 32, replay_steps: 1}",
+    "+data.depo.estimator={hidden_size: 16, layers: 1, heads: 2, feed_forward: 16, trunk_sizes: "
+    "[16, 8], max_length: 32, replay_steps: 1}",
 )
 
 
@@ -79,8 +81,9 @@ def test_validation_files_are_read_in_order(tmp_path: Path) -> None:
 def test_a_checkpoint_continues_as_if_there_had_been_no_break(
     tmp_path: Path, estimator: tuple[str, ...]
 ) -> None:
-    """At every step of three epochs: 10 prompts make epochs of two batches, so that saving meets
-    the end of an epoch, too.
+    """At every step of three epochs.
+
+    10 prompts make epochs of two batches, so that saving meets the end of an epoch, too.
     """
     whole = LegacyLoop(config(tmp_path / "whole", *estimator, texts=TEXTS[:10]))
     for step in range(6):
@@ -102,8 +105,9 @@ def test_a_checkpoint_continues_as_if_there_had_been_no_break(
 
 
 def test_prompts_of_a_batch_that_a_crash_swallowed_become_free(tmp_path: Path) -> None:
-    """The legacy loop saves before it ends the batch, so what it resumes from still waits for that
-    batch.
+    """The legacy loop saves before it ends the batch, so what it resumes from still waits for.
+
+    That batch.
     """
     first = LegacyLoop(config(tmp_path / "first"))
     first.draw()
@@ -253,6 +257,6 @@ import {module}
 """
     ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert (
-        "ImportError: depo.integrations.verl needs verl >=0.9.1,<0.9.2, which is not installed: pip install 'depo[verl]'"
-        in ended.stderr
+        "ImportError: depo.integrations.verl needs verl >=0.9.1,<0.9.2, which is not installed: "
+        "pip install 'depo[verl]'" in ended.stderr
     )

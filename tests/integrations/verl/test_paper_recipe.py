@@ -1,5 +1,6 @@
-"""The paper's recipe as a shell script: verl accepts every override, and depo reads from them what
-the paper says.
+"""The paper's recipe as a shell script.
+
+Verl accepts every override, and depo reads from them what the paper says.
 """
 
 from __future__ import annotations
@@ -20,8 +21,9 @@ SCRIPT = Path(__file__).parents[3] / "examples" / "verl_depo_paper.sh"
 
 
 def recipe(directory: Path, **environment: str) -> DictConfig:
-    """Return the configuration of the command that the script runs, which a stand-in for python3
-    writes down instead of running it.
+    """Return the configuration of the command that the script runs.
+
+    Which a stand-in for python3 writes down instead of running it.
     """
     python = directory / "python3"
     python.write_text('#!/bin/sh\nprintf "%s\\n" "$@" > "$COMMAND"\n')

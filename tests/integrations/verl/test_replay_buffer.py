@@ -1,5 +1,6 @@
-"""Laws of dataset and replay buffer together, in verl's own trainers: real loader, buffer, agent
-loop worker, TransferQueue and checkpoints, no model.
+"""Laws of dataset and replay buffer together, in verl's own trainers.
+
+Real loader, buffer, agent loop worker, TransferQueue and checkpoints, no model.
 """
 
 from __future__ import annotations
@@ -60,7 +61,10 @@ def test_each_group_is_labelled_once_by_what_it_earned(tmp_path: Path) -> None:
 
 
 def test_verls_own_loop_logs_depo_and_continues_from_its_checkpoint(tmp_path: Path) -> None:
-    estimator = "+data.depo.estimator={hidden_size: 16, layers: 1, heads: 2, feed_forward: 16, trunk_sizes: [16, 8], max_length: 32}"
+    estimator = (
+        "+data.depo.estimator={hidden_size: 16, layers: 1, heads: 2, feed_forward: 16, "
+        "trunk_sizes: [16, 8], max_length: 32}"
+    )
     whole, expected = start(tmp_path / "whole", estimator, "trainer.total_training_steps=22")
     rows = fit(whole, tmp_path / "whole.jsonl")
     assert [row["depo/sampler/labelled"] for row in rows] == list(range(4, 92, 4))
@@ -101,8 +105,9 @@ def test_groups_that_dapo_filters_out_are_observed_and_replaced_by_depo(tmp_path
 
 
 def test_rollouts_are_judged_by_the_metric_that_dapo_filters_by(tmp_path: Path) -> None:
-    """With a penalty of length on the reward, only `acc` says which groups are solved by all or by
-    none.
+    """With a penalty of length on the reward, only `acc` says.
+
+    Which groups are solved by all or by none.
     """
     trainer, journal = start(
         tmp_path, *DAPO, "algorithm.filter_groups.metric=acc", "+length_penalty=0.2"
@@ -118,7 +123,8 @@ def test_a_metric_that_the_reward_function_does_not_give_is_named(tmp_path: Path
     trainer, _ = start(tmp_path, "algorithm.filter_groups.metric=accuracy")
     with pytest.raises(
         ConfigError,
-        match=r"algorithm.filter_groups.metric: got 'accuracy', expected what the reward function gives, one of .*reward",
+        match=r"algorithm.filter_groups.metric: got 'accuracy', expected what the reward function "
+        r"gives, one of .*reward",
     ):
         step(trainer)
 

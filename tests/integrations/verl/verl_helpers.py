@@ -1,5 +1,7 @@
-"""verl 0.9.1 on a CPU: its own configuration, trainer, data loader, replay buffer, agent loop
-worker and TransferQueue. Model workers alone are absent.
+"""verl 0.9.1 on a CPU.
+
+Its own configuration, trainer, data loader, replay buffer, agent loop worker and TransferQueue.
+Model workers alone are absent.
 """
 
 from __future__ import annotations
@@ -34,8 +36,9 @@ TEXTS = [f"What is {number} + {number}?" for number in range(40)]
 
 
 def solved(text: str, session: int) -> float:
-    """Return a reward that makes the number in the text the prompt's pass rate: 0, 1/4, 2/4, 3/4,
-    1, 0, ...
+    """Return a reward that makes the number in the text the prompt's pass rate.
+
+    0, 1/4, 2/4, 3/4, 1, 0, ...
     """
     return float(session < int(text.split()[2]) % (G + 1))
 
@@ -126,8 +129,9 @@ def write_model(directory: Path) -> str:
 
 
 def verl_config(directory: Path, texts: Iterable[str], *overrides: str) -> DictConfig:
-    """Return verl's configuration with depo in it, of a run in `directory`: batches of 4 prompts, 4
-    rollouts each, by a seed.
+    """Return verl's configuration with depo in it, of a run in `directory`.
+
+    Batches of 4 prompts, 4 rollouts each, by a seed.
     """
     directory.mkdir(parents=True, exist_ok=True)
     asynchronous = any(
@@ -182,8 +186,9 @@ class Answers(AgentLoopBase):
 
 
 class Engine:
-    """Agent loop manager around verl's own worker, which runs in a thread of this process instead
-    of an actor of its own.
+    """Agent loop manager around verl's own worker.
+
+    Which runs in a thread of this process instead of an actor of its own.
     """
 
     running: ClassVar[list[Engine]] = []
@@ -229,8 +234,9 @@ def clear_queue() -> None:
 
 
 class NoWorkers:
-    """Stands where verl keeps the handle of its GPU workers; whatever is asked of them does
-    nothing.
+    """Stands where verl keeps the handle of its GPU workers.
+
+    Whatever is asked of them does nothing.
     """
 
     def __getattr__(self, name: str) -> Callable[..., None]:
@@ -238,8 +244,9 @@ class NoWorkers:
 
 
 def make_trainer(config: DictConfig, judge: Judge) -> Any:
-    """Return verl's own trainer of the configured mode, less its model workers: what would run on
-    them leaves the batch as it is.
+    """Return verl's own trainer of the configured mode, less its model workers.
+
+    What would run on them leaves the batch as it is.
     """
     Answers.judge = staticmethod(judge)  # type: ignore[assignment]
 
@@ -271,8 +278,9 @@ def make_trainer(config: DictConfig, judge: Judge) -> Any:
 
 
 def step(trainer: Any, first: bool = False) -> dict[str, Any]:
-    """Run one step as `fit` does, with what `fit` does before its first one, and return its
-    metrics.
+    """Run one step as `fit` does, with what `fit` does before its first one.
+
+    And return its metrics.
     """
     trainer.global_steps += 1
     if first:
@@ -291,8 +299,9 @@ async def judged(text: str, session: int, step: int) -> float:
 
 
 def fit(trainer: Any, log: Path) -> list[dict[str, Any]]:
-    """Run verl's own loop to its end, and return the metrics that its own file logger wrote, one
-    row per step.
+    """Run verl's own loop to its end, and return the metrics that its own file logger wrote.
+
+    One row per step.
     """
     os.environ["VERL_FILE_LOGGER_PATH"] = str(log)
     trainer.fit(trainer.agent_loop_manager)

@@ -1,5 +1,6 @@
-"""Slow, obvious counterparts of depo's losses and learner, and the tiny policy that their tests
-share.
+"""Slow, obvious counterparts of depo's losses and learner.
+
+And the tiny policy that their tests share.
 """
 
 from __future__ import annotations
@@ -106,8 +107,9 @@ def token_loss(ratio: Tensor, advantage: float, config: LossConfig) -> Tensor:
 def surrogate_losses(
     new: Tensor, old: Tensor, advantages: Sequence[float], config: LossConfig
 ) -> list[Tensor]:
-    """The policy-gradient loss of each token of one sequence; GSPO's ratio is differentiated as a
-    whole.
+    """The policy-gradient loss of each token of one sequence.
+
+    GSPO's ratio is differentiated as a whole.
     """
     losses = []
     for t in range(new.numel()):
@@ -128,8 +130,9 @@ def batch_loss(
     max_new_tokens: int,
     reference_logprobs: Sequence[Tensor] | None = None,
 ) -> Tensor:
-    """The loss of a whole batch, token by token; each argument has one entry per sequence, an
-    advantage may also be a list of one per token.
+    """The loss of a whole batch, token by token.
+
+    Each argument has one entry per sequence, an advantage may also be a list of one per token.
     """
     sequence_sums = []
     for n, (new, old, advantage) in enumerate(
@@ -219,8 +222,9 @@ def advantages(rewards: Sequence[float], config: LossConfig, tolerance: float) -
 def daro_weights(
     batches: Sequence[Sequence[tuple[int, int, float]]], config: LossConfig
 ) -> list[float]:
-    """Weights of the last of several batches of groups (level, tokens, summed loss), by
-    dictionaries and loops.
+    """Weights of the last of several batches of groups (level, tokens, summed loss).
+
+    By dictionaries and loops.
     """
     means: dict[int, float] = {}
     weights: list[float] = []

@@ -115,8 +115,9 @@ def test_daro_weights_have_mean_one_over_tokens_and_go_with_their_group(
 
 
 def test_at_the_fixed_point_every_pass_rate_contributes_the_same_loss() -> None:
-    """Started from other losses, with crowds of different sizes; signs stay, because a length gap
-    of either sign is what it is.
+    """Started from other losses, with crowds of different sizes.
+
+    Signs stay, because a length gap of either sign is what it is.
     """
     rng = np.random.default_rng(0)
     batch = [

@@ -1,5 +1,6 @@
-"""The learner against one forward pass per sequence, and laws: invariance to micro-batches, exact
-continuation, nothing applied on error.
+"""The learner against one forward pass per sequence, and laws.
+
+Invariance to micro-batches, exact continuation, nothing applied on error.
 """
 
 import copy
@@ -339,8 +340,9 @@ def test_microbatches_cover_everything_once_within_the_budget(
 
 
 def test_a_bandit_is_learned() -> None:
-    """One prompt, responses of one token, one of them rewarded: its probability rises from about
-    1/40 to above 0.9.
+    """One prompt, responses of one token, one of them rewarded.
+
+    Its probability rises from about 1/40 to above 0.9.
     """
     model, target, rng = tiny_policy(3), 17, np.random.default_rng(0)
     learner = make_learner(model, learning_rate=5e-3, grad_clip=1.0)

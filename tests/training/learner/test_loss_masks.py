@@ -30,8 +30,9 @@ def group_of(*responses: list[int]) -> RolloutGroup:
 
 
 def matching_tokens(first: list[int], second: list[int]) -> int:
-    """Ratcliff and Obershelp's count by definition: the longest common block (earliest first), then
-    the same left and right of it.
+    """Ratcliff and Obershelp's count by definition.
+
+    The longest common block (earliest first), then the same left and right of it.
     """
     best = (0, 0, 0)
     for i, j in product(range(len(first)), range(len(second))):
@@ -140,7 +141,10 @@ def test_what_is_no_factor_is_named(returned: list[object], words: str) -> None:
 def test_a_users_function_by_file_and_by_module(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    code = "import numpy as np\ndef halve(group, rewards_G, advantages_G):\n    return np.full(advantages_G.size, 0.5)\ndef narrow(group):\n    return 1\n"
+    code = (
+        "import numpy as np\ndef halve(group, rewards_G, advantages_G):\n    return "
+        "np.full(advantages_G.size, 0.5)\ndef narrow(group):\n    return 1\n"
+    )
     (tmp_path / "my_loss_mask.py").write_text(code)
     monkeypatch.syspath_prepend(tmp_path)
     advantages_G = np.ones(2, np.float32)
@@ -149,7 +153,8 @@ def test_a_users_function_by_file_and_by_module(
         assert mask(group_of([1], [2]), advantages_G, advantages_G).tolist() == [0.5, 0.5]
         with pytest.raises(
             ConfigError,
-            match=r"loss.mask: got .*narrow' with parameters \(group\), expected \(group, rewards_G, advantages_G\)",
+            match=r"loss.mask: got .*narrow' with parameters \(group\), expected \(group, "
+            r"rewards_G, advantages_G\)",
         ):
             load_mask(LossConfig(mask=f"{place}:narrow"))
     for bad, words in [

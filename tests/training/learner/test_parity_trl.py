@@ -1,5 +1,7 @@
-"""Parity with TRL: its own GRPOTrainer generates, scores, computes advantages, loss and gradient;
-depo gets the same responses and rewards.
+"""Parity with TRL.
+
+Its own GRPOTrainer generates, scores, computes advantages, loss and gradient; depo gets the same
+responses and rewards.
 """
 
 import importlib.util
@@ -90,7 +92,8 @@ def make_trainer(checkpoint: Path, reward: Callable[..., list[float]], **setting
         use_cpu=True,
         bf16=False,
         activation_checkpointing=False,
-        use_bias_correction_kl=False,  # the KL term of the GRPO paper and of verl, without an importance ratio
+        # the KL term of the GRPO paper and of verl, without an importance ratio
+        use_bias_correction_kl=False,
         model_init_kwargs={"dtype": "float32"},
         **settings,
     )
@@ -212,8 +215,9 @@ def test_one_step_of_trl_and_of_depo_have_the_same_advantages_loss_and_gradient(
 def test_trl_loss_on_random_tensors(
     checkpoint: Path, settings: dict[str, Any], config: LossConfig
 ) -> None:
-    """TRL's loss code with only the model's forward pass replaced, so that ratios, advantages and
-    lengths range widely.
+    """TRL's loss code with only the model's forward pass replaced.
+
+    So that ratios, advantages and lengths range widely.
     """
     trainer = make_trainer(
         checkpoint, lambda completions, **_: [0.0] * len(completions), **settings

@@ -1,5 +1,6 @@
-"""Parity with verl's core algorithms on random tensors: advantages, vanilla, GSPO and CISPO policy
-loss, aggregation, KL penalty.
+"""Parity with verl's core algorithms on random tensors.
+
+Advantages, vanilla, GSPO and CISPO policy loss, aggregation, KL penalty.
 """
 
 import importlib.util

@@ -1,5 +1,6 @@
-"""Truncated importance weights for what engine and learner compute differently, and the guard
-against more than that.
+"""Truncated importance weights for what engine and learner compute differently.
+
+And the guard against more than that.
 """
 
 from __future__ import annotations
@@ -75,8 +76,9 @@ def test_gradient_is_the_references(settings: dict[str, Any], tokens_per_microba
 
 
 def test_with_gspo_each_weight_acts_on_its_own_token() -> None:
-    """On-policy its gradient is then that of the clip per token; the sequence's ratio
-    differentiated as a whole would mix the tokens' weights.
+    """On-policy its gradient is then that of the clip per token.
+
+    The sequence's ratio differentiated as a whole would mix the tokens' weights.
     """
     groups, advantages_BG = (
         random_groups(tiny_policy(), 0, 5, 4, noise=0.4),
@@ -162,7 +164,8 @@ def test_a_mismatch_above_the_limit_stops_before_the_step() -> None:
     learner_groups = random_groups(tiny_policy(), 0, 3, 4, noise=0.3)
     with pytest.raises(
         RuntimeError,
-        match=r"^step 4: got a mean \|rollout - learner\| log-prob of 0\.\d+ nats over \d+ tokens, expected at most 0\.1 ",
+        match=r"^step 4: got a mean \|rollout - learner\| log-prob of 0\.\d+ nats over \d+ "
+        r"tokens, expected at most 0\.1 ",
     ):
         learner.update(learner_groups, advantages_BG, step=4)
     assert all(

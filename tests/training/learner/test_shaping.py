@@ -1,5 +1,6 @@
-"""From judged groups to advantages: what each setting of the loss does to the gradient of the
-policy.
+"""From judged groups to advantages.
+
+What each setting of the loss does to the gradient of the policy.
 """
 
 from __future__ import annotations
@@ -114,8 +115,9 @@ def test_without_weights_and_mask_they_are_the_groups_advantages_bit_for_bit(
 
 
 def test_daro_makes_the_pass_rates_of_a_batch_contribute_equal_losses() -> None:
-    """On-policy, through the loss itself; the whole batch counts, however it is cut into
-    micro-batches.
+    """On-policy, through the loss itself.
+
+    The whole batch counts, however it is cut into micro-batches.
     """
     model, rewards_BG = tiny_policy(0), random_rewards(7)
     rollouts = random_groups(model, 1, 7, GROUP_SIZE, noise=0.0)
@@ -153,8 +155,10 @@ def test_daro_makes_the_pass_rates_of_a_batch_contribute_equal_losses() -> None:
 
 
 def test_importance_weighted_gradients_average_to_that_of_all_candidates() -> None:
-    """Over every batch that a selection of one on merit and two explored of four rejected can give;
-    unweighted batches average to something else.
+    """Over every batch.
+
+    That a selection of one on merit and two explored of four rejected can give; unweighted batches
+    average to something else.
     """
     n_candidates, n_rejected, n_explored = 5, 4, 2
     rollouts, rewards_BG = (

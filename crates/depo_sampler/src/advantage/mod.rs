@@ -268,7 +268,8 @@ mod tests {
         fn vector_instructions_give_the_bits_of_the_plain_loop((size, rewards) in groups(), options in options()) {
             let shape = [rewards.len() / size, size];
             let fast = group_advantages(&rewards, shape, &options).expect("finite rewards");
-            let plain = plainly(|| group_advantages(&rewards, shape, &options)).expect("finite rewards");
+            let plain = plainly(|| group_advantages(&rewards, shape, &options)).expect("finite \
+                rewards");
             prop_assert_eq!(bits(&fast.advantages), bits(&plain.advantages));
             prop_assert_eq!(fast.informative, plain.informative);
             prop_assert_eq!(bits(&fast.means), bits(&plain.means));
@@ -279,7 +280,8 @@ mod tests {
         #[test]
         fn counts_of_two_values_say_what_sums_say((size, rewards) in groups_of_two_values(), options in options()) {
             let Some(counted) = of_two_values(&rewards, size, &options) else {
-                prop_assert!(rewards.iter().all(|reward| reward.is_nan()), "only unknown rewards have no value");
+                prop_assert!(rewards.iter().all(|reward| reward.is_nan()), "only unknown rewards \
+                    have no value");
                 return Ok(());
             };
             let summed = of_any_values(&rewards, size, &options);

@@ -198,7 +198,8 @@ mod tests {
                     let ids: Vec<u64> = (0..len as u64).collect();
                     let mut reader = StateReader::new(state);
                     let mut restored = LabelAges::new(seed, len);
-                    restored.restore(&mut reader, &Carry::new(&ids, &ids, true).expect("the same ids")).expect("a saved state");
+                    restored.restore(&mut reader, &Carry::new(&ids, &ids, true).expect("the same \
+                        ids")).expect("a saved state");
                     reader.finish().expect("nothing is left");
                     ages = restored;
                 }

@@ -31,16 +31,28 @@ if TYPE_CHECKING:
 
 CLOSED = "it is closed, or another one was started in this process"
 NO_WEIGHTS = "no weights have arrived yet"
-UPDATING = "a weight update has begun and not finished; if it broke off, go on from the newest checkpoint with another engine"
+UPDATING = (
+    "a weight update has begun and not finished; if it broke off, go on from the newest "
+    "checkpoint with another engine"
+)
 SHAPE_KEYS = (
-    "model_type", "vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads", "tie_word_embeddings",
-)  # fmt: skip
+    "model_type",
+    "vocab_size",
+    "hidden_size",
+    "intermediate_size",
+    "num_hidden_layers",
+    "num_attention_heads",
+    "num_key_value_heads",
+    "tie_word_embeddings",
+)
 """What two models' configurations must agree on for the one to take the other's weights."""
 
 
 class VllmEngine:
-    """Generates with vLLM; a `depo.types.protocols.RolloutEngine`, and the client that vLLM's
-    weight-transfer senders talk to.
+    """Generates with vLLM.
+
+    A `depo.types.protocols.RolloutEngine`, and the client that vLLM's weight-transfer senders talk
+    to.
 
     Response g of prompt b is sampled with its own generator, seeded by (keys[b], g): it depends on
     no other request, up to the rounding of batched kernels. Its log-probs are those it was sampled
@@ -69,8 +81,9 @@ class VllmEngine:
         eos_token_ids: Sequence[int] | None = None,
         backend: str = "depo",
     ) -> None:
-        """Start vLLM with the architecture, weights and end-of-sequence tokens of `policy`, as
-        version 0.
+        """Start vLLM with the architecture, weights and end-of-sequence tokens of `policy`.
+
+        As version 0.
 
         Args:
             policy: The policy.
@@ -132,15 +145,18 @@ class VllmEngine:
 
     @property
     def policy_version(self) -> int:
-        """Version of the weights that `generate` uses; 0 until `load_weights` or
-        `update_weight_version` says otherwise.
+        """Version of the weights that `generate` uses.
+
+        0 until `load_weights` or `update_weight_version` says otherwise.
         """
         return self._policy_version
 
     @property
     def max_prompt_tokens(self) -> int:
-        """Longest prompt that `generate` takes: the limit given, or what the model's positions
-        leave beside `max_new_tokens` if that is less.
+        """Longest prompt that `generate` takes.
+
+        The limit given, or what the model's positions leave beside `max_new_tokens` if that is
+        less.
         """
         return self._max_prompt_tokens
 
@@ -185,8 +201,9 @@ class VllmEngine:
         engine.abort_request(list(engine.output_processor.request_states), internal=True)
 
     def close(self) -> None:
-        """Give back vLLM's memory, which does not go with this object, and its process group;
-        calling it twice is fine.
+        """Give back vLLM's memory, which does not go with this object, and its process group.
+
+        Calling it twice is fine.
         """
         self._llm.llm_engine.engine_core.shutdown()
         self._unusable = CLOSED
@@ -215,7 +232,8 @@ class VllmEngine:
             self._sender.send_weights()
         except Exception as error:
             raise RuntimeError(
-                f"the weights of policy version {policy_version} did not reach vLLM, which cannot go on without them: {error}"
+                f"the weights of policy version {policy_version} did not reach vLLM, which cannot "
+                f"go on without them: {error}"
             ) from error
         self._policy_version = policy_version
 
@@ -247,8 +265,9 @@ class VllmEngine:
         )
 
     def finish_weight_update(self, weight_version: str | None = None) -> None:
-        """Put the received weights into place and forget the keys and values that the old ones
-        computed.
+        """Put the received weights into place and forget the keys and values.
+
+        That the old ones computed.
 
         Raises:
             RuntimeError: Requests are running, so that vLLM keeps the old keys and values.
@@ -256,7 +275,8 @@ class VllmEngine:
         self._llm.collective_rpc("finish_weight_update")
         if not self._llm.reset_prefix_cache():
             raise RuntimeError(
-                "vLLM keeps keys and values of the old weights, because requests are running; expected `abort` before a weight update"
+                "vLLM keeps keys and values of the old weights, because requests are running; "
+                "expected `abort` before a weight update"
             )
         self._unusable = ""
         if weight_version is not None:
@@ -284,8 +304,9 @@ class VllmEngine:
             raise RuntimeError(f"this vLLM engine cannot be used: {self._unusable}")
 
     def _sampling(self, group_size: int, key: int, temperature: float) -> Any:
-        """Return the request's parameters. vLLM seeds sample g with seed + g, which 63 bits leave
-        room for, and takes one sample when it is greedy.
+        """Return the request's parameters. vLLM seeds sample g with seed + g.
+
+        Which 63 bits leave room for, and takes one sample when it is greedy.
         """
         from vllm import SamplingParams
 
@@ -316,7 +337,8 @@ class VllmEngine:
         logprobs = tuple(np.array(sample.logprobs.logprobs, np.float32) for sample in samples)
         if not all(np.isfinite(row).all() for row in logprobs):
             raise FloatingPointError(
-                f"policy version {self._policy_version}: its logits at temperature {temperature} are not finite; has training diverged?"
+                f"policy version {self._policy_version}: its logits at temperature {temperature} "
+                f"are not finite; has training diverged?"
             )
         finished = np.array([sample.finish_reason == "stop" for sample in samples])
         return RolloutGroup(

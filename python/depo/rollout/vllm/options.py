@@ -52,8 +52,9 @@ def engine_options(
 
 
 def check_heads(policy: PreTrainedConfig, tensor_parallel: int, *, on_cpu: bool) -> None:
-    """Check the attention heads of a policy against what vLLM can split and compute; of their size
-    it would complain at the first request only.
+    """Check the attention heads of a policy against what vLLM can split and compute.
+
+    Of their size it would complain at the first request only.
 
     Raises:
         ValueError: So many processes cannot share the heads, or vLLM has no kernel of their size
@@ -63,12 +64,14 @@ def check_heads(policy: PreTrainedConfig, tensor_parallel: int, *, on_cpu: bool)
     heads = config.num_attention_heads
     if heads % tensor_parallel:
         raise ValueError(
-            f"vllm.tensor_parallel: got {tensor_parallel}, expected a divisor of the policy's {heads} attention heads"
+            f"vllm.tensor_parallel: got {tensor_parallel}, expected a divisor of the policy's "
+            f"{heads} attention heads"
         )
     kv_heads = getattr(config, "num_key_value_heads", None) or heads
     if max(kv_heads, tensor_parallel) % min(kv_heads, tensor_parallel):
         raise ValueError(
-            f"vllm.tensor_parallel: got {tensor_parallel}, expected a divisor or a multiple of the policy's {kv_heads} heads of keys and values"
+            f"vllm.tensor_parallel: got {tensor_parallel}, expected a divisor or a multiple of "
+            f"the policy's {kv_heads} heads of keys and values"
         )
     if not on_cpu:
         return
@@ -80,5 +83,6 @@ def check_heads(policy: PreTrainedConfig, tensor_parallel: int, *, on_cpu: bool)
     )
     if size not in supported:
         raise ValueError(
-            f"policy: got attention heads of size {size}, expected one of {supported}: vLLM has no others on a CPU"
+            f"policy: got attention heads of size {size}, expected one of {supported}: vLLM has "
+            f"no others on a CPU"
         )

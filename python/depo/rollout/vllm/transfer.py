@@ -1,5 +1,6 @@
-"""The learner's weights on their way into vLLM, through its own weight-transfer interface; to be
-imported after `prepare_vllm`.
+"""The learner's weights on their way into vLLM, through its own weight-transfer interface.
+
+To be imported after `prepare_vllm`.
 
 vLLM ships backends between processes on GPUs: "nccl", and "ipc" for two processes that share a GPU.
 None of them works inside one process or on a CPU, so "depo" is registered beside them: it hands
@@ -134,8 +135,9 @@ class TensorTrainerTransferEngine(TrainerWeightTransferEngine):  # type: ignore[
         return engine
 
     def send_weights(self) -> None:
-        """Gather the parameters, a collective of sharded learners, and update the engine from rank
-        0.
+        """Gather the parameters, a collective of sharded learners.
+
+        And update the engine from rank 0.
         """
         tensors = {name: tensor.detach() for name, tensor in self.source}
         if not self.is_sender:
@@ -156,8 +158,9 @@ class TensorTrainerTransferEngine(TrainerWeightTransferEngine):  # type: ignore[
 
 
 def _roomy(tensors: dict[str, Tensor]) -> Path | None:
-    """Return the directory in memory if it has room for the parameters, as a container's often has
-    not; None: where temporary files go.
+    """Return the directory in memory if it has room for the parameters.
+
+    As a container's often has not; None: where temporary files go.
     """
     size = sum(tensor.numel() * tensor.element_size() for tensor in tensors.values())
     return (
@@ -202,8 +205,9 @@ def sender_init_info(
     master_port: int = 0,
     n_workers: int = 1,
 ) -> TrainerInitInfo:
-    """Return what the learner's side of a backend is initialised with, for
-    `WeightTransferTrainerFactory.trainer_init`.
+    """Return what the learner's side of a backend is initialised with.
+
+    For `WeightTransferTrainerFactory.trainer_init`.
 
     "nccl" and "ipc" follow vLLM's source and were never run by the tests, which have no GPU.
 

@@ -1,5 +1,6 @@
-"""What the processes that share a model import (vLLM's `worker_extension_cls`), so that they too
-can be sent weights.
+"""What the processes that share a model import (vLLM's `worker_extension_cls`).
+
+So that they too can be sent weights.
 """
 
 from depo.rollout.vllm.transfer import register_backend

@@ -1,5 +1,6 @@
-"""Reports to look at and to pass on: PNG plots and one self-contained HTML page per run or
-comparison (needs matplotlib).
+"""Reports to look at and to pass on.
+
+PNG plots and one self-contained HTML page per run or comparison (needs matplotlib).
 """
 
 from depo.runs.report.comparison import comparison_table, write_comparison

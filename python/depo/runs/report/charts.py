@@ -1,4 +1,7 @@
-"""What all figures have in common: colours, axes, smoothing, and the way to a PNG with its words."""
+"""What all figures have in common.
+
+Colours, axes, smoothing, and the way to a PNG with its words.
+"""
 
 from __future__ import annotations
 
@@ -45,8 +48,9 @@ class Chart:
 
 
 def render(name: str, title: str, reading: str, drawn: Figure | str) -> Chart:
-    """Return the chart of a figure, or of the clause that says why the records have nothing to
-    draw.
+    """Return the chart of a figure.
+
+    Or of the clause that says why the records have nothing to draw.
     """
     if isinstance(drawn, str):
         return Chart(name, title, f"Left out: {drawn}.", None)
@@ -101,8 +105,9 @@ def plot_smoothed(
 
 
 def smooth(values_K: Float64Array) -> Float64Array:
-    """Return the mean of each value and its neighbours, float64 [K]: a twentieth of all values,
-    fewer at the ends.
+    """Return the mean of each value and its neighbours, float64 [K].
+
+    A twentieth of all values, fewer at the ends.
     """
     reach = int(values_K.size * _SMOOTHED_SHARE / 2)
     sums = np.concatenate([[0.0], np.cumsum(values_K)])

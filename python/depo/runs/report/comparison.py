@@ -59,12 +59,16 @@ _COLUMNS: Mapping[str, Callable[[Mapping[str, Any]], str]] = {
 }
 
 _NOTES = (
-    "Frontier accuracy is the held-out reward of the frontier band, averaged over a run's last evaluations and over seeds; ± is the standard deviation "
+    "Frontier accuracy is the held-out reward of the frontier band, averaged over a run's last "
+    "evaluations and over seeds; ± is the standard deviation "
     "between seeds.",
     "Zero-variance groups give no gradient; the share counts steps after the warm-up.",
-    "Sequences and tokens are those generated for training; evaluations and probes are not counted.",
-    "All methods take the same number of training steps, not of sequences: the second plot puts them side by side at equal sequences.",
-    "CPU seconds are those of the training steps of this process on this machine. They depend on how large the policy is beside the estimator, "
+    "Sequences and tokens are those generated for training; evaluations and probes are not "
+    "counted.",
+    "All methods take the same number of training steps, not of sequences: the second plot puts "
+    "them side by side at equal sequences.",
+    "CPU seconds are those of the training steps of this process on this machine. They depend on "
+    "how large the policy is beside the estimator, "
     "so they are printed for completeness and say nothing about other sizes.",
 )
 
@@ -147,7 +151,10 @@ def _estimator(measured: Mapping[str, float]) -> str:
         for name, meaning in _ESTIMATOR_WORDS.items()
         if name in measured
     ]
-    sentence = "On prompts drawn without any filter, after the warm-up, for the method that selects by the estimator alone."
+    sentence = (
+        "On prompts drawn without any filter, after the warm-up, for the method that "
+        "selects by the estimator alone."
+    )
     return section(
         "The estimator",
         paragraph(sentence),
@@ -225,8 +232,9 @@ def _generated(records: Records) -> Figure | str:
 
 
 def _aligned(runs: Sequence[RunRecords], name: str) -> tuple[Float64Array, Float64Array]:
-    """Return the steps [K] at which every run has a value of one metric, and the values [S, K] of
-    the S runs.
+    """Return the steps [K] at which every run has a value of one metric.
+
+    And the values [S, K] of the S runs.
     """
     series = [run.series(name) for run in runs]
     common = series[0][0]

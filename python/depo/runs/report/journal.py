@@ -38,8 +38,9 @@ class JournalColumns:
 
     @classmethod
     def of(cls, journal: Sequence[Row], success_threshold: float) -> JournalColumns:
-        """Return the columns of journal rows; a reward at or above `success_threshold` is a
-        success.
+        """Return the columns of journal rows.
+
+        A reward at or above `success_threshold` is a success.
         """
         sizes = np.array([len(row["rewards"]) for row in journal], np.int64)
         return cls(

@@ -23,7 +23,10 @@ img { max-width: 100%; height: auto } pre { background: #f6f6f6; padding: 1em; o
 
 
 def write_page(path: Path, title: str, subtitle: str, sections: Sequence[str]) -> Path:
-    """Write a page of sections that are HTML already, whole at every moment, and return its path."""
+    """Write a page of sections that are HTML already, whole at every moment.
+
+    And return its path.
+    """
     draft = path.with_name(f".{path.name}")
     draft.write_text(page(title, subtitle, sections), encoding="utf-8")
     os.replace(draft, path)
@@ -32,9 +35,15 @@ def write_page(path: Path, title: str, subtitle: str, sections: Sequence[str]) -
 
 def page(title: str, subtitle: str, sections: Sequence[str]) -> str:
     """Return an HTML document of sections that are HTML already."""
-    head = f'<meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1"><title>{escape(title)}</title><style>{_STYLE}</style>'
+    head = (
+        f'<meta charset="utf-8"><meta name="viewport" content="width=device-width, '
+        f'initial-scale=1"><title>{escape(title)}</title><style>{_STYLE}</style>'
+    )
     body = "\n".join([f"<h1>{escape(title)}</h1>", paragraph(subtitle), *sections])
-    return f'<!DOCTYPE html>\n<html lang="en">\n<head>{head}</head>\n<body>\n{body}\n</body>\n</html>\n'
+    return (
+        f"<!DOCTYPE html>\n<html "
+        f'lang="en">\n<head>{head}</head>\n<body>\n{body}\n</body>\n</html>\n'
+    )
 
 
 def section(title: str, *parts: str) -> str:

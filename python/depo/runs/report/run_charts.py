@@ -45,13 +45,15 @@ def run_charts(run: RunRecords, journal: JournalColumns) -> list[Chart]:
         render(
             "reward",
             "Training reward",
-            f"Mean reward of what was rolled out: it depends on which prompts were drawn. {smoothed}",
+            f"Mean reward of what was rolled out: it depends on which prompts were drawn. "
+            f"{smoothed}",
             _reward(run),
         ),
         render(
             "accuracy",
             "Held-out accuracy",
-            "Mean reward on prompts that are never trained on, by difficulty band: what was learned.",
+            "Mean reward on prompts that are never trained on, by difficulty band: what was "
+            "learned.",
             _accuracy(run),
         ),
         render(
@@ -63,7 +65,8 @@ def run_charts(run: RunRecords, journal: JournalColumns) -> list[Chart]:
         render(
             "rejected",
             "Candidates rejected",
-            "Share of the scored candidates that the policy rejected, and why the others were rolled out.",
+            "Share of the scored candidates that the policy rejected, and why the others were "
+            "rolled out.",
             _rejected(run, journal),
         ),
         render(
@@ -87,7 +90,8 @@ def run_charts(run: RunRecords, journal: JournalColumns) -> list[Chart]:
         render(
             "cpu",
             "CPU seconds by part",
-            "Where the run's CPU time went, all threads of the training process; grey: outside of the training steps.",
+            "Where the run's CPU time went, all threads of the training process; grey: outside of "
+            "the training steps.",
             _cpu(run),
         ),
     ]

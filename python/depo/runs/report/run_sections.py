@@ -26,12 +26,18 @@ def ending(run: RunRecords, config: TrainConfig | None) -> str:
     _, informative = run.series("rollout/informative_share")
     patience = config.run.stop_after_empty_steps
     if informative.size >= patience and not informative[-patience:].any():
-        return f"Stopped after {done} of {config.run.steps} steps: no informative group in the last {patience}."
+        return (
+            f"Stopped after {done} of {config.run.steps} steps: no informative group in the "
+            f"last {patience}."
+        )
     return f"{done} of {config.run.steps} steps done: stopped, or still running."
 
 
 def headline(run: RunRecords, warmup_steps: int) -> str:
-    """Return the numbers to look at first; shares of groups count the steps after `warmup_steps`."""
+    """Return the numbers to look at first.
+
+    Shares of groups count the steps after `warmup_steps`.
+    """
     informative = _informative_share(run, warmup_steps)
     selection = _share_of_steps(run, _SELECTION_TIMINGS)
     after = f", steps after {warmup_steps}" if warmup_steps else ""
@@ -52,8 +58,9 @@ def headline(run: RunRecords, warmup_steps: int) -> str:
 
 
 def _informative_share(run: RunRecords, warmup_steps: int) -> float | None:
-    """Return which share of all groups rolled out after the warm-up was informative; None without
-    any.
+    """Return which share of all groups rolled out after the warm-up was informative.
+
+    None without any.
     """
     steps, shares = run.series("rollout/informative_share")
     groups = run.series("rollout/groups")[1] * (steps > warmup_steps)
@@ -103,7 +110,10 @@ def cpu_seconds(run: RunRecords) -> str:
         percent(_share_of_steps(run, names)) for names in (_SELECTION_TIMINGS, _ESTIMATOR_TIMINGS)
     )
     ours = " + ".join(_SELECTION_TIMINGS)
-    sentence = f"Of the steps' CPU time, selection takes {selection} outside of the estimator's compute ({ours}), the estimator {estimator}."
+    sentence = (
+        f"Of the steps' CPU time, selection takes {selection} outside of the estimator's "
+        f"compute ({ours}), the estimator {estimator}."
+    )
     return section(
         "CPU seconds",
         paragraph(sentence),
@@ -112,8 +122,9 @@ def cpu_seconds(run: RunRecords) -> str:
 
 
 def _share_of_steps(run: RunRecords, names: Sequence[str]) -> float | None:
-    """Return the share of the training steps' CPU seconds that was booked under some names; None
-    before the first step.
+    """Return the share of the training steps' CPU seconds that was booked under some names.
+
+    None before the first step.
     """
     whole = run.total_cpu_seconds("time/step")
     return sum(run.total_cpu_seconds(name) for name in names) / whole if whole > 0 else None

@@ -31,8 +31,10 @@ class Answers(Values):
     """Ground truths of any type."""
 
     def encode(self) -> EncodedAnswers:
-        """Return all answers: strings where they lie, integers and booleans as Arrow writes them,
-        anything else by way of Python.
+        """Return all answers.
+
+        Strings where they lie, integers and booleans as Arrow writes them, anything else by way of
+        Python.
         """
         column = self._column
         kind = column.type
@@ -80,7 +82,10 @@ def table_of(data: Any, text: str) -> pa.Table:
     if isinstance(data, pa.Table):
         return data
     if not hasattr(data, "__arrow_c_stream__") and not hasattr(data, "__arrow_c_array__"):
-        expected = 'Arrow data (a pyarrow.Table, or an object with __arrow_c_stream__; of a Hugging Face Dataset its `with_format("arrow")[:]`)'
+        expected = (
+            "Arrow data (a pyarrow.Table, or an object with __arrow_c_stream__; of a "
+            'Hugging Face Dataset its `with_format("arrow")[:]`)'
+        )
         raise DataError(
             f"data: got {type(data).__module__}.{type(data).__qualname__}, expected {expected}"
         )
@@ -88,13 +93,15 @@ def table_of(data: Any, text: str) -> pa.Table:
         return _one_column(data, text) or pa.table(data)
     except (pa.ArrowException, TypeError) as error:
         raise DataError(
-            f"data: got {type(data).__module__}.{type(data).__qualname__}, which Arrow cannot take over: {error}"
+            f"data: got {type(data).__module__}.{type(data).__qualname__}, which Arrow cannot "
+            f"take over: {error}"
         ) from error
 
 
 def _one_column(data: Any, text: str) -> pa.Table | None:
-    """Return data that do not say whether they are a column, such as a Series, or a table; None if
-    they have columns.
+    """Return data that do not say whether they are a column, such as a Series, or a table.
+
+    None if they have columns.
     """
     if hasattr(data, "columns") or isinstance(data, pa.RecordBatchReader):
         return None
@@ -128,7 +135,8 @@ def column(table: pa.Table, path: str, field: str) -> pa.ChunkedArray:
     for name in inner:
         if not pa.types.is_struct(found.type) or found.type.get_field_index(name) < 0:
             raise DataError(
-                f"{field}: got column {path!r}, but what is before {name!r} is of type {found.type}, expected a struct with this field"
+                f"{field}: got column {path!r}, but what is before {name!r} is of type "
+                f"{found.type}, expected a struct with this field"
             )
         found = pc.struct_field(found, name)
     return found
@@ -228,8 +236,9 @@ def _buffers(chunk: pa.Array) -> tuple[NDArray[np.uint8], NDArray[Any]]:
 
 
 def _joined(chunk: pa.Array, name: str) -> pa.Array:
-    """Return the messages' role or content as one text per chat, with blank lines between; null
-    where one is missing.
+    """Return the messages' role or content as one text per chat, with blank lines between.
+
+    Null where one is missing.
     """
     parts = pc.struct_field(chunk.values, name).cast(pa.large_string())
     kind = pa.LargeListArray if pa.types.is_large_list(chunk.type) else pa.ListArray
@@ -249,7 +258,8 @@ def _is_text(kind: pa.DataType) -> bool:
 def _require_text(column: pa.ChunkedArray, field: str) -> None:
     if not _is_text(column.type):
         raise DataError(
-            f"{field}: got a column of type {column.type}, expected strings{' or chat messages' if field == 'text' else ''}"
+            f"{field}: got a column of type {column.type}, expected "
+            f"strings{' or chat messages' if field == 'text' else ''}"
         )
 
 

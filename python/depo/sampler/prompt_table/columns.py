@@ -102,11 +102,13 @@ class Sources:
         given = np.asarray(codes)
         if given.shape != (length,) or given.dtype.kind not in "iu":
             raise ValueError(
-                f"sources: got a {given.dtype} array of shape {given.shape}, expected integers of shape ({length},)"
+                f"sources: got a {given.dtype} array of shape {given.shape}, expected integers of "
+                f"shape ({length},)"
             )
         if (outside := np.flatnonzero((given < 0) | (given >= len(names)))).size:
             raise ValueError(
-                f"sources: got {given[outside[0]]} at row {outside[0]}, expected numbers within 0..{len(names)}, the number of source_names"
+                f"sources: got {given[outside[0]]} at row {outside[0]}, expected numbers within "
+                f"0..{len(names)}, the number of source_names"
             )
         return cls(given.astype(np.intp, copy=False), names)
 

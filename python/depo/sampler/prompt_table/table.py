@@ -94,7 +94,8 @@ class PromptTable(Sequence[Prompt]):
             from depo.sampler.prompt_table import arrow
         except ImportError as error:
             raise ImportError(
-                "PromptTable.from_arrow needs the package pyarrow (pip install pyarrow; it is part of depo[train] and depo[trl])"
+                "PromptTable.from_arrow needs the package pyarrow (pip install pyarrow; it is "
+                "part of depo[train] and depo[trl])"
             ) from error
         table = arrow.table_of(data, text)
         column = arrow.column(table, text, "text")
@@ -170,7 +171,10 @@ class PromptTable(Sequence[Prompt]):
         return self._texts.texts(rows)
 
     def pool_index(self) -> PoolIndex:
-        """Return hashed ids and sources of all prompts: computed anew at each call, and not kept."""
+        """Return hashed ids and sources of all prompts.
+
+        Computed anew at each call, and not kept.
+        """
         names = self._sources.names if self._sources else [DEFAULT_SOURCE]
         codes = self._sources.codes if self._sources else np.zeros(len(self), np.uint32)
         if self._ids is not None:

@@ -1,5 +1,6 @@
-"""The Ray cluster of a run: one reservation for all of its actors, made before the first one starts
-and given back at the end.
+"""The Ray cluster of a run.
+
+One reservation for all of its actors, made before the first one starts and given back at the end.
 """
 
 from __future__ import annotations
@@ -25,8 +26,9 @@ READY_SECONDS = 60.0
 
 
 def set_up_ray(*, local: bool) -> None:
-    """Set what Ray reads when it is imported, unless it is set: no usage statistics, and of a
-    cluster on this machine alone no open port.
+    """Set what Ray reads when it is imported, unless it is set.
+
+    No usage statistics, and of a cluster on this machine alone no open port.
     """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault(
@@ -63,7 +65,8 @@ class Cluster:
             import ray
         except ImportError as error:
             raise ImportError(
-                "distributed: got Ray actors to start, but the package ray is missing: pip install 'depo[ray]'"
+                "distributed: got Ray actors to start, but the package ray is missing: pip "
+                "install 'depo[ray]'"
             ) from error
         self._ray: Any = ray  # whose annotations are partial
         self._owned = not ray.is_initialized()
@@ -77,8 +80,9 @@ class Cluster:
             raise
 
     def start(self, role: Role, index: int, actor: type, *arguments: Any) -> Any:
-        """Return a handle of a new actor in the place reserved for number `index` of its role; it
-        is never restarted by Ray, which would not tell.
+        """Return a handle of a new actor in the place reserved for number `index` of its role.
+
+        It is never restarted by Ray, which would not tell.
         """
         from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
@@ -123,8 +127,9 @@ class Cluster:
             raise error.cause from error
 
     def get_all(self, references: Sequence[Any]) -> list[Any]:
-        """Wait for all results; the first that fails is raised at once, though others may hang
-        because of it.
+        """Wait for all results.
+
+        The first that fails is raised at once, though others may hang because of it.
 
         Raises:
             WorkerError: An actor died.
@@ -145,8 +150,9 @@ class Cluster:
         self._ray.kill(actor, no_restart=True)
 
     def close(self) -> None:
-        """End all actors and give back what was reserved; a cluster that was started for this run
-        ends too. Calling it twice is fine.
+        """End all actors and give back what was reserved.
+
+        A cluster that was started for this run ends too. Calling it twice is fine.
         """
         if self._ray.is_initialized():
             self._ray.util.remove_placement_group(self._reservation)
@@ -165,9 +171,13 @@ class Cluster:
             not address
             and not ipaddress.ip_address(host := self._ray.util.get_node_ip_address()).is_loopback
         ):
-            found = f"but Ray was imported before depo could confine it and would listen at {host}, to whoever asks"
+            found = (
+                f"but Ray was imported before depo could confine it and would listen at "
+                f"{host}, to whoever asks"
+            )
             raise ConfigError(
-                f"distributed.address: got nothing, {found}; set RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER=0 first, or call ray.init yourself"
+                f"distributed.address: got nothing, {found}; set "
+                f"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER=0 first, or call ray.init yourself"
             )
         with cluster_expected(address):
             if ":" in address:
@@ -185,7 +195,8 @@ class Cluster:
         total = self._ray.cluster_resources()
         if any(asked[kind] > total.get(kind, 0.0) for kind in asked):
             raise ConfigError(
-                f"distributed: got {_words(asked)} to reserve for {self._roles()}, but the cluster has {_words(total)}"
+                f"distributed: got {_words(asked)} to reserve for {self._roles()}, but the "
+                f"cluster has {_words(total)}"
             )
         bundles = [
             {kind: amount for kind, amount in resources.items() if amount}
@@ -195,9 +206,13 @@ class Cluster:
         if not reservation.wait(READY_SECONDS):
             free = _words(self._ray.available_resources())
             remove_placement_group(reservation)
-            limits = f"within {READY_SECONDS:.0f} s; of the cluster's {_words(total)}, free are {free}, on {len(self._ray.nodes())} nodes"
+            limits = (
+                f"within {READY_SECONDS:.0f} s; of the cluster's {_words(total)}, free are "
+                f"{free}, on {len(self._ray.nodes())} nodes"
+            )
             raise ConfigError(
-                f"distributed: got {_words(asked)} to reserve for {self._roles()}, which was not possible {limits}"
+                f"distributed: got {_words(asked)} to reserve for {self._roles()}, which was not "
+                f"possible {limits}"
             )
         return reservation
 
@@ -208,8 +223,9 @@ class Cluster:
 
 @contextmanager
 def cluster_expected(address: str) -> Iterator[None]:
-    """Turn an OSError, which is what a failed connection raises, into a ConfigError about
-    `distributed.address`.
+    """Turn an OSError.
+
+    Which is what a failed connection raises, into a ConfigError about `distributed.address`.
     """
     try:
         yield

@@ -53,8 +53,10 @@ class RayEstimator:
     """
 
     def __init__(self, cluster: Cluster, make_estimator: Callable[[], DifficultyEstimator]) -> None:
-        """Start the actor in its place on `cluster`; `make_estimator` is called there and must be
-        importable there. What it raises is raised here.
+        """Start the actor in its place on `cluster`.
+
+        `make_estimator` is called there and must be importable there. What it raises is raised
+        here.
         """
         self._cluster = cluster
         self._actor = cluster.start("estimator", 0, EstimatorActor, make_estimator)

@@ -33,8 +33,10 @@ class LearnerRank:
         self._rank, self._ranks, self._device = rank, ranks, device
 
     def meeting_place(self) -> str:
-        """Return where ranks can meet: an address of this machine, or a file where the cluster is
-        this machine and listens to no other.
+        """Return where ranks can meet.
+
+        An address of this machine, or a file where the cluster is this machine and listens to no
+        other.
         """
         import ray
 
@@ -91,8 +93,9 @@ class LearnerRank:
 
 
 class RayLearnerGroup:
-    """Behaves as one `PolicyLearner`; `update` sends the batch to all ranks and brings the new
-    weights back.
+    """Behaves as one `PolicyLearner`.
+
+    `update` sends the batch to all ranks and brings the new weights back.
 
     A rank that dies takes the group with it: its share of weights and optimizer is gone, and only a
     checkpoint has it.

@@ -1,5 +1,6 @@
-"""A policy on its way to another process: settings and weights, no file that the other machine
-would have to see.
+"""A policy on its way to another process.
+
+Settings and weights, no file that the other machine would have to see.
 """
 
 from __future__ import annotations
@@ -54,8 +55,9 @@ class PolicyCopy:
 
 
 def whole(tensor: Tensor) -> Tensor:
-    """Return a sharded tensor as one, on every rank, which must all call this; any other tensor as
-    it is.
+    """Return a sharded tensor as one, on every rank, which must all call this.
+
+    Any other tensor as it is.
     """
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
@@ -70,8 +72,9 @@ def gathered(tensor: Tensor, *, keep: bool) -> Tensor:
 
 
 def pack_weights(policy: PreTrainedModel, *, keep: bool = True) -> bytes:
-    """Return what training changes, the parameters, as the content of a safetensors file; tied ones
-    once, sharded ones whole, which takes all ranks.
+    """Return what training changes, the parameters, as the content of a safetensors file.
+
+    Tied ones once, sharded ones whole, which takes all ranks.
 
     Args:
         policy: The policy.
@@ -98,7 +101,8 @@ def unpack_weights(weights: bytes, policy: PreTrainedModel) -> None:
     if got != expected:
         differing = sorted(set(got.items()) ^ set(expected.items()))
         raise ValueError(
-            f"weights: got another architecture than the policy's; the first difference is {differing[0]}"
+            f"weights: got another architecture than the policy's; the first difference is "
+            f"{differing[0]}"
         )
     with torch.no_grad():
         for name, parameter in parameters.items():

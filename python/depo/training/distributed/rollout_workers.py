@@ -1,5 +1,6 @@
-"""Rollouts by Ray actors: data parallel, equal for any number of workers, and not disturbed by the
-death of one.
+"""Rollouts by Ray actors.
+
+Data parallel, equal for any number of workers, and not disturbed by the death of one.
 """
 
 from __future__ import annotations
@@ -66,7 +67,8 @@ class RolloutWorker:
         _, engine = self._built
         if engine.policy_version != policy_version:
             raise RuntimeError(
-                f"policy_version: got {policy_version}, but this worker has {engine.policy_version}: its weights did not arrive"
+                f"policy_version: got {policy_version}, but this worker has "
+                f"{engine.policy_version}: its weights did not arrive"
             )
         return engine.generate(prompts, group_size, keys, temperature=temperature)
 
@@ -116,8 +118,9 @@ class RayRolloutEngine:
         return self._max_prompt_tokens
 
     def load_weights(self, policy: PreTrainedModel, policy_version: int) -> None:
-        """Send the weights of `policy` to every worker: packed once, read by all from the object
-        store.
+        """Send the weights of `policy` to every worker.
+
+        Packed once, read by all from the object store.
 
         Raises:
             ValueError: `policy` is of another architecture.
@@ -167,7 +170,8 @@ class RayRolloutEngine:
                 deaths += 1
                 if deaths > DEATHS_PER_CALL:
                     raise WorkerError(
-                        f"rollout workers died {deaths} times during one call, the last one so: {death}"
+                        f"rollout workers died {deaths} times during one call, the last one so: "
+                        f"{death}"
                     ) from death
                 logger.warning(
                     "rollout worker %d has died and is replaced; its prompts are generated again",

@@ -1,5 +1,7 @@
-"""One learner on many ranks: weights, gradients and optimizer sharded by FSDP2
-(`torch.distributed.fsdp.fully_shard`), the batch split by sequences.
+"""One learner on many ranks.
+
+Weights, gradients and optimizer sharded by FSDP2 (`torch.distributed.fsdp.fully_shard`), the batch
+split by sequences.
 """
 
 from __future__ import annotations
@@ -42,16 +44,18 @@ class ShardedLearner(PolicyLearner):
         reference_model: PreTrainedModel | None = None,
         **settings: Any,
     ) -> None:
-        """Shard the models over the ranks of the default process group, then proceed as
-        `PolicyLearner` with the same arguments.
+        """Shard the models over the ranks of the default process group.
+
+        Then proceed as `PolicyLearner` with the same arguments.
         """
         for each in filter(None, (model, reference_model)):
             _shard(each)
         super().__init__(model, reference_model=reference_model, **settings)
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the whole state on rank 0, in host memory; on the others, which must take part,
-        its tensors are empty.
+        """Return the whole state on rank 0, in host memory.
+
+        On the others, which must take part, its tensors are empty.
         """
         state, keep = super().state_dict(), torch.distributed.get_rank() == 0
         moments = {
@@ -129,8 +133,9 @@ def _of_ranks(value: Value) -> list[Value]:
 
 
 def _shard(model: PreTrainedModel) -> None:
-    """Shard each transformer layer as a unit, and what remains (embeddings, head, norms) as
-    another.
+    """Shard each transformer layer as a unit.
+
+    And what remains (embeddings, head, norms) as another.
     """
     for module in model.modules():
         if isinstance(module, GradientCheckpointingLayer):

@@ -1,5 +1,6 @@
-"""What a configuration refers to, looked at without changing anything: files of the policy,
-prompts, packages, this machine. Every problem is noted.
+"""What a configuration refers to, looked at without changing anything.
+
+Files of the policy, prompts, packages, this machine. Every problem is noted.
 """
 
 from __future__ import annotations
@@ -56,8 +57,9 @@ class Problems(list[str]):
 
     @contextmanager
     def reading(self, subject: str) -> Iterator[None]:
-        """Note that transformers makes no sense of `subject`: over a broken file it raises
-        anything, at length, and seldom names it.
+        """Note that transformers makes no sense of `subject`.
+
+        Over a broken file it raises anything, at length, and seldom names it.
         """
         try:
             yield
@@ -121,8 +123,9 @@ class Machine:
 def look_at_policy(
     config: TrainConfig, problems: Problems
 ) -> tuple[PretrainedConfig | None, PreTrainedTokenizerBase | None]:
-    """Return the policy's configuration and tokenizer, as far as their files are there; the weights
-    are not read.
+    """Return the policy's configuration and tokenizer, as far as their files are there.
+
+    The weights are not read.
     """
     architecture: PretrainedConfig | None = None
     tokenizer: PreTrainedTokenizerBase | None = None
@@ -134,7 +137,8 @@ def look_at_policy(
     ]
     if missing:
         problems.append(
-            f"policy.model: got {config.policy.model!r}, expected the directory of a Hugging Face causal LM; it lacks {', '.join(missing)}. "
+            f"policy.model: got {config.policy.model!r}, expected the directory of a Hugging Face "
+            f"causal LM; it lacks {', '.join(missing)}. "
             f"Download it there: hf download ORGANISATION/{directory.name} --local-dir {directory}"
         )
     if not config.policy.model:
@@ -162,8 +166,9 @@ def check_rollouts(
     tokenizer: PreTrainedTokenizerBase | None,
     problems: Problems,
 ) -> int:
-    """Hold the policy against what its engine asks of it, as far as it is known, and return how
-    many tokens a prompt may have.
+    """Hold the policy against what its engine asks of it, as far as it is known.
+
+    And return how many tokens a prompt may have.
     """
     limit = config.rollout.max_prompt_tokens
     if tokenizer is not None:
@@ -183,8 +188,9 @@ def check_rollouts(
 def look_at_sources(
     config: TrainConfig, tokenizer: PreTrainedTokenizerBase | None, problems: Problems
 ) -> tuple[list[Source], list[Source]]:
-    """Load data.train and data.eval, without held-out prompts that are trained on; a table that
-    cannot be loaded is left out.
+    """Load data.train and data.eval, without held-out prompts that are trained on.
+
+    A table that cannot be loaded is left out.
     """
     train = _load_sources("train", config.data.train, [], tokenizer, problems)
     return train, _load_sources(
@@ -223,8 +229,9 @@ def _load_sources(
 
 
 def check_settings(config: TrainConfig, train: Sequence[Source], problems: Problems) -> None:
-    """Build what needs neither the policy nor another process, and look for packages that the rest
-    needs.
+    """Build what needs neither the policy nor another process.
+
+    And look for packages that the rest needs.
     """
     with problems.noted():
         if not config.data.train:
@@ -254,8 +261,9 @@ def check_settings(config: TrainConfig, train: Sequence[Source], problems: Probl
 
 
 def check_machine(config: TrainConfig, machine: Machine, problems: Problems) -> None:
-    """Hold the GPUs asked for against those of this machine, or the cluster's address against what
-    answers there.
+    """Hold the GPUs asked for against those of this machine.
+
+    Or the cluster's address against what answers there.
     """
     settings = config.distributed
     asked = sum(
@@ -268,13 +276,15 @@ def check_machine(config: TrainConfig, machine: Machine, problems: Problems) -> 
             probe(_looked_up(settings.address))
     elif not settings.address and asked > len(machine.gpus):
         problems.append(
-            f"distributed: asks for {asked:g} GPUs, this machine has {len(machine.gpus)}; distributed.address names a cluster"
+            f"distributed: asks for {asked:g} GPUs, this machine has {len(machine.gpus)}; "
+            f"distributed.address names a cluster"
         )
 
 
 def _looked_up(address: str) -> str:
-    """Return HOST:PORT of a cluster, for "auto" that which `ray.init` would join; Ray has no public
-    name for this.
+    """Return HOST:PORT of a cluster, for "auto" that which `ray.init` would join.
+
+    Ray has no public name for this.
     """
     if address != "auto":
         return address

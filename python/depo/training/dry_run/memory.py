@@ -167,13 +167,16 @@ class MemoryModel:
         )
 
     def update(self, ranks: int, on_gpu: bool) -> int:
-        """Return the bytes of an update beyond what stays: gradients, and the largest of what
-        follows one after the other.
+        """Return the bytes of an update beyond what stays.
+
+        Gradients, and the largest of what follows one after the other.
         """
         gathered = 0
         if (
             ranks > 1
-        ):  # embeddings and head are whole for a pass, and their gradients; one layer is in use and one comes ahead of time
+            # embeddings and head are whole for a pass, and their gradients; one layer is in use and one
+            # comes ahead of time
+        ):
             gathered = (
                 2
                 * (self.policy.outside_parameters + self.policy.layer_parameters)
@@ -185,8 +188,9 @@ class MemoryModel:
         return self.weights // ranks + max(gathered + self.microbatch(), at_once)
 
     def microbatch(self) -> int:
-        """Return the bytes of one forward and backward pass: activations, logits and their
-        gradient, weights as autocast casts them.
+        """Return the bytes of one forward and backward pass.
+
+        Activations, logits and their gradient, weights as autocast casts them.
         """
         policy, size = self.policy, self._compute_size
         casts = size < SIZES[self.config.policy.dtype]
@@ -213,8 +217,9 @@ class MemoryModel:
         return around + policy.layers * layer + copy + loss
 
     def rollout(self) -> int:
-        """Return the bytes of keys and values, and of what sampling needs, while the local engine
-        generates.
+        """Return the bytes of keys and values.
+
+        And of what sampling needs, while the local engine generates.
         """
         sampling = self.policy.vocabulary * (
             self._compute_size + 3 * 4 + 8
@@ -223,8 +228,9 @@ class MemoryModel:
 
     @property
     def kv_per_sequence(self) -> int:
-        """Bytes of keys and values of the longest sequence in one process; those of the local
-        engine are of the weights' type, autocast or not.
+        """Bytes of keys and values of the longest sequence in one process.
+
+        Those of the local engine are of the weights' type, autocast or not.
         """
         if self.config.rollout.engine == "local":
             return self.lengths.longest * self.policy.kv_bytes(SIZES[self.config.policy.dtype])
@@ -247,8 +253,9 @@ class MemoryModel:
         return {"rollout": self.rollout()} if self.config.rollout.engine == "local" else {}
 
     def _engine(self, on_gpu: bool) -> dict[str, int]:
-        """Return what vLLM holds, its keys and values for as long as it lives: on each of its GPUs,
-        or on the host in all of its processes together.
+        """Return what vLLM holds, its keys and values for as long as it lives.
+
+        On each of its GPUs, or on the host in all of its processes together.
 
         The local engine generates with the policy itself.
         """
@@ -277,8 +284,9 @@ class MemoryModel:
 
     @property
     def _compute_size(self) -> int:
-        """Bytes of a number in matrix products, which goes by the learner's device in all
-        processes.
+        """Bytes of a number in matrix products.
+
+        Which goes by the learner's device in all processes.
         """
         autocast, settings = self.config.policy.autocast, self.config.distributed
         on_gpu = settings.learner_gpus > 0 if settings.learner_actors else self.on_gpu

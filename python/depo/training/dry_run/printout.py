@@ -108,11 +108,17 @@ def _estimator_shape(
 
 def _run_lines(config: TrainConfig, shape: PolicyShape | None) -> Iterator[str]:
     run, selection, estimator = config.run, config.selection, config.estimator
-    yield f"run {run.name}: {run.steps:,} steps of {run.prompts_per_step} prompts x {config.rollout.group_size} responses, in {Path(run.directory) / run.name}"
+    yield (
+        f"run {run.name}: {run.steps:,} steps of {run.prompts_per_step} prompts x "
+        f"{config.rollout.group_size} responses, in {Path(run.directory) / run.name}"
+    )
     parts = (
         ""
         if shape is None
-        else f": {shape.parameters:,} parameters, {shape.layers} layers of width {shape.width:,}, vocabulary {shape.vocabulary:,}"
+        else (
+            f": {shape.parameters:,} parameters, {shape.layers} layers of width {shape.width:,}, "
+            f"vocabulary {shape.vocabulary:,}"
+        )
     )
     yield f"policy {config.policy.model or 'of [warm_start]'}{parts}"
     reader = (
@@ -120,11 +126,16 @@ def _run_lines(config: TrainConfig, shape: PolicyShape | None) -> Iterator[str]:
         if config.has_estimator
         else "not read by an estimator"
     )
-    yield f"selection {selection.preset} ({selection.policy}), prompts {reader}; loss {config.loss.preset}; reward {config.reward.function}"
+    yield (
+        f"selection {selection.preset} ({selection.policy}), prompts {reader}; loss "
+        f"{config.loss.preset}; reward {config.reward.function}"
+    )
 
 
 def _data_lines(sources: Sequence[Source], limit: int, problems: Problems) -> Iterator[str]:
-    yield "\ndata (prompts, and their tokens: half have at most, 95 % have at most, the longest has)"
+    yield (
+        "\ndata (prompts, and their tokens: half have at most, 95 % have at most, the longest has)"
+    )
     for source in sources:
         line = f"  {source.label}: {len(source.prompts):,} prompts"
         if source.lengths is not None:
@@ -134,7 +145,8 @@ def _data_lines(sources: Sequence[Source], limit: int, problems: Problems) -> It
             line += f"; {half:,}, {most:,}, {longest:,}"
             if too_long := int((source.lengths > limit).sum()):
                 problems.append(
-                    f"{source.label}: {too_long:,} prompts have more than {limit:,} tokens (rollout.max_prompt_tokens, or the policy's positions)"
+                    f"{source.label}: {too_long:,} prompts have more than {limit:,} tokens "
+                    f"(rollout.max_prompt_tokens, or the policy's positions)"
                 )
         yield line
 
@@ -149,13 +161,19 @@ def _rollout_lines(config: TrainConfig, held_out: Sequence[Source]) -> Iterator[
     rounds = selection.backfill_rounds if selection.backfill else 1
     most = f" to {sequences * rounds:,}" if rounds > 1 else ""
     yield "\nper step"
-    yield f"  rollouts: {sequences:,}{most} responses, at most {sequences * rounds * config.rollout.max_new_tokens:,} tokens"
+    yield (
+        f"  rollouts: {sequences:,}{most} responses, at most "
+        f"{sequences * rounds * config.rollout.max_new_tokens:,} tokens"
+    )
     if config.has_estimator:
         draws = selection.policy not in COMPARING or (
             selection.candidates_from == "pool" and selection.policy in DRAWING
         )
         compared = f"{prompts:,}" if draws else f"{prompts * selection.candidates_per_draw:,}"
-        yield f"  candidates scored: {prompts:,} in the first {selection.warmup_steps} steps, then {compared} or more, at most {prompts * selection.scan_cap:,}"
+        yield (
+            f"  candidates scored: {prompts:,} in the first {selection.warmup_steps} steps, "
+            f"then {compared} or more, at most {prompts * selection.scan_cap:,}"
+        )
     evaluated = sum(len(source.prompts) for source in held_out) * config.evaluation.samples
     evaluated += config.evaluation.probe_prompts * group
     if config.run.eval_every and evaluated:
@@ -163,16 +181,25 @@ def _rollout_lines(config: TrainConfig, held_out: Sequence[Source]) -> Iterator[
 
 
 def _memory_lines(memory: MemoryModel) -> Iterator[str]:
-    yield f"\nmemory, for sequences of at most {memory.lengths.longest:,} tokens; leave a third for what is not counted"
+    yield (
+        f"\nmemory, for sequences of at most {memory.lengths.longest:,} tokens; leave a third "
+        f"for what is not counted"
+    )
     for process in memory.processes():
-        yield f"  {process.count} x {process.name}, {_bytes(process.peak)} on the {'GPU' if process.on_gpu else 'CPU'}"
+        yield (
+            f"  {process.count} x {process.name}, {_bytes(process.peak)} on the "
+            f"{'GPU' if process.on_gpu else 'CPU'}"
+        )
         yield from (f"    {_bytes(size):>9}  {name}" for name, size in process.held.items())
         choice = ", one at a time" if len(process.phases) > 1 else ""
         yield from (
             f"    {_bytes(size):>9}  {name}{choice}" for name, size in process.phases.items()
         )
         if process.generates:
-            yield f"    {_bytes(memory.kv_per_sequence):>9}  of these are keys and values of one sequence"
+            yield (
+                f"    {_bytes(memory.kv_per_sequence):>9}  of these are keys and values of one "
+                f"sequence"
+            )
         if process.transit:
             yield f"    {_bytes(process.transit):>9}  on the host while weights are on their way"
     if memory.object_store:
@@ -180,13 +207,19 @@ def _memory_lines(memory: MemoryModel) -> Iterator[str]:
 
 
 def _checkpoint_lines(memory: MemoryModel) -> Iterator[str]:
-    kept = f"{memory.config.run.keep_checkpoints} are kept, so that up to {_bytes(_disk(memory))} are on disk while one is written"
+    kept = (
+        f"{memory.config.run.keep_checkpoints} are kept, so that up to {_bytes(_disk(memory))} "
+        f"are on disk while one is written"
+    )
     yield f"\ncheckpoint: {_bytes(memory.checkpoint)} and the sampler's state; {kept}"
 
 
 def _machine_lines(config: TrainConfig, machine: Machine) -> Iterator[str]:
     gpus = f"{len(machine.gpus)} GPUs of {_bytes(min(machine.gpus))}" if machine.gpus else "no GPU"
-    yield f"\nthis machine: {machine.cpus} CPUs, {_bytes(machine.memory)}, {gpus}, {_bytes(machine.disk)} free on disk"
+    yield (
+        f"\nthis machine: {machine.cpus} CPUs, {_bytes(machine.memory)}, {gpus}, "
+        f"{_bytes(machine.disk)} free on disk"
+    )
     settings = config.distributed
     if settings.uses_ray:
         asked = [resources for _, resources in reservation_bundles(settings, config.has_estimator)]
@@ -205,14 +238,18 @@ def _machine_lines(config: TrainConfig, machine: Machine) -> Iterator[str]:
             and config.has_estimator
             and config.estimator.model
         ):
-            yield f"note: the estimator actor reads estimator.model on its own node; {config.estimator.model} has to be there too"
+            yield (
+                f"note: the estimator actor reads estimator.model on its own node; "
+                f"{config.estimator.model} has to be there too"
+            )
 
 
 def _check_room(memory: MemoryModel, machine: Machine, problems: Problems) -> None:
     """Note what this machine is too small for; of a cluster's machines nothing is known."""
     if _disk(memory) > machine.disk:
         problems.append(
-            f"run.directory: checkpoints need {_bytes(_disk(memory))}, {_bytes(machine.disk)} are free"
+            f"run.directory: checkpoints need {_bytes(_disk(memory))}, {_bytes(machine.disk)} are "
+            f"free"
         )
     processes = list(memory.processes())[: 1 if memory.config.distributed.address else None]
     host = sum(process.count * process.host for process in processes) + memory.object_store
@@ -221,7 +258,8 @@ def _check_room(memory: MemoryModel, machine: Machine, problems: Problems) -> No
             f"memory: the host needs {_bytes(host)}, this machine has {_bytes(machine.memory)}"
         )
     problems.extend(
-        f"memory: a {process.name} needs {_bytes(process.peak)}, a GPU here has {_bytes(memory.gpu_bytes)}"
+        f"memory: a {process.name} needs {_bytes(process.peak)}, a GPU here has "
+        f"{_bytes(memory.gpu_bytes)}"
         for process in processes
         if process.on_gpu and 0 < memory.gpu_bytes < process.peak
     )

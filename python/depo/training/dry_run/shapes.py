@@ -1,5 +1,6 @@
-"""The numbers of a model that memory depends on, read off its configuration: neither weights nor a
-GPU are needed.
+"""The numbers of a model that memory depends on, read off its configuration.
+
+Neither weights nor a GPU are needed.
 """
 
 from __future__ import annotations
@@ -65,7 +66,10 @@ class PolicyShape:
 
     @classmethod
     def of(cls, config: PretrainedConfig) -> PolicyShape:
-        """Read it off a model of this configuration on torch's meta device, which holds no numbers."""
+        """Read it off a model of this configuration on torch's meta device.
+
+        Which holds no numbers.
+        """
         with torch.device("meta"):
             model = AutoModelForCausalLM.from_config(config)  # type: ignore[no-untyped-call]
         layers = [
@@ -96,8 +100,9 @@ class PolicyShape:
         return 2 * self.layers * self.kv_heads * self.head_size * size
 
     def layer_activations(self, size: int, casts: bool) -> int:
-        """Return the bytes of one layer, for each token, that wait for the backward pass: exact for
-        Llama and Qwen2 with sdpa attention and float32 weights.
+        """Return the bytes of one layer, for each token, that wait for the backward pass.
+
+        Exact for Llama and Qwen2 with sdpa attention and float32 weights.
 
         Args:
             size: Bytes of a number in matrix products.
@@ -173,7 +178,8 @@ def _pretrained(directory: Path) -> Any:
     directory = directory / "encoder" if (directory / "encoder").is_dir() else directory
     if not (directory / "config.json").is_file():
         raise ConfigError(
-            f"estimator.model: got {str(directory)!r}, expected the directory of a Hugging Face encoder; it lacks config.json"
+            f"estimator.model: got {str(directory)!r}, expected the directory of a Hugging Face "
+            f"encoder; it lacks config.json"
         )
     encoder = AutoModel.from_config(AutoConfig.from_pretrained(directory, local_files_only=True))  # type: ignore[no-untyped-call]
     if hasattr(encoder, "pooler"):

@@ -1,5 +1,6 @@
-"""What rewards become before the loss sees them: group-relative advantages and DAPO's length
-penalty. NumPy and the Rust core only.
+"""What rewards become before the loss sees them.
+
+Group-relative advantages and DAPO's length penalty. NumPy and the Rust core only.
 """
 
 from __future__ import annotations
@@ -15,8 +16,9 @@ from depo.types.records import BoolArray, Float32Array
 def group_advantages(
     rewards_BG: ArrayLike, config: LossConfig, tolerance: float
 ) -> tuple[Float32Array, BoolArray]:
-    """Return GRPO's advantages and which groups carry any (arXiv 2402.03300, section 4.1.2; without
-    scaling arXiv 2503.20783).
+    """Return GRPO's advantages and which groups carry any.
+
+    (arXiv 2402.03300, section 4.1.2; without scaling arXiv 2503.20783).
 
     Args:
         rewards_BG: B >= 1 groups of G >= 1 rewards in any unit; NaN = unknown, left out of mean and
@@ -45,8 +47,9 @@ def group_advantages(
 def overlong_penalties(
     lengths: ArrayLike, max_new_tokens: int, buffer: int, penalty: float
 ) -> Float32Array:
-    """Return what is added to each reward for using up the token budget (DAPO, arXiv 2503.14476,
-    eq. 13).
+    """Return what is added to each reward for using up the token budget.
+
+    (DAPO, arXiv 2503.14476, eq. 13).
 
     Args:
         lengths: Tokens of each response, any shape [>= 0].

@@ -1,5 +1,6 @@
-"""How much each group of a batch counts in the loss: by its pass rate, and by the probability with
-which its prompt was drawn.
+"""How much each group of a batch counts in the loss.
+
+By its pass rate, and by the probability with which its prompt was drawn.
 
 A weight multiplies the advantages of its group, which multiplies the group's policy-gradient loss:
 every surrogate is linear in a positive factor of the advantages. The KL term is not weighted. NumPy
@@ -24,8 +25,9 @@ STATE_VERSION = 1
 
 
 def pass_rate_levels(pass_rates_B: ArrayLike, group_size: int) -> Int64Array:
-    """Return for each group the k of the nearest pass rate k / G strictly between 0 and 1: int64
-    [B] in 1..G-1.
+    """Return for each group the k of the nearest pass rate k / G strictly between 0 and 1.
+
+    Int64 [B] in 1..G-1.
 
     With binary rewards that are all known k is the number of right responses. A group whose rewards
     differ may still have a pass rate of 0 or 1 where rewards are graded; it counts to the level
@@ -41,7 +43,8 @@ def pass_rate_levels(pass_rates_B: ArrayLike, group_size: int) -> Int64Array:
     rates_B = np.asarray(pass_rates_B, np.float64)
     if not ((rates_B >= 0) & (rates_B <= 1)).all():
         raise ValueError(
-            f"pass_rates_B: got {rates_B[~((rates_B >= 0) & (rates_B <= 1))][0]}, expected values in [0, 1]"
+            f"pass_rates_B: got {rates_B[~((rates_B >= 0) & (rates_B <= 1))][0]}, expected values "
+            f"in [0, 1]"
         )
     return np.clip(np.rint(rates_B * group_size), 1, group_size - 1).astype(np.int64)
 
@@ -62,15 +65,17 @@ def static_power(pass_rates_B: ArrayLike, power: float) -> Float64Array:
     rates_B = np.asarray(pass_rates_B, np.float64)
     if not ((rates_B > 0) & (rates_B < 1)).all():
         raise ValueError(
-            f"pass_rates_B: got {rates_B[~((rates_B > 0) & (rates_B < 1))][0]}, expected values in (0, 1)"
+            f"pass_rates_B: got {rates_B[~((rates_B > 0) & (rates_B < 1))][0]}, expected values "
+            f"in (0, 1)"
         )
     weights_B = (rates_B * (1.0 - rates_B)) ** power
     return weights_B / weights_B.mean() if weights_B.size else weights_B
 
 
 def importance_weights(admissions_B: ArrayLike, max_weight: float) -> Float64Array:
-    """Return min(1 / admission, max_weight), float64 [B]: Horvitz-Thompson weights, which undo the
-    selection on average (arXiv 2603.04135 for pruning).
+    """Return min(1 / admission, max_weight), float64 [B].
+
+    Horvitz-Thompson weights, which undo the selection on average (arXiv 2603.04135 for pruning).
 
     The sum over the drawn groups of weight * gradient has the expectation of the sum over all
     candidates, if every candidate can be drawn and no weight is capped. A group of zero variance
@@ -98,8 +103,9 @@ def importance_weights(admissions_B: ArrayLike, max_weight: float) -> Float64Arr
 
 
 class DaroWeights:
-    """DARO: weights under which every pass rate contributes the same amount of loss (arXiv
-    2510.09001), in a guarded closed form.
+    """DARO: weights under which every pass rate contributes the same amount of loss.
+
+    (arXiv 2510.09001), in a guarded closed form.
 
     The paper trains one weight per pass rate mu on w L_mu - ln w, L_mu being the token-averaged
     loss of the groups with that pass rate; the minimum is w = 1 / L_mu. On-policy L_mu is a length
@@ -129,8 +135,9 @@ class DaroWeights:
     def __call__(
         self, levels_B: Int64Array, tokens_B: ArrayLike, losses_B: ArrayLike
     ) -> Float64Array:
-        """Take the batch into the running means and return its weights, float64 [B], with mean 1
-        over tokens. K levels, P of them present.
+        """Take the batch into the running means and return its weights, float64 [B].
+
+        With mean 1 over tokens. K levels, P of them present.
 
         Args:
             levels_B: Levels of the groups that have a gradient, as `pass_rate_levels` returns them.
@@ -182,15 +189,18 @@ class DaroWeights:
         """
         if state.get("version") != STATE_VERSION:
             raise StateError(
-                f"group weights state version: got {state.get('version')!r}, expected {STATE_VERSION}"
+                f"group weights state version: got {state.get('version')!r}, expected "
+                f"{STATE_VERSION}"
             )
         mean_losses = np.array(state["mean_losses"], np.float64)
         if mean_losses.shape != self._mean_losses.shape:
             raise StateError(
-                f"group weights state: got mean losses of shape {mean_losses.shape}, expected ({self._group_size},), one per pass rate"
+                f"group weights state: got mean losses of shape {mean_losses.shape}, expected "
+                f"({self._group_size},), one per pass rate"
             )
         if (mean_losses < 0).any() or np.isinf(mean_losses).any():
             raise StateError(
-                f"group weights state: got mean losses {mean_losses.tolist()}, expected finite values >= 0, or NaN"
+                f"group weights state: got mean losses {mean_losses.tolist()}, expected finite "
+                f"values >= 0, or NaN"
             )
         self._mean_losses = mean_losses

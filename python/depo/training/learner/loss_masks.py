@@ -1,5 +1,6 @@
-"""Masks on advantages: which responses, or tokens of them, a group's loss leaves out or scales
-down. `loss.mask` names one.
+"""Masks on advantages.
+
+Which responses, or tokens of them, a group's loss leaves out or scales down. `loss.mask` names one.
 
 Any function with the signature of `depo.types.protocols.AdvantageMask` can be plugged in. Methods
 that need more than a group's tokens and rewards, such as NTHR (arXiv 2505.18830: hidden states) or
@@ -40,7 +41,8 @@ def load_mask(config: LossConfig) -> AdvantageMask | None:
         signature.bind(*range(3))
     except TypeError:
         raise ConfigError(
-            f"loss.mask: got {config.mask!r} with parameters {signature}, expected (group, rewards_G, advantages_G)"
+            f"loss.mask: got {config.mask!r} with parameters {signature}, expected (group, "
+            f"rewards_G, advantages_G)"
         ) from None
     return function
 
@@ -48,8 +50,9 @@ def load_mask(config: LossConfig) -> AdvantageMask | None:
 def similarity_mask(
     group: RolloutGroup, rewards_G: Float32Array, advantages_G: Float32Array, *, threshold: float
 ) -> Float32Array:
-    """Leave out responses that are nearly alike and yet have advantages of opposite signs: their
-    gradients push the same tokens both ways.
+    """Leave out responses that are nearly alike and yet have advantages of opposite signs.
+
+    Their gradients push the same tokens both ways.
 
     After DaGRPO's gradient rectification (arXiv 2512.06337), which compares quality scores that an
     LLM judge gives; here it is the tokens that are compared, without a judge. The paper's second
@@ -75,8 +78,9 @@ def similarity_mask(
 
 
 def _more_similar(first: Int64Array, second: Int64Array, threshold: float) -> bool:
-    """Whether difflib's ratio of two token sequences is above the threshold; two upper bounds, by
-    lengths and by token counts, spare most comparisons.
+    """Whether difflib's ratio of two token sequences is above the threshold.
+
+    Two upper bounds, by lengths and by token counts, spare most comparisons.
     """
     matcher = SequenceMatcher(None, first.tolist(), second.tolist(), autojunk=False)
     return (
@@ -92,8 +96,9 @@ def apply_mask(
     rewards_BG: Float32Array,
     advantages_BG: Float32Array,
 ) -> TokenFactors:
-    """Return the factor of every token, [B][G] arrays float32 [T]; groups without any advantage are
-    not shown to the mask.
+    """Return the factor of every token, [B][G] arrays float32 [T].
+
+    Groups without any advantage are not shown to the mask.
 
     Args:
         mask: Gives factors for the G responses of a group, or for each token of each of them.
@@ -130,7 +135,8 @@ def _token_factors(
     if [array.shape for array in arrays] != [(length,) for length in lengths]:
         shapes = ", ".join(str(array.shape) for array in arrays)
         raise ValueError(
-            f"loss.mask: got factors of shapes {shapes}, expected {len(lengths)} numbers or arrays of lengths {lengths}"
+            f"loss.mask: got factors of shapes {shapes}, expected {len(lengths)} numbers or "
+            f"arrays of lengths {lengths}"
         )
     if not all(((array >= 0) & np.isfinite(array)).all() for array in arrays):
         raise ValueError(

@@ -106,7 +106,8 @@ def token_logprobs(logits_LV: Tensor, tokens_L: Tensor, temperature: float = 1.0
     """
     if logits_LV.dim() != 2 or tokens_L.shape != logits_LV.shape[:1]:
         raise ValueError(
-            f"logits_LV, tokens_L: got shapes {tuple(logits_LV.shape)}, {tuple(tokens_L.shape)}, expected [L, V], [L]"
+            f"logits_LV, tokens_L: got shapes {tuple(logits_LV.shape)}, {tuple(tokens_L.shape)}, "
+            f"expected [L, V], [L]"
         )
     if not temperature > 0:
         raise ValueError(f"temperature: got {temperature}, expected above 0")
@@ -116,7 +117,8 @@ def token_logprobs(logits_LV: Tensor, tokens_L: Tensor, temperature: float = 1.0
 
 @torch.no_grad()
 def token_entropy(logits_LV: Tensor, temperature: float = 1.0) -> Tensor:
-    """Return the entropy in nats of softmax(logits / temperature) at each position, float32
+    """Return the entropy in nats of softmax(logits / temperature) at each position, float32.
+
     (float64 for float64 logits) [L], without gradient.
     """
     chunks = [
@@ -127,15 +129,17 @@ def token_entropy(logits_LV: Tensor, temperature: float = 1.0) -> Tensor:
 
 
 def importance_ratio(logprobs_L: Tensor, old_logprobs_L: Tensor) -> Tensor:
-    """Return pi(token) / pi_old(token) [L] from log-probabilities, with the log-ratio clamped to
-    +-MAX_LOG_RATIO.
+    """Return pi(token) / pi_old(token) [L] from log-probabilities.
+
+    With the log-ratio clamped to +-MAX_LOG_RATIO.
     """
     return (logprobs_L - old_logprobs_L).clamp(-MAX_LOG_RATIO, MAX_LOG_RATIO).exp()
 
 
 def truncated_weights(learner_logprobs_L: Tensor, rollout_logprobs_L: Tensor, cap: float) -> Tensor:
-    """Return min(pi_learner / pi_rollout, cap) [L], without gradient: what a token of the engine
-    weighs in the learner's gradient.
+    """Return min(pi_learner / pi_rollout, cap) [L], without gradient.
+
+    What a token of the engine weighs in the learner's gradient.
 
     Engine and learner compute the same policy in different arithmetic, so that responses are
     samples of a slightly different one (truncated importance
@@ -151,7 +155,8 @@ def truncated_weights(learner_logprobs_L: Tensor, rollout_logprobs_L: Tensor, ca
 
 
 def sequence_ratio(logprobs_L: Tensor, old_logprobs_L: Tensor, lengths_N: Tensor) -> Tensor:
-    """Return GSPO's importance ratio exp(mean of the log-ratios) of each token's sequence, [L]
+    """Return GSPO's importance ratio exp(mean of the log-ratios) of each token's sequence, [L].
+
     (arXiv 2507.18071, section 4.3: GSPO-token).
 
     Its gradient with respect to a token's log-prob is the ratio itself, not the ratio / length, and
@@ -178,8 +183,9 @@ def clipped_surrogate(
     clip_high: float,
     dual_clip: float = 0.0,
 ) -> Tensor:
-    """Return PPO's token loss -min(ratio A, clip(ratio, 1 - clip_low, 1 + clip_high) A) (arXiv
-    1707.06347, eq. 7; two bounds: arXiv 2503.14476, eq. 10).
+    """Return PPO's token loss -min(ratio A, clip(ratio, 1 - clip_low, 1 + clip_high) A).
+
+    (arXiv 1707.06347, eq. 7; two bounds: arXiv 2503.14476, eq. 10).
 
     Args:
         ratio_L: Importance ratios [L].
@@ -201,7 +207,10 @@ def clipped_surrogate(
 def clip_active(
     ratio_L: Tensor, advantages_L: Tensor, *, clip_low: float, clip_high: float
 ) -> Tensor:
-    """Return where the clip takes effect, that is, where the token's gradient is cut off: bool [L]."""
+    """Return where the clip takes effect, that is, where the token's gradient is cut off.
+
+    Bool [L].
+    """
     return ((advantages_L < 0) & (ratio_L < 1.0 - clip_low)) | (
         (advantages_L > 0) & (ratio_L > 1.0 + clip_high)
     )
@@ -210,8 +219,9 @@ def clip_active(
 def cispo_surrogate(
     ratio_L: Tensor, logprobs_L: Tensor, advantages_L: Tensor, *, clip_low: float, clip_high: float
 ) -> Tensor:
-    """Return CISPO's token loss -sg(clip(ratio, 1 - clip_low, 1 + clip_high)) A log pi (arXiv
-    2506.13585, eq. 4-5), sg: no gradient.
+    """Return CISPO's token loss -sg(clip(ratio, 1 - clip_low, 1 + clip_high)) A log pi.
+
+    (arXiv 2506.13585, eq. 4-5), sg: no gradient.
 
     Both bounds are relative to 1, as in the paper and in verl. TRL has no lower bound, and its
     `epsilon_high` is the upper one itself: clip_low = 1, clip_high = epsilon_high - 1 here.
@@ -285,8 +295,9 @@ def sequence_weights(
     n_tokens: int,
     max_new_tokens: int,
 ) -> Tensor:
-    """Return the factor of each sequence's token losses in the loss of the batch, float32 [N]; 0
-    for empty sequences.
+    """Return the factor of each sequence's token losses in the loss of the batch, float32 [N].
+
+    0 for empty sequences.
 
     sequence_mean: 1 / (n_sequences * length), GRPO (arXiv 2402.03300); token_mean: 1 / n_tokens,
     DAPO (arXiv 2503.14476);
@@ -305,11 +316,13 @@ def sequence_weights(
     """
     if n_sequences < lengths_N.numel():
         raise ValueError(
-            f"n_sequences: got {n_sequences}, expected at least {lengths_N.numel()}, the length of lengths_N"
+            f"n_sequences: got {n_sequences}, expected at least {lengths_N.numel()}, the length "
+            f"of lengths_N"
         )
     if n_tokens < int(lengths_N.sum()):
         raise ValueError(
-            f"n_tokens: got {n_tokens}, expected at least {int(lengths_N.sum())}, the sum of lengths_N"
+            f"n_tokens: got {n_tokens}, expected at least {int(lengths_N.sum())}, the sum of "
+            f"lengths_N"
         )
     if aggregation == "sequence_mean":
         denominators_N = n_sequences * lengths_N

@@ -44,8 +44,9 @@ class TrainSequence:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrainBatch:
-    """N sequences padded on the right to T tokens, and their L response tokens without padding, row
-    after row.
+    """N sequences padded on the right to T tokens.
+
+    And their L response tokens without padding, row after row.
 
     A causal model never looks to the right, so padding there needs neither an attention mask nor
     position ids.
@@ -90,11 +91,13 @@ def flatten_groups(
     """
     if advantages_BG.ndim != 2 or advantages_BG.shape[0] != len(groups):
         raise ValueError(
-            f"advantages_BG: got shape {advantages_BG.shape}, expected [{len(groups)}, G], one row per group"
+            f"advantages_BG: got shape {advantages_BG.shape}, expected [{len(groups)}, G], one "
+            f"row per group"
         )
     if not np.isfinite(advantages_BG).all():
         raise ValueError(
-            f"advantages_BG: got {np.count_nonzero(~np.isfinite(advantages_BG))} values that are not finite, expected none"
+            f"advantages_BG: got {np.count_nonzero(~np.isfinite(advantages_BG))} values that are "
+            f"not finite, expected none"
         )
     sequences: list[TrainSequence] = []
     for index, (group, advantages_G) in enumerate(zip(groups, advantages_BG, strict=True)):
@@ -124,11 +127,13 @@ def flatten_groups(
 def _check_group(group: RolloutGroup, group_size: int, index: int) -> None:
     if len(group.response_ids) != group_size:
         raise ValueError(
-            f"groups[{index}]: got {len(group.response_ids)} responses, expected {group_size}, the columns of advantages_BG"
+            f"groups[{index}]: got {len(group.response_ids)} responses, expected {group_size}, "
+            f"the columns of advantages_BG"
         )
     if group.prompt_ids.size == 0:
         raise ValueError(
-            f"groups[{index}].prompt_ids: got no token, expected at least 1 to predict the first response token from"
+            f"groups[{index}].prompt_ids: got no token, expected at least 1 to predict the first "
+            f"response token from"
         )
     _require_lengths(f"groups[{index}].rollout_logprobs", group.rollout_logprobs, group)
 
@@ -137,18 +142,21 @@ def _require_lengths(name: str, values: Sequence[Float32Array], group: RolloutGr
     """Raise unless there is one array for each response of the group, as long as the response."""
     if len(values) != len(group.response_ids):
         raise ValueError(
-            f"{name}: got {len(values)} arrays, expected {len(group.response_ids)}, one per response"
+            f"{name}: got {len(values)} arrays, expected {len(group.response_ids)}, one per "
+            f"response"
         )
     for response, array in zip(group.response_ids, values, strict=True):
         if response.size != array.size:
             raise ValueError(
-                f"{name}: got {array.size} for a response of {response.size} tokens, expected as many"
+                f"{name}: got {array.size} for a response of {response.size} tokens, expected as "
+                f"many"
             )
 
 
 def microbatches(lengths: Sequence[int], tokens_per_microbatch: int) -> list[list[int]]:
-    """Return index lists that cover `lengths`, longest first, so that count * longest stays within
-    the budget.
+    """Return index lists that cover `lengths`, longest first.
+
+    So that count * longest stays within the budget.
 
     A sequence longer than the budget is alone. Equal lengths keep their order: a pure function of
     the lengths.
@@ -205,8 +213,9 @@ def collate(
 
 
 def response_logits(model: PreTrainedModel, batch: TrainBatch) -> Tensor:
-    """Return the logits [L, V] that predict the response tokens; the model's head runs on no other
-    position, or before transformers 5.20 on few others.
+    """Return the logits [L, V] that predict the response tokens.
+
+    The model's head runs on no other position, or before transformers 5.20 on few others.
     """
     if HEAD_TAKES_A_MASK:
         logits_LV: Tensor = model(

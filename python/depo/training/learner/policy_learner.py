@@ -42,8 +42,9 @@ STATE_VERSION = 1
 
 
 class PolicyLearner:
-    """Trains a causal language model on rollout groups with a clipped policy-gradient loss (GRPO,
-    Dr. GRPO, DAPO, GSPO, CISPO).
+    """Trains a causal language model on rollout groups with a clipped policy-gradient loss.
+
+    (GRPO, Dr. GRPO, DAPO, GSPO, CISPO).
 
     The model is trained in place and always runs without dropout, so that the importance ratio
     measures the policy and not noise.
@@ -89,7 +90,8 @@ class PolicyLearner:
         if (loss.kl_weight > 0) != (reference_model is not None):
             given = "none" if reference_model is None else "a model"
             raise ValueError(
-                f"reference_model: got {given}, expected one if and only if loss.kl_weight > 0 (it is {loss.kl_weight})"
+                f"reference_model: got {given}, expected one if and only if loss.kl_weight > 0 "
+                f"(it is {loss.kl_weight})"
             )
         for module in filter(None, (model, reference_model)):
             module.to(device)  # type: ignore[arg-type]
@@ -132,8 +134,9 @@ class PolicyLearner:
         policy_lag: int = 0,
         token_factors: TokenFactors | None = None,
     ) -> dict[str, float]:
-        """Train on B groups: `minibatches` optimizer steps, each on its own share of the groups, in
-        order.
+        """Train on B groups.
+
+        `minibatches` optimizer steps, each on its own share of the groups, in order.
 
         The rollout log-probs are the old policy of every ratio; with `loss.rollout_correction`
         truncate the learner's own are, as they are before the first optimizer step, and each
@@ -193,8 +196,9 @@ class PolicyLearner:
         step: int,
         policy_lag: int,
     ) -> None:
-        """Accumulate the gradient of one minibatch, check it, apply it, and add to the sums behind
-        the metrics.
+        """Accumulate the gradient of one minibatch, check it, apply it.
+
+        And add to the sums behind the metrics.
         """
         weights = self._weights(sequences)
         trained = self._trained(sequences)
@@ -219,7 +223,8 @@ class PolicyLearner:
         ):
             if not math.isfinite(value):
                 raise RuntimeError(
-                    f"step {step}: the {name} is {value}; the optimizer step was not taken and the weights are unchanged by it"
+                    f"step {step}: the {name} is {value}; the optimizer step was not taken and "
+                    f"the weights are unchanged by it"
                 )
         if not sums["steps"] and not policy_lag:
             self._check_mismatch(self._totals(sums), step)
@@ -237,14 +242,18 @@ class PolicyLearner:
         mismatch = sums["logprob_mismatch"] / sums["first_tokens"]
         if mismatch > self._max_logprob_mismatch:
             raise RuntimeError(
-                f"step {step}: got a mean |rollout - learner| log-prob of {mismatch:.3g} nats over {sums['first_tokens']:.0f} tokens, "
-                f"expected at most {self._max_logprob_mismatch:g} (rollout.max_logprob_mismatch); the optimizer step was not taken. Engine and learner do not "
-                "compute the same policy: are the engine's weights those of this step, its prefix cache reset, its compute type and temperature the learner's?"
+                f"step {step}: got a mean |rollout - learner| log-prob of {mismatch:.3g} nats "
+                f"over {sums['first_tokens']:.0f} tokens, "
+                f"expected at most {self._max_logprob_mismatch:g} (rollout.max_logprob_mismatch); "
+                f"the optimizer step was not taken. Engine and learner do not "
+                "compute the same policy: are the engine's weights those of this step, its prefix "
+                "cache reset, its compute type and temperature the learner's?"
             )
 
     def _trained(self, sequences: Sequence[TrainSequence]) -> list[int]:
-        """Return which sequences need a forward pass: those with an advantage, or all with a token
-        if there is a reference.
+        """Return which sequences need a forward pass.
+
+        Those with an advantage, or all with a token if there is a reference.
         """
         return [
             i
@@ -401,8 +410,10 @@ class PolicyLearner:
 
     @contextlib.contextmanager
     def _training(self) -> Iterator[None]:
-        """Dropout stays off; checkpointed layers, which only act in training mode, are switched one
-        by one without their children.
+        """Dropout stays off.
+
+        Checkpointed layers, which only act in training mode, are switched one by one without their
+        children.
         """
         self.model.train(False)
         for module in self.model.modules():
@@ -416,8 +427,9 @@ class PolicyLearner:
             self.model.train(False)
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the optimizer's moments by parameter name; like torch's own, the tensors are the
-        live ones. The model's weights are not in it.
+        """Return the optimizer's moments by parameter name.
+
+        Like torch's own, the tensors are the live ones. The model's weights are not in it.
         """
         names = list(self._parameters)
         states = self.optimizer.state_dict()["state"]
@@ -427,8 +439,9 @@ class PolicyLearner:
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Restore what `state_dict` returned; with the same weights the continuation is bit for bit
-        the same.
+        """Restore what `state_dict` returned.
+
+        With the same weights the continuation is bit for bit the same.
 
         Raises:
             StateError: Another version, or moments of parameters that this model does not have or
@@ -443,7 +456,8 @@ class PolicyLearner:
         for name, tensors in state["moments"].items():
             if name not in self._parameters:
                 raise StateError(
-                    f"learner state: got moments of {name!r}, expected parameters of this model such as {names[0]!r}"
+                    f"learner state: got moments of {name!r}, expected parameters of this model "
+                    f"such as {names[0]!r}"
                 )
             expected = {
                 "step": (),

@@ -1,5 +1,6 @@
-"""From the rewards of a training batch to the advantages that the loss sees: length penalty, group
-baseline, mask, weights of the groups.
+"""From the rewards of a training batch to the advantages that the loss sees.
+
+Length penalty, group baseline, mask, weights of the groups.
 """
 
 from __future__ import annotations
@@ -113,8 +114,9 @@ class AdvantageShaper:
     def _weights(
         self, groups: Sequence[JudgedGroup], tokens_B: Int64Array, advantage_sums_B: Float64Array
     ) -> Float64Array:
-        """Return the weight of each group that has a gradient; advantage_sums_B adds up the
-        advantages of a group's tokens.
+        """Return the weight of each group that has a gradient.
+
+        Advantage_sums_B adds up the advantages of a group's tokens.
         """
         weights_B = np.ones(len(groups))
         if self._loss.group_weighting != "none":
@@ -146,8 +148,9 @@ class AdvantageShaper:
         return {} if self._daro is None else {"daro": self._daro.state_dict()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Restore what `state_dict` returned; a state of DARO is left aside where this
-        configuration has none.
+        """Restore what `state_dict` returned.
+
+        A state of DARO is left aside where this configuration has none.
 
         Raises:
             StateError: This configuration has DARO and the state has not, or one of another kind.
@@ -156,7 +159,8 @@ class AdvantageShaper:
             return
         if "daro" not in state:
             raise StateError(
-                "shaper state: got no group weights, which this configuration has; continue with loss.group_weighting = none, or start another run"
+                "shaper state: got no group weights, which this configuration has; continue with "
+                "loss.group_weighting = none, or start another run"
             )
         self._daro.load_state_dict(state["daro"])
 
@@ -171,8 +175,9 @@ def _per_response(
 
 
 def _mask_metrics(token_factors: TokenFactors, advantages_BG: Float32Array) -> dict[str, float]:
-    """Return the share of tokens whose advantage the mask changed, among those that have one;
-    nothing where there are none.
+    """Return the share of tokens whose advantage the mask changed, among those that have one.
+
+    Nothing where there are none.
     """
     tokens = _per_response(np.size, token_factors)[advantages_BG != 0].sum()
     changed = _per_response(lambda factors: int(np.count_nonzero(factors != 1)), token_factors)[
