@@ -84,7 +84,9 @@ fn build(prompts: usize, policy: PolicyKind, candidates_from: CandidatesFrom) ->
         "belief.versions".into(),
         all().map(|prompt| belief(prompt).2).collect::<Vec<u32>>().into(),
     );
-    let stored = |prompt: u64| if unit(prompt, 5) < 0.5 { prediction(prompt) } else { f32::NAN };
+    let stored = |prompt: u64| {
+        if unit(prompt, 5) < 0.5 { prediction(prompt) } else { f32::NAN }
+    };
     state.insert("belief.predicted_rewards".into(), all().map(stored).collect::<Vec<f32>>().into());
     sampler.load_state(state, true).expect("as saved");
     sampler

@@ -319,13 +319,16 @@ impl Carry {
     /// Per-prompt values in the present order: `saved` by index in the saved pool, `default` for
     /// prompts that the state does not know.
     pub fn gather<T: Copy>(&self, saved: impl Fn(usize) -> T, default: T) -> Vec<T> {
-        let Some(moved) = &self.moved else { return (0..self.saved_len).map(saved).collect() };
+        let Some(moved) = &self.moved else {
+            return (0..self.saved_len).map(saved).collect();
+        };
         let mut gathered = with_capacity(moved.old_of_new.len());
         gathered.extend(
-            moved
-                .old_of_new
-                .iter()
-                .map(|&old| if old == ABSENT { default } else { saved(old as usize) }),
+            moved.old_of_new.iter().map(
+                |&old| {
+                    if old == ABSENT { default } else { saved(old as usize) }
+                },
+            ),
         );
         gathered
     }

@@ -158,7 +158,9 @@ impl<const D: usize> BoxTree<D> {
             Kind::Fork { len, .. } => *len += 1,
             Kind::Leaf(items) => items.push(item),
         });
-        let Kind::Leaf(items) = &self.nodes[leaf as usize].kind else { return };
+        let Kind::Leaf(items) = &self.nodes[leaf as usize].kind else {
+            return;
+        };
         if items.len() > LEAF && self.cut(&region).is_some() {
             let mut entries: Vec<Entry<D>> =
                 items.iter().map(|&item| (point_of(item), item)).collect();

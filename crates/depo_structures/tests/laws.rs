@@ -147,7 +147,9 @@ fn pearson(weights: &[f32], repeats: u64) -> (f64, usize) {
         let pair = tree.draw_distinct(2, words(repeat << 20), eligible);
         counts[pair[0] as usize * len + pair[1] as usize] += 1.0;
     }
-    let weight = |item: usize| if eligible(item as u32) { f64::from(weights[item]) } else { 0.0 };
+    let weight = |item: usize| {
+        if eligible(item as u32) { f64::from(weights[item]) } else { 0.0 }
+    };
     let total: f64 = (0..len).map(weight).sum();
     let expected = |first: usize, second: usize| {
         if first == second {

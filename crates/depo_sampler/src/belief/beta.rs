@@ -7,7 +7,9 @@
 
 use super::fit::Fit;
 use super::records::{PromptRecord, Records};
-use super::{BaseRate, Belief, Forecast, LABEL_MEMORY, Label, NamedOption, PRIOR_MARGIN, Registered};
+use super::{
+    BaseRate, Belief, Forecast, LABEL_MEMORY, Label, NamedOption, PRIOR_MARGIN, Registered,
+};
 use crate::error::Result;
 use crate::portable::{ln, power};
 use crate::rng::Stream;
@@ -15,8 +17,10 @@ use crate::settings::Settings;
 use crate::state::{Carry, StateMap, StateReader};
 use crate::variates::Variates;
 
-const BASE_CONCENTRATION: NamedOption = NamedOption { name: "base_concentration", default: 1.0, range: (1e-3, 1e3) };
-const TEXT_CONCENTRATION: NamedOption = NamedOption { name: "text_concentration", default: 4.0, range: (0.0, 1e3) };
+const BASE_CONCENTRATION: NamedOption =
+    NamedOption { name: "base_concentration", default: 1.0, range: (1e-3, 1e3) };
+const TEXT_CONCENTRATION: NamedOption =
+    NamedOption { name: "text_concentration", default: 4.0, range: (0.0, 1e3) };
 const DISCOUNT: NamedOption = NamedOption { name: "discount", default: 0.97, range: (1e-3, 1.0) };
 
 pub(super) const BELIEF: Registered = Registered {
@@ -60,7 +64,11 @@ impl BetaCounts {
     /// 1) ... (x + n - 1).
     fn moment(self, right: usize, wrong: usize) -> f64 {
         let total = self.alpha + self.beta;
-        let up = |start: f64, steps: usize, done: usize| (0..steps).map(move |j| (start + j as f64) / (total + (done + j) as f64)).product::<f64>();
+        let up = |start: f64, steps: usize, done: usize| {
+            (0..steps)
+                .map(move |j| (start + j as f64) / (total + (done + j) as f64))
+                .product::<f64>()
+        };
         up(self.alpha, right, 0) * up(self.beta, wrong, right)
     }
 
@@ -72,14 +80,19 @@ impl BetaCounts {
     /// Standard deviation of 1 - p^G - (1 - p)^G over this distribution of p.
     fn deviation(self, group_size: usize) -> f64 {
         let (right, wrong) = (self.moment(group_size, 0), self.moment(0, group_size));
-        let square = self.moment(2 * group_size, 0) + self.moment(0, 2 * group_size) + 2.0 * self.moment(group_size, group_size);
+        let square = self.moment(2 * group_size, 0)
+            + self.moment(0, 2 * group_size)
+            + 2.0 * self.moment(group_size, group_size);
         (square - (right + wrong) * (right + wrong)).max(0.0).sqrt()
     }
 
     /// Log-likelihood of one sequence of `rollouts` with `successes`.
     fn log_likelihood(self, successes: u32, rollouts: u32) -> f64 {
-        let rising = |start: f64, steps: u32| (0..steps).map(|step| ln(start + f64::from(step))).sum::<f64>();
-        rising(self.alpha, successes) + rising(self.beta, rollouts - successes) - rising(self.alpha + self.beta, rollouts)
+        let rising = |start: f64, steps: u32| {
+            (0..steps).map(|step| ln(start + f64::from(step))).sum::<f64>()
+        };
+        rising(self.alpha, successes) + rising(self.beta, rollouts - successes)
+            - rising(self.alpha + self.beta, rollouts)
     }
 }
 
@@ -106,44 +119,76 @@ pub struct DiscountedBeta {
 impl DiscountedBeta {
     /// Nothing is known of any of `len` prompts.
     pub fn new(len: usize, settings: &Settings) -> Self {
-        let [base, text, discount] = [BASE_CONCENTRATION, TEXT_CONCENTRATION, DISCOUNT].map(|option| option.of(&settings.belief_options));
-        let priors = BASE_CONCENTRATIONS.into_iter().flat_map(|base| TEXT_CONCENTRATIONS.map(|text| [base, text]));
+        let [base, text, discount] = [BASE_CONCENTRATION, TEXT_CONCENTRATION, DISCOUNT]
+            .map(|option| option.of(&settings.belief_options));
+        let priors = BASE_CONCENTRATIONS
+            .into_iter()
+            .flat_map(|base| TEXT_CONCENTRATIONS.map(|text| [base, text]));
         Self {
             group_size: settings.group_size,
             use_history: settings.use_history,
             records: Records::new(len, ["belief.successes", "belief.failures"]),
             base_rate: BaseRate::default(),
-            prior: Fit::new("belief.prior", [base, text], priors, LABEL_MEMORY, settings.fit_belief),
-            memory: Fit::new("belief.memory", [discount], DISCOUNTS.into_iter().map(|discount| [discount]), LABEL_MEMORY, settings.fit_belief),
+            prior: Fit::new(
+                "belief.prior",
+                [base, text],
+                priors,
+                LABEL_MEMORY,
+                settings.fit_belief,
+            ),
+            memory: Fit::new(
+                "belief.memory",
+                [discount],
+                DISCOUNTS.into_iter().map(|discount| [discount]),
+                LABEL_MEMORY,
+                settings.fit_belief,
+            ),
         }
     }
 
     /// The prior, and the history as far as it is used.
-    fn believed(&self, history: BetaCounts, predicted_reward: f32, [base, text]: [f64; 2]) -> BetaCounts {
+    fn believed(
+        &self,
+        history: BetaCounts,
+        predicted_reward: f32,
+        [base, text]: [f64; 2],
+    ) -> BetaCounts {
         let mut prior = BetaCounts::around(self.base_rate.mean(), base);
         if !predicted_reward.is_nan() {
-            prior = prior.plus(BetaCounts::around(f64::from(predicted_reward).clamp(PRIOR_MARGIN, 1.0 - PRIOR_MARGIN), text));
+            prior = prior.plus(BetaCounts::around(
+                f64::from(predicted_reward).clamp(PRIOR_MARGIN, 1.0 - PRIOR_MARGIN),
+                text,
+            ));
         }
         if self.use_history { prior.plus(history) } else { prior }
     }
 
     fn posterior(&self, prompt: u32, predicted_reward: f32, version: u32) -> BetaCounts {
         let record = self.records.under(prompt, predicted_reward);
-        self.believed(faded(&record, version, self.memory.value()[0]), record.predicted_reward, self.prior.value())
+        self.believed(
+            faded(&record, version, self.memory.value()[0]),
+            record.predicted_reward,
+            self.prior.value(),
+        )
     }
 
     /// Fits the parameters to a label that is about to be taken in.
     fn learn(&mut self, record: &PromptRecord, label: &Label) {
-        let log_likelihood = |counts: BetaCounts| counts.log_likelihood(label.successes, label.rollouts);
+        let log_likelihood =
+            |counts: BetaCounts| counts.log_likelihood(label.successes, label.rollouts);
         let ([discount], prior) = (self.memory.value(), self.prior.value());
         let now = faded(record, label.version, discount);
-        let likelihood = |&prior: &[f64; 2]| log_likelihood(self.believed(now, record.predicted_reward, prior));
+        let likelihood =
+            |&prior: &[f64; 2]| log_likelihood(self.believed(now, record.predicted_reward, prior));
         let priors = self.prior.likelihoods(|settings| settings.iter().map(likelihood).collect());
         self.prior.observe(priors);
         if self.use_history && record.is_labelled() && label.version > record.version {
             let history = |discount| faded(record, label.version, discount);
-            let likelihood = |&[discount]: &[f64; 1]| log_likelihood(self.believed(history(discount), record.predicted_reward, prior));
-            let memories = self.memory.likelihoods(|settings| settings.iter().map(likelihood).collect());
+            let likelihood = |&[discount]: &[f64; 1]| {
+                log_likelihood(self.believed(history(discount), record.predicted_reward, prior))
+            };
+            let memories =
+                self.memory.likelihoods(|settings| settings.iter().map(likelihood).collect());
             self.memory.observe(memories);
         }
     }
@@ -157,7 +202,8 @@ impl Belief for DiscountedBeta {
         // A late label fades as if it had come in time; the prompt's clock stays where it is.
         let lateness = record.version.saturating_sub(label.version);
         let failures = label.rollouts - label.successes;
-        let seen = BetaCounts { alpha: label.successes.into(), beta: failures.into() }.times(power(discount, lateness));
+        let seen = BetaCounts { alpha: label.successes.into(), beta: failures.into() }
+            .times(power(discount, lateness));
         let counts = faded(&record, label.version, discount).plus(seen);
         self.base_rate.observe(label);
         self.records.set_history(label, [counts.alpha, counts.beta])
@@ -177,14 +223,25 @@ impl Belief for DiscountedBeta {
         }
     }
 
-    fn draw_pass_rate(&self, prompt: u32, predicted_reward: f32, version: u32, stream: Stream) -> f64 {
+    fn draw_pass_rate(
+        &self,
+        prompt: u32,
+        predicted_reward: f32,
+        version: u32,
+        stream: Stream,
+    ) -> f64 {
         let BetaCounts { alpha, beta } = self.posterior(prompt, predicted_reward, version);
         Variates::new(stream).beta(alpha, beta)
     }
 
     fn parameters(&self) -> Vec<(&'static str, f64)> {
         let ([base, text], [discount]) = (self.prior.value(), self.memory.value());
-        vec![("base_rate", self.base_rate.mean()), ("base_concentration", base), ("text_concentration", text), ("discount", discount)]
+        vec![
+            ("base_rate", self.base_rate.mean()),
+            ("base_concentration", base),
+            ("text_concentration", text),
+            ("discount", discount),
+        ]
     }
 
     fn save<'a>(&'a self, state: &mut StateMap<'a>) {

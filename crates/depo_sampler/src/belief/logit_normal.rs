@@ -25,14 +25,17 @@ use crate::state::{Carry, StateMap, StateReader};
 use crate::variates::Variates;
 
 /// Variance of the logit pass rate of a prompt that was never labelled.
-const PRIOR_VARIANCE: NamedOption = NamedOption { name: "prior_variance", default: 5.0, range: (1e-2, 1e2) };
+const PRIOR_VARIANCE: NamedOption =
+    NamedOption { name: "prior_variance", default: 5.0, range: (1e-2, 1e2) };
 
 /// 1 / variance of the logit pass rate around the text prediction.
-const TEXT_PRECISION: NamedOption = NamedOption { name: "text_precision", default: 0.5, range: (0.0, 1e2) };
+const TEXT_PRECISION: NamedOption =
+    NamedOption { name: "text_precision", default: 0.5, range: (0.0, 1e2) };
 
 /// The same for a prompt with labels, where the text adds less, for the labels have shown how it
 /// errs.
-const TEXT_PRECISION_LABELLED: NamedOption = NamedOption { name: "text_precision_labelled", default: 0.1, range: (0.0, 1e2) };
+const TEXT_PRECISION_LABELLED: NamedOption =
+    NamedOption { name: "text_precision_labelled", default: 0.1, range: (0.0, 1e2) };
 
 /// Expected change of a logit pass rate per policy version.
 const DRIFT: NamedOption = NamedOption { name: "drift", default: 0.0, range: (-1.0, 1.0) };
@@ -94,9 +97,12 @@ impl LogitNormal {
     /// Nothing is known of any of `len` prompts.
     pub fn new(len: usize, settings: &Settings) -> Self {
         let [variance, precision, reminder, drift, noise, spread] =
-            [PRIOR_VARIANCE, TEXT_PRECISION, TEXT_PRECISION_LABELLED, DRIFT, NOISE, SPREAD].map(|option| option.of(&settings.belief_options));
+            [PRIOR_VARIANCE, TEXT_PRECISION, TEXT_PRECISION_LABELLED, DRIFT, NOISE, SPREAD]
+                .map(|option| option.of(&settings.belief_options));
         let fit = settings.fit_belief;
-        let priors = PRIOR_VARIANCES.into_iter().flat_map(|variance| TEXT_PRECISIONS.map(|precision| [variance, precision]));
+        let priors = PRIOR_VARIANCES
+            .into_iter()
+            .flat_map(|variance| TEXT_PRECISIONS.map(|precision| [variance, precision]));
         let movements = DRIFTS.into_iter().flat_map(|drift| NOISES.map(|noise| [drift, noise]));
         Self {
             group_size: settings.group_size,
@@ -104,9 +110,21 @@ impl LogitNormal {
             records: Records::new(len, ["belief.means", "belief.variances"]),
             base_rate: BaseRate::default(),
             prior: Fit::new("belief.prior", [variance, precision], priors, FIRST_MEMORY, fit),
-            reminder: Fit::new("belief.reminder", [reminder], TEXT_PRECISIONS.map(|precision| [precision]).into_iter(), MEMORY, fit),
+            reminder: Fit::new(
+                "belief.reminder",
+                [reminder],
+                TEXT_PRECISIONS.map(|precision| [precision]).into_iter(),
+                MEMORY,
+                fit,
+            ),
             movement: Fit::new("belief.movement", [drift, noise], movements, LONG_MEMORY, fit),
-            spread: Fit::new("belief.spread", [spread], SPREADS.map(|spread| [spread]).into_iter(), LONG_MEMORY, fit),
+            spread: Fit::new(
+                "belief.spread",
+                [spread],
+                SPREADS.map(|spread| [spread]).into_iter(),
+                LONG_MEMORY,
+                fit,
+            ),
             seed: settings.seed,
             search: None,
         }
@@ -127,7 +145,11 @@ impl LogitNormal {
     }
 
     fn text_precision(&self, record: &PromptRecord) -> f64 {
-        if record.is_labelled() && self.use_history { self.reminder.value()[0] } else { self.prior.value()[1] }
+        if record.is_labelled() && self.use_history {
+            self.reminder.value()[0]
+        } else {
+            self.prior.value()[1]
+        }
     }
 
     fn dynamics(&self) -> Dynamics {
@@ -154,7 +176,9 @@ impl LogitNormal {
             return;
         }
         let (base, text) = (logit(self.base_rate.mean()), record.text());
-        let prior = |&[variance, precision]: &[f64; 2]| with_text(LogitGaussian::around(base, variance), text, precision);
+        let prior = |&[variance, precision]: &[f64; 2]| {
+            with_text(LogitGaussian::around(base, variance), text, precision)
+        };
         let priors = self.prior.likelihoods(|settings| {
             let priors: Vec<LogitGaussian> = settings.iter().map(prior).collect();
             LogitGaussian::log_likelihoods(&priors, label.successes, label.rollouts)
@@ -167,19 +191,35 @@ impl LogitNormal {
         let Some(elapsed) = label.version.checked_sub(record.version) else { return };
         let ([precision], current) = (self.reminder.value(), self.dynamics());
         let (state, text, elapsed) = (state(record), record.text(), f64::from(elapsed));
-        let likelihoods = |beliefs: Vec<LogitGaussian>| LogitGaussian::rough_log_likelihoods(&beliefs, label.successes, label.rollouts);
+        let likelihoods = |beliefs: Vec<LogitGaussian>| {
+            LogitGaussian::rough_log_likelihoods(&beliefs, label.successes, label.rollouts)
+        };
         if text.is_some() {
             let now = state.after(elapsed, current);
             let believed = |&[precision]: &[f64; 1]| with_text(now, text, precision);
-            let reminders = self.reminder.likelihoods(|settings| likelihoods(settings.iter().map(believed).collect()));
+            let reminders = self
+                .reminder
+                .likelihoods(|settings| likelihoods(settings.iter().map(believed).collect()));
             self.reminder.observe(reminders);
         }
         if elapsed > 0.0 {
             let growth = growth(elapsed, current.spread);
-            let moved = |&[drift, noise]: &[f64; 2]| with_text(state.moved(elapsed, growth, Dynamics { drift, noise, ..current }), text, precision);
-            let spread = |&[spread]: &[f64; 1]| with_text(state.after(elapsed, Dynamics { spread, ..current }), text, precision);
-            let movements = self.movement.likelihoods(|settings| likelihoods(settings.iter().map(moved).collect()));
-            let spreads = self.spread.likelihoods(|settings| likelihoods(settings.iter().map(spread).collect()));
+            let moved = |&[drift, noise]: &[f64; 2]| {
+                with_text(
+                    state.moved(elapsed, growth, Dynamics { drift, noise, ..current }),
+                    text,
+                    precision,
+                )
+            };
+            let spread = |&[spread]: &[f64; 1]| {
+                with_text(state.after(elapsed, Dynamics { spread, ..current }), text, precision)
+            };
+            let movements = self
+                .movement
+                .likelihoods(|settings| likelihoods(settings.iter().map(moved).collect()));
+            let spreads = self
+                .spread
+                .likelihoods(|settings| likelihoods(settings.iter().map(spread).collect()));
             self.movement.observe(movements);
             self.spread.observe(spreads);
         }
@@ -200,11 +240,14 @@ impl Belief for LogitNormal {
         self.learn(&record, label);
         // A late label is weighed at its own time; the state then walks on to the time of the
         // newest.
-        let (lag, dynamics) = (f64::from(record.version.saturating_sub(label.version)), self.dynamics());
+        let (lag, dynamics) =
+            (f64::from(record.version.saturating_sub(label.version)), self.dynamics());
         let newest = self.walk(&record, label.version);
-        let then = with_text(newest.after(-lag, dynamics), record.text(), self.text_precision(&record));
+        let then =
+            with_text(newest.after(-lag, dynamics), record.text(), self.text_precision(&record));
         let said = then.given(label.successes, label.rollouts);
-        let LogitGaussian { mean, variance } = newest.learning(then.after(lag, dynamics), said.after(lag, dynamics));
+        let LogitGaussian { mean, variance } =
+            newest.learning(then.after(lag, dynamics), said.after(lag, dynamics));
         self.base_rate.observe(label);
         let late = self.records.set_history(label, [mean, variance]);
         self.note(label.prompt);
@@ -223,7 +266,12 @@ impl Belief for LogitNormal {
         };
         let mut search = self.search.take().unwrap_or_else(laid_out);
         let text_precisions = [self.prior.value()[1], self.reminder.value()[0]];
-        let present = Present::new([query.version, query.min_age], self.without_labels(), self.dynamics(), text_precisions);
+        let present = Present::new(
+            [query.version, query.min_age],
+            self.without_labels(),
+            self.dynamics(),
+            text_precisions,
+        );
         let best = search.best(query, &self.records, &present);
         self.search = Some(search);
         best
@@ -239,7 +287,13 @@ impl Belief for LogitNormal {
         }
     }
 
-    fn draw_pass_rate(&self, prompt: u32, predicted_reward: f32, version: u32, stream: Stream) -> f64 {
+    fn draw_pass_rate(
+        &self,
+        prompt: u32,
+        predicted_reward: f32,
+        version: u32,
+        stream: Stream,
+    ) -> f64 {
         let LogitGaussian { mean, variance } = self.believed(prompt, predicted_reward, version);
         1.0 / (1.0 + exp(-(mean + variance.sqrt() * Variates::new(stream).normal())))
     }
@@ -292,13 +346,21 @@ mod tests {
 
     /// Everything that is known and believed after some labels, to the bit.
     fn after(observed: &[Observed], group_size: usize) -> String {
-        let mut belief = LogitNormal::new(PROMPTS as usize, &Settings { group_size, ..Settings::default() });
+        let mut belief =
+            LogitNormal::new(PROMPTS as usize, &Settings { group_size, ..Settings::default() });
         let mut forecasts = vec![];
         for (&(prompt, successes, late, predicted_reward), newest) in observed.iter().zip(3..) {
             let version = newest - late;
             belief.set_prior(prompt, predicted_reward);
             let (rollouts, informative) = (group_size as u32, successes > 0);
-            belief.observe(&Label { prompt, successes: successes % (rollouts + 1), rollouts, informative, version, weight: 1.0 });
+            belief.observe(&Label {
+                prompt,
+                successes: successes % (rollouts + 1),
+                rollouts,
+                informative,
+                version,
+                weight: 1.0,
+            });
             forecasts.push(belief.forecast(prompt, f32::NAN, version + 1));
         }
         let mut state = StateMap::new();
@@ -324,7 +386,14 @@ mod tests {
         let known: Vec<Known> = known.iter().copied().cycle().take(known.len() * 3 / 2).collect();
         let mut belief = LogitNormal::new(known.len(), settings);
         for (&(mean, variance, version, text), prompt) in known.iter().zip(0..) {
-            let label = Label { prompt, successes: 0, rollouts: 1, informative: false, version, weight: 1.0 };
+            let label = Label {
+                prompt,
+                successes: 0,
+                rollouts: 1,
+                informative: false,
+                version,
+                weight: 1.0,
+            };
             if variance > 0.0 {
                 belief.records.set_history(&label, [mean, variance].map(f64::from));
             }

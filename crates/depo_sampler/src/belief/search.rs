@@ -136,7 +136,9 @@ impl PoolSearch {
         if !present.may_have_rested(bounds) {
             return f64::NEG_INFINITY;
         }
-        let Some((labelled, believed)) = present.believed_in(bounds) else { return f64::INFINITY };
+        let Some((labelled, believed)) = present.believed_in(bounds) else {
+            return f64::INFINITY;
+        };
         self.surfaces[usize::from(labelled)].greatest(believed.distances(), believed.variances)
             + MARGIN
     }

@@ -6,7 +6,9 @@
 //! the labels per prompt so far, to full at one: the best guess of how often prompts will be met
 //! again is how often they were.
 
-use super::{Asked, CandidatesFrom, Judgement, NamedOption, Registered, Search, SelectionPolicy, Wanted};
+use super::{
+    Asked, CandidatesFrom, Judgement, NamedOption, Registered, Search, SelectionPolicy, Wanted,
+};
 use crate::belief::{Belief, PoolQuery};
 
 /// Standard deviations added for a prompt with labels.
@@ -62,6 +64,12 @@ impl SelectionPolicy for Budget {
         // One of those that compete for a place comes in epoch order: what is believed of a prompt
         // whose belief is wrong is mended by nobody else.
         let count = count - count / self.candidates_per_draw;
-        belief.best_of_pool(&PoolQuery { count, version, min_age: self.min_age, deviations: self.deviations(visits), is_free })
+        belief.best_of_pool(&PoolQuery {
+            count,
+            version,
+            min_age: self.min_age,
+            deviations: self.deviations(visits),
+            is_free,
+        })
     }
 }

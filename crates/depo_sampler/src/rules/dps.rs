@@ -22,8 +22,11 @@ use crate::state::{Carry, StateMap, StateReader};
 const STATES: usize = 3;
 const SOME: usize = 1;
 
-pub(super) const POLICY: Registered =
-    Registered { name: "dps", options: &[], build: |settings, len| Box::new(Dps::new(settings, len)) };
+pub(super) const POLICY: Registered = Registered {
+    name: "dps",
+    options: &[],
+    build: |settings, len| Box::new(Dps::new(settings, len)),
+};
 
 type Matrix = [[f64; STATES]; STATES];
 type Distribution = [f64; STATES];
@@ -51,7 +54,8 @@ impl Dps {
 }
 
 fn product(left: &Matrix, right: &Matrix) -> Matrix {
-    let element = |to: usize, from: usize| (0..STATES).map(|via| left[to][via] * right[via][from]).sum();
+    let element =
+        |to: usize, from: usize| (0..STATES).map(|via| left[to][via] * right[via][from]).sum();
     std::array::from_fn(|to| std::array::from_fn(|from| element(to, from)))
 }
 
@@ -67,10 +71,12 @@ impl Chain {
     fn after(&self, versions: u32) -> Distribution {
         let Some(state) = self.state else { return [1.0 / STATES as f64; STATES] };
         let (mut factor, mut rest) = (self.transition(), versions);
-        let mut moved: Distribution = std::array::from_fn(|other| f64::from(u8::from(other == usize::from(state))));
+        let mut moved: Distribution =
+            std::array::from_fn(|other| f64::from(u8::from(other == usize::from(state))));
         while rest > 0 {
             if rest & 1 == 1 {
-                moved = factor.map(|row| row.iter().zip(&moved).map(|(weight, share)| weight * share).sum());
+                moved = factor
+                    .map(|row| row.iter().zip(&moved).map(|(weight, share)| weight * share).sum());
             }
             factor = product(&factor, &factor);
             rest >>= 1;
@@ -98,7 +104,9 @@ impl SelectionPolicy for Dps {
 
     fn judge(&self, asked: &Asked, _belief: &dyn Belief) -> Judgement {
         let chain = &self.chains[asked.prompt as usize];
-        Judgement::competing(chain.after(asked.policy_version.saturating_sub(chain.version).max(1))[SOME])
+        Judgement::competing(
+            chain.after(asked.policy_version.saturating_sub(chain.version).max(1))[SOME],
+        )
     }
 
     fn observe(&mut self, label: &Label) {
@@ -115,7 +123,10 @@ impl SelectionPolicy for Dps {
         state.insert("policy.counts".into(), counts.collect::<Vec<f64>>().into());
         let states = self.chains.iter().map(|chain| chain.state.unwrap_or(STATES as u8));
         state.insert("policy.states".into(), states.collect::<Vec<u8>>().into());
-        state.insert("policy.versions".into(), self.chains.iter().map(|chain| chain.version).collect::<Vec<u32>>().into());
+        state.insert(
+            "policy.versions".into(),
+            self.chains.iter().map(|chain| chain.version).collect::<Vec<u32>>().into(),
+        );
     }
 
     fn restore(&mut self, state: &mut StateReader, carry: &Carry) -> Result<()> {
@@ -127,7 +138,9 @@ impl SelectionPolicy for Dps {
             return Err(Error::state_entry("policy.states", code, "0..3"));
         }
         let chain = |prompt: usize| Chain {
-            counts: std::array::from_fn(|to| std::array::from_fn(|from| counts[(prompt * STATES + to) * STATES + from])),
+            counts: std::array::from_fn(|to| {
+                std::array::from_fn(|from| counts[(prompt * STATES + to) * STATES + from])
+            }),
             state: Some(states[prompt]).filter(|&code| usize::from(code) < STATES),
             version: versions[prompt],
         };

@@ -28,13 +28,18 @@ const HARD_PART: f64 = 2.0 / 3.0;
 const KEEP: NamedOption = NamedOption { name: "keep", default: 0.5, range: PROBABILITY_RANGE };
 
 /// What both p move by in a step; 0: they stay.
-const ADAPTATION: NamedOption = NamedOption { name: "adaptation", default: 0.01, range: (0.0, 1.0) };
+const ADAPTATION: NamedOption =
+    NamedOption { name: "adaptation", default: 0.01, range: (0.0, 1.0) };
 
 /// Share of silent groups that is aimed at.
-const TARGET: NamedOption = NamedOption { name: "target_zero_variance", default: 0.25, range: (0.0, 1.0) };
+const TARGET: NamedOption =
+    NamedOption { name: "target_zero_variance", default: 0.25, range: (0.0, 1.0) };
 
-pub(super) const POLICY: Registered =
-    Registered { name: "greso", options: &[KEEP, ADAPTATION, TARGET], build: |settings, len| Box::new(Greso::new(settings, len)) };
+pub(super) const POLICY: Registered = Registered {
+    name: "greso",
+    options: &[KEEP, ADAPTATION, TARGET],
+    build: |settings, len| Box::new(Greso::new(settings, len)),
+};
 
 /// Visits of a prompt; at most one of the runs is not 0.
 #[derive(Clone, Copy, Default)]
@@ -96,7 +101,8 @@ impl SelectionPolicy for Greso {
 
     fn judge(&self, asked: &Asked, _belief: &dyn Belief) -> Judgement {
         let trace = self.traces[asked.prompt as usize];
-        let keep = (power(self.p_easy, trace.easy_run) * power(self.p_hard, trace.hard_run)).max(LEAST_KEEP);
+        let keep = (power(self.p_easy, trace.easy_run) * power(self.p_hard, trace.hard_run))
+            .max(LEAST_KEEP);
         Judgement::admitted_if(asked.stream.unit(0) < keep)
     }
 
@@ -110,7 +116,8 @@ impl SelectionPolicy for Greso {
 
     fn observe(&mut self, label: &Label) {
         let trace = &mut self.traces[label.prompt as usize];
-        let (easy, hard) = (!label.informative && label.successes > 0, !label.informative && label.successes == 0);
+        let (easy, hard) =
+            (!label.informative && label.successes > 0, !label.informative && label.successes == 0);
         self.revisiting |= trace.visits > 0;
         trace.visits += 1;
         trace.easy_run = if easy { trace.easy_run + 1 } else { 0 };
@@ -128,7 +135,10 @@ impl SelectionPolicy for Greso {
         state.insert("policy.p_easy".into(), self.p_easy.into());
         state.insert("policy.p_hard".into(), self.p_hard.into());
         state.insert("policy.revisiting".into(), u64::from(self.revisiting).into());
-        state.insert("policy.tally".into(), vec![self.tally.groups, self.tally.easy, self.tally.hard].into());
+        state.insert(
+            "policy.tally".into(),
+            vec![self.tally.groups, self.tally.easy, self.tally.hard].into(),
+        );
     }
 
     fn restore(&mut self, state: &mut StateReader, carry: &Carry) -> Result<()> {
@@ -136,7 +146,11 @@ impl SelectionPolicy for Greso {
         let visits = state.lent("policy.visits", len)?;
         let easy_runs = state.lent("policy.easy_runs", len)?;
         let hard_runs = state.lent("policy.hard_runs", len)?;
-        let trace = |prompt: usize| Trace { visits: visits[prompt], easy_run: easy_runs[prompt], hard_run: hard_runs[prompt] };
+        let trace = |prompt: usize| Trace {
+            visits: visits[prompt],
+            easy_run: easy_runs[prompt],
+            hard_run: hard_runs[prompt],
+        };
         self.traces = carry.gather(trace, Trace::default());
         self.p_easy = state.take("policy.p_easy")?;
         self.p_hard = state.take("policy.p_hard")?;

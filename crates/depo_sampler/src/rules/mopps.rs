@@ -9,7 +9,9 @@
 
 use depo_structures::{GREATEST_COUNT, GREATEST_TARGET, LEAST_COUNT, LEAST_TARGET, ThompsonTree};
 
-use super::{Asked, CandidatesFrom, Judgement, NamedOption, Registered, Search, SelectionPolicy, Wanted};
+use super::{
+    Asked, CandidatesFrom, Judgement, NamedOption, Registered, Search, SelectionPolicy, Wanted,
+};
 use crate::belief::{Belief, Label};
 use crate::error::Result;
 use crate::settings::Settings;
@@ -22,8 +24,11 @@ const DECAY: NamedOption = NamedOption { name: "decay", default: 0.5, range: (0.
 /// Pass rate that is looked for.
 const TARGET: NamedOption = NamedOption { name: "target", default: 0.5, range: (0.0, 1.0) };
 
-pub(super) const POLICY: Registered =
-    Registered { name: "mopps", options: &[DECAY, TARGET], build: |settings, len| Box::new(Mopps::new(settings, len)) };
+pub(super) const POLICY: Registered = Registered {
+    name: "mopps",
+    options: &[DECAY, TARGET],
+    build: |settings, len| Box::new(Mopps::new(settings, len)),
+};
 
 struct Mopps {
     candidates_per_draw: usize,
@@ -45,14 +50,20 @@ impl Mopps {
             failures: vec![0.0; len],
             posteriors: None,
         };
-        policy.posteriors = (settings.candidates_from == CandidatesFrom::Pool).then(|| policy.tree());
+        policy.posteriors =
+            (settings.candidates_from == CandidatesFrom::Pool).then(|| policy.tree());
         policy
     }
 
     /// Posteriors of all prompts. A target nearer to 0 or 1 than a tree can have is moved there.
     fn tree(&self) -> ThompsonTree {
-        let shapes = self.successes.iter().zip(&self.failures).map(|(&successes, &failures)| shape([successes, failures]));
-        let (alphas, betas): (Vec<f32>, Vec<f32>) = shapes.map(|[alpha, beta]| (alpha, beta)).unzip();
+        let shapes = self
+            .successes
+            .iter()
+            .zip(&self.failures)
+            .map(|(&successes, &failures)| shape([successes, failures]));
+        let (alphas, betas): (Vec<f32>, Vec<f32>) =
+            shapes.map(|[alpha, beta]| (alpha, beta)).unzip();
         ThompsonTree::new(self.target.clamp(LEAST_TARGET, GREATEST_TARGET), &alphas, &betas)
     }
 }
@@ -68,25 +79,38 @@ fn shape(counts: [f64; 2]) -> [f32; 2] {
 impl SelectionPolicy for Mopps {
     fn search(&self) -> Search {
         // Whoever was drawn from the whole pool need not compete any more.
-        Search::Compare { candidates_per_draw: if self.posteriors.is_some() { 1 } else { self.candidates_per_draw } }
+        Search::Compare {
+            candidates_per_draw: if self.posteriors.is_some() {
+                1
+            } else {
+                self.candidates_per_draw
+            },
+        }
     }
 
     fn nominate(&mut self, wanted: &Wanted, _belief: &mut dyn Belief) -> Vec<u32> {
         let Wanted { count, stream, is_free, .. } = *wanted;
         let Some(posteriors) = &mut self.posteriors else { return vec![] };
-        posteriors.draw_nearest(count, |counter| stream.bits(counter), is_free).into_iter().map(|(prompt, _)| prompt).collect()
+        posteriors
+            .draw_nearest(count, |counter| stream.bits(counter), is_free)
+            .into_iter()
+            .map(|(prompt, _)| prompt)
+            .collect()
     }
 
     fn judge(&self, asked: &Asked, _belief: &dyn Belief) -> Judgement {
         let prompt = asked.prompt as usize;
-        let distance = Variates::new(asked.stream).beta(1.0 + self.successes[prompt], 1.0 + self.failures[prompt]) - self.target;
+        let distance = Variates::new(asked.stream)
+            .beta(1.0 + self.successes[prompt], 1.0 + self.failures[prompt])
+            - self.target;
         Judgement::competing(-distance * distance)
     }
 
     fn observe(&mut self, label: &Label) {
         let prompt = label.prompt as usize;
         self.successes[prompt] = self.decay * self.successes[prompt] + f64::from(label.successes);
-        self.failures[prompt] = self.decay * self.failures[prompt] + f64::from(label.rollouts - label.successes);
+        self.failures[prompt] =
+            self.decay * self.failures[prompt] + f64::from(label.rollouts - label.successes);
         if let Some(posteriors) = &mut self.posteriors {
             let [alpha, beta] = shape([self.successes[prompt], self.failures[prompt]]);
             posteriors.set(&[label.prompt.into()], &[alpha], &[beta]);
@@ -100,7 +124,10 @@ impl SelectionPolicy for Mopps {
 
     fn restore(&mut self, state: &mut StateReader, carry: &Carry) -> Result<()> {
         let len = carry.saved_len();
-        let [successes, failures] = [state.counts::<f64>("policy.successes", len)?, state.counts::<f64>("policy.failures", len)?];
+        let [successes, failures] = [
+            state.counts::<f64>("policy.successes", len)?,
+            state.counts::<f64>("policy.failures", len)?,
+        ];
         self.successes = carry.gather(|prompt| successes[prompt], 0.0);
         self.failures = carry.gather(|prompt| failures[prompt], 0.0);
         self.posteriors = self.posteriors.is_some().then(|| self.tree());

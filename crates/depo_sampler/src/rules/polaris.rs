@@ -14,13 +14,17 @@ use crate::settings::Settings;
 use crate::state::{Carry, StateMap, StateReader};
 
 /// Policy versions of a stage.
-const STAGE_STEPS: NamedOption = NamedOption { name: "stage_steps", default: 20.0, range: (1.0, 1e6) };
+const STAGE_STEPS: NamedOption =
+    NamedOption { name: "stage_steps", default: 20.0, range: (1.0, 1e6) };
 
 /// Prompts with a higher mean are dropped.
 const DROP_ABOVE: NamedOption = NamedOption { name: "drop_above", default: 0.9, range: (0.0, 1.0) };
 
-pub(super) const POLICY: Registered =
-    Registered { name: "polaris", options: &[STAGE_STEPS, DROP_ABOVE], build: |settings, len| Box::new(Polaris::new(settings, len)) };
+pub(super) const POLICY: Registered = Registered {
+    name: "polaris",
+    options: &[STAGE_STEPS, DROP_ABOVE],
+    build: |settings, len| Box::new(Polaris::new(settings, len)),
+};
 
 #[derive(Clone, Copy, Default)]
 struct Record {
@@ -68,7 +72,8 @@ impl SelectionPolicy for Polaris {
         }
         self.stage = stage;
         for record in &mut self.records {
-            let easy = record.groups > 0 && record.total > self.drop_above * f64::from(record.groups);
+            let easy =
+                record.groups > 0 && record.total > self.drop_above * f64::from(record.groups);
             *record = Record { dropped: record.dropped || easy, ..Record::default() };
         }
     }
@@ -81,19 +86,33 @@ impl SelectionPolicy for Polaris {
 
     fn save(&self, state: &mut StateMap) {
         state.insert("policy.stage".into(), u64::from(self.stage).into());
-        state.insert("policy.totals".into(), self.records.iter().map(|record| record.total).collect::<Vec<f64>>().into());
-        state.insert("policy.groups".into(), self.records.iter().map(|record| record.groups).collect::<Vec<u32>>().into());
-        state.insert("policy.dropped".into(), self.records.iter().map(|record| u8::from(record.dropped)).collect::<Vec<u8>>().into());
+        state.insert(
+            "policy.totals".into(),
+            self.records.iter().map(|record| record.total).collect::<Vec<f64>>().into(),
+        );
+        state.insert(
+            "policy.groups".into(),
+            self.records.iter().map(|record| record.groups).collect::<Vec<u32>>().into(),
+        );
+        state.insert(
+            "policy.dropped".into(),
+            self.records.iter().map(|record| u8::from(record.dropped)).collect::<Vec<u8>>().into(),
+        );
     }
 
     fn restore(&mut self, state: &mut StateReader, carry: &Carry) -> Result<()> {
         let len = carry.saved_len();
         let completed: u64 = state.take("policy.stage")?;
-        self.stage = u32::try_from(completed).map_err(|_| Error::state_entry("policy.stage", completed, "below 2^32"))?;
+        self.stage = u32::try_from(completed)
+            .map_err(|_| Error::state_entry("policy.stage", completed, "below 2^32"))?;
         let totals = state.lent("policy.totals", len)?;
         let groups = state.lent("policy.groups", len)?;
         let dropped = state.lent::<u8>("policy.dropped", len)?;
-        let record = |prompt: usize| Record { total: totals[prompt], groups: groups[prompt], dropped: dropped[prompt] != 0 };
+        let record = |prompt: usize| Record {
+            total: totals[prompt],
+            groups: groups[prompt],
+            dropped: dropped[prompt] != 0,
+        };
         self.records = carry.gather(record, Record::default());
         Ok(())
     }

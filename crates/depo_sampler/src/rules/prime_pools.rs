@@ -7,7 +7,9 @@
 //! and candidates compete in chunks, unless `candidates_from` is the pool: a sum tree then draws
 //! from all of it. Its gate that refuses groups without advantage is the trainer's backfill.
 
-use super::{Asked, CandidatesFrom, Judgement, NamedOption, Registered, Search, SelectionPolicy, Wanted};
+use super::{
+    Asked, CandidatesFrom, Judgement, NamedOption, Registered, Search, SelectionPolicy, Wanted,
+};
 use crate::belief::{Belief, Label};
 use crate::error::Result;
 use crate::portable::ln;
@@ -19,16 +21,20 @@ use depo_structures::SumTree;
 const WEIGHT_RANGE: (f64, f64) = (1e-6, 1e6);
 
 /// Pass rates up to this are hard.
-const HARD_UP_TO: NamedOption = NamedOption { name: "hard_up_to", default: 0.25, range: (0.0, 1.0) };
+const HARD_UP_TO: NamedOption =
+    NamedOption { name: "hard_up_to", default: 0.25, range: (0.0, 1.0) };
 
 /// Pass rates above the former and up to this are normal, higher ones easy.
-const NORMAL_UP_TO: NamedOption = NamedOption { name: "normal_up_to", default: 0.75, range: (0.0, 1.0) };
+const NORMAL_UP_TO: NamedOption =
+    NamedOption { name: "normal_up_to", default: 0.75, range: (0.0, 1.0) };
 
 /// Weight of hard prompts; normal and unseen ones weigh 1.
-const HARD_WEIGHT: NamedOption = NamedOption { name: "hard_weight", default: 0.2, range: WEIGHT_RANGE };
+const HARD_WEIGHT: NamedOption =
+    NamedOption { name: "hard_weight", default: 0.2, range: WEIGHT_RANGE };
 
 /// Weight of easy prompts.
-const EASY_WEIGHT: NamedOption = NamedOption { name: "easy_weight", default: 0.2, range: WEIGHT_RANGE };
+const EASY_WEIGHT: NamedOption =
+    NamedOption { name: "easy_weight", default: 0.2, range: WEIGHT_RANGE };
 
 pub(super) const POLICY: Registered = Registered {
     name: "prime_pools",
@@ -57,7 +63,8 @@ impl PrimePools {
             hard_weight: HARD_WEIGHT.of(&settings.policy_options),
             easy_weight: EASY_WEIGHT.of(&settings.policy_options),
             pass_rates: vec![f64::NAN; len],
-            weights: (settings.candidates_from == CandidatesFrom::Pool).then(|| SumTree::new(&vec![1.0; len])),
+            weights: (settings.candidates_from == CandidatesFrom::Pool)
+                .then(|| SumTree::new(&vec![1.0; len])),
         }
     }
 
@@ -75,12 +82,16 @@ impl PrimePools {
 impl SelectionPolicy for PrimePools {
     fn search(&self) -> Search {
         // Whoever was drawn from the whole pool need not compete any more.
-        Search::Compare { candidates_per_draw: if self.weights.is_some() { 1 } else { self.candidates_per_draw } }
+        Search::Compare {
+            candidates_per_draw: if self.weights.is_some() { 1 } else { self.candidates_per_draw },
+        }
     }
 
     fn nominate(&mut self, wanted: &Wanted, _belief: &mut dyn Belief) -> Vec<u32> {
         let Wanted { count, stream, is_free, .. } = *wanted;
-        self.weights.as_mut().map_or_else(Vec::new, |weights| weights.draw_distinct(count, |counter| stream.bits(counter), is_free))
+        self.weights.as_mut().map_or_else(Vec::new, |weights| {
+            weights.draw_distinct(count, |counter| stream.bits(counter), is_free)
+        })
     }
 
     fn judge(&self, asked: &Asked, _belief: &dyn Belief) -> Judgement {
@@ -104,7 +115,8 @@ impl SelectionPolicy for PrimePools {
         let pass_rates = state.lent("policy.pass_rates", carry.saved_len())?;
         self.pass_rates = carry.gather(|prompt| pass_rates[prompt], f64::NAN);
         if self.weights.is_some() {
-            let weights: Vec<f32> = self.pass_rates.iter().map(|&pass_rate| self.weight(pass_rate) as f32).collect();
+            let weights: Vec<f32> =
+                self.pass_rates.iter().map(|&pass_rate| self.weight(pass_rate) as f32).collect();
             self.weights = Some(SumTree::new(&weights));
         }
         Ok(())

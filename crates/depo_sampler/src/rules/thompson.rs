@@ -14,7 +14,10 @@ pub(super) const POLICY: Registered = Registered {
     name: "thompson",
     options: &[],
     build: |settings, _| {
-        Box::new(Thompson { candidates_per_draw: settings.candidates_per_draw, group_size: settings.group_size as u32 })
+        Box::new(Thompson {
+            candidates_per_draw: settings.candidates_per_draw,
+            group_size: settings.group_size as u32,
+        })
     },
 };
 
@@ -29,7 +32,14 @@ impl SelectionPolicy for Thompson {
     }
 
     fn judge(&self, asked: &Asked, belief: &dyn Belief) -> Judgement {
-        let pass_rate = belief.draw_pass_rate(asked.prompt, asked.predicted_reward, asked.policy_version, asked.stream);
-        Judgement::competing(1.0 - power(pass_rate, self.group_size) - power(1.0 - pass_rate, self.group_size))
+        let pass_rate = belief.draw_pass_rate(
+            asked.prompt,
+            asked.predicted_reward,
+            asked.policy_version,
+            asked.stream,
+        );
+        Judgement::competing(
+            1.0 - power(pass_rate, self.group_size) - power(1.0 - pass_rate, self.group_size),
+        )
     }
 }

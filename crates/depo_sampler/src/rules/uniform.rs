@@ -3,7 +3,8 @@
 use super::{Asked, Judgement, Registered, Search, SelectionPolicy};
 use crate::belief::Belief;
 
-pub(super) const POLICY: Registered = Registered { name: "uniform", options: &[], build: |_, _| Box::new(Uniform) };
+pub(super) const POLICY: Registered =
+    Registered { name: "uniform", options: &[], build: |_, _| Box::new(Uniform) };
 
 struct Uniform;
 

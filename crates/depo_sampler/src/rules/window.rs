@@ -9,7 +9,13 @@ use crate::belief::Belief;
 pub(super) const POLICY: Registered = Registered {
     name: "window",
     options: &[],
-    build: |settings, _| Box::new(Window { low: settings.window.0, high: settings.window.1, scan_cap: settings.scan_cap }),
+    build: |settings, _| {
+        Box::new(Window {
+            low: settings.window.0,
+            high: settings.window.1,
+            scan_cap: settings.scan_cap,
+        })
+    },
 };
 
 struct Window {
@@ -24,7 +30,11 @@ impl Window {
         // The bounds are compared in the predictions' own precision: 0.15 is inside of a window
         // from 0.15.
         let (low, high) = (f64::from(self.low as f32), f64::from(self.high as f32));
-        let value = if asked.predicted_reward.is_nan() { asked.forecast.pass_rate } else { f64::from(asked.predicted_reward) };
+        let value = if asked.predicted_reward.is_nan() {
+            asked.forecast.pass_rate
+        } else {
+            f64::from(asked.predicted_reward)
+        };
         (low - value).max(value - high).max(0.0)
     }
 }

@@ -80,7 +80,9 @@ impl Sampler {
         let named = self.distinct_prompts("among", among)?;
         let waiting = self.buffer.open_named()?;
         self.advance_clock(policy_version);
-        let Some(waiting) = waiting else { return Ok(self.buffer.propose()) };
+        let Some(waiting) = waiting else {
+            return Ok(self.buffer.propose());
+        };
         for prompt in waiting {
             self.pool.release(prompt);
         }

@@ -89,8 +89,11 @@ pub fn settings() -> impl Strategy<Value = Settings> {
                     ..Settings::default()
                 },
             );
-    (anyhow, any::<bool>())
-        .prop_map(|(settings, searches)| if searches { searching(settings) } else { settings })
+    (anyhow, any::<bool>()).prop_map(
+        |(settings, searches)| {
+            if searches { searching(settings) } else { settings }
+        },
+    )
 }
 
 /// The same with candidates from the whole pool, if that may be.
