@@ -5,7 +5,7 @@
 //! the pool has a text prediction.
 
 use depo_sampler::rng::Stream;
-use depo_sampler::rules::{CandidatesFrom, PolicyKind};
+use depo_sampler::rules::{CandidatesFrom, RuleKind};
 use depo_sampler::{Sampler, Settings};
 use depo_structures::best;
 use divan::Bencher;
@@ -60,9 +60,9 @@ fn prediction(prompt: u64) -> f32 {
 }
 
 /// A sampler in the middle of a run.
-fn build(prompts: usize, policy: PolicyKind, candidates_from: CandidatesFrom) -> Sampler {
+fn build(prompts: usize, rule: RuleKind, candidates_from: CandidatesFrom) -> Sampler {
     let settings = Settings {
-        policy,
+        rule,
         candidates_from,
         group_size: GROUP_SIZE,
         warmup_steps: 0,
@@ -123,13 +123,8 @@ fn step(sampler: &mut Sampler, version: u32) {
         .expect("shapes fit");
 }
 
-fn bench_steps(
-    bencher: Bencher,
-    prompts: usize,
-    policy: PolicyKind,
-    candidates_from: CandidatesFrom,
-) {
-    let (mut sampler, mut version) = (build(prompts, policy, candidates_from), VERSIONS);
+fn bench_steps(bencher: Bencher, prompts: usize, rule: RuleKind, candidates_from: CandidatesFrom) {
+    let (mut sampler, mut version) = (build(prompts, rule, candidates_from), VERSIONS);
     // The first search lays out its index.
     step(&mut sampler, version);
     bencher.counter(ItemsCount::new(BATCH)).bench_local(|| {
@@ -140,24 +135,24 @@ fn bench_steps(
 
 #[divan::bench(args = SIZES)]
 fn step_epoch(bencher: Bencher, prompts: usize) {
-    bench_steps(bencher, prompts, PolicyKind::Budget, CandidatesFrom::Epoch);
+    bench_steps(bencher, prompts, RuleKind::Budget, CandidatesFrom::Epoch);
 }
 
 #[divan::bench(args = SIZES)]
 fn step_pool(bencher: Bencher, prompts: usize) {
-    bench_steps(bencher, prompts, PolicyKind::Budget, CandidatesFrom::Pool);
+    bench_steps(bencher, prompts, RuleKind::Budget, CandidatesFrom::Pool);
 }
 
 #[divan::bench(args = SIZES)]
 fn step_prime_pools(bencher: Bencher, prompts: usize) {
-    bench_steps(bencher, prompts, PolicyKind::PrimePools, CandidatesFrom::Pool);
+    bench_steps(bencher, prompts, RuleKind::PrimePools, CandidatesFrom::Pool);
 }
 
 /// The first step after a load, which lays out the index.
 #[divan::bench(args = SIZES, sample_count = 3)]
 fn first_step_pool(bencher: Bencher, prompts: usize) {
     bencher
-        .with_inputs(|| build(prompts, PolicyKind::Budget, CandidatesFrom::Pool))
+        .with_inputs(|| build(prompts, RuleKind::Budget, CandidatesFrom::Pool))
         .bench_local_values(|mut sampler| {
             step(&mut sampler, VERSIONS);
             sampler
@@ -167,7 +162,7 @@ fn first_step_pool(bencher: Bencher, prompts: usize) {
 /// Every score, and the best of them: what a search must not cost.
 #[divan::bench(args = SIZES, sample_count = 3)]
 fn scan(bencher: Bencher, prompts: usize) {
-    let sampler = build(prompts, PolicyKind::Budget, CandidatesFrom::Epoch);
+    let sampler = build(prompts, RuleKind::Budget, CandidatesFrom::Epoch);
     let (all, stored) = ((0..prompts as i64).collect::<Vec<i64>>(), vec![f32::NAN; prompts]);
     bencher.bench_local(|| {
         let forecasts = sampler.beliefs(&all, &stored, VERSIONS).expect("all are there");

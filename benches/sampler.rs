@@ -2,7 +2,7 @@
 
 use depo_sampler::advantage::{AdvantageOptions, group_advantages};
 use depo_sampler::rng::{Permutation, Stream, derive_key};
-use depo_sampler::rules::PolicyKind;
+use depo_sampler::rules::RuleKind;
 use depo_sampler::state::StateMap;
 use depo_sampler::{Sampler, Settings};
 use divan::Bencher;
@@ -20,9 +20,9 @@ fn number(prompt: i64, counter: u64) -> f32 {
     Stream::new(prompt.cast_unsigned()).unit(counter) as f32
 }
 
-fn build(prompts: usize, policy: PolicyKind) -> Sampler {
+fn build(prompts: usize, rule: RuleKind) -> Sampler {
     let settings = Settings {
-        policy,
+        rule,
         group_size: GROUP_SIZE,
         warmup_steps: 0,
         max_age: 100,
@@ -67,26 +67,26 @@ fn observe(sampler: &mut Sampler, ids: &[i64], version: u32) {
 
 #[divan::bench(args = SIZES, sample_count = 10)]
 fn construct(prompts: usize) -> Sampler {
-    build(prompts, PolicyKind::Budget)
+    build(prompts, RuleKind::Budget)
 }
 
 #[divan::bench(args = SIZES)]
 fn step_uniform(bencher: Bencher, prompts: usize) {
-    bench_steps(bencher, prompts, PolicyKind::Uniform);
+    bench_steps(bencher, prompts, RuleKind::Uniform);
 }
 
 #[divan::bench(args = SIZES)]
 fn step_window(bencher: Bencher, prompts: usize) {
-    bench_steps(bencher, prompts, PolicyKind::Window);
+    bench_steps(bencher, prompts, RuleKind::Window);
 }
 
 #[divan::bench(args = SIZES)]
 fn step_budget(bencher: Bencher, prompts: usize) {
-    bench_steps(bencher, prompts, PolicyKind::Budget);
+    bench_steps(bencher, prompts, RuleKind::Budget);
 }
 
-fn bench_steps(bencher: Bencher, prompts: usize, policy: PolicyKind) {
-    let mut sampler = build(prompts, policy);
+fn bench_steps(bencher: Bencher, prompts: usize, rule: RuleKind) {
+    let mut sampler = build(prompts, rule);
     let mut version = 0;
     bencher.counter(ItemsCount::new(BATCH)).bench_local(|| {
         version += 1;
@@ -96,7 +96,7 @@ fn bench_steps(bencher: Bencher, prompts: usize, policy: PolicyKind) {
 
 #[divan::bench(args = SIZES)]
 fn take_budget(bencher: Bencher, prompts: usize) {
-    let mut sampler = build(prompts, PolicyKind::Budget);
+    let mut sampler = build(prompts, RuleKind::Budget);
     bencher.counter(ItemsCount::new(BATCH)).bench_local(|| {
         judge(&mut sampler, 0);
         let ids: Vec<i64> =
@@ -107,7 +107,7 @@ fn take_budget(bencher: Bencher, prompts: usize) {
 
 #[divan::bench(args = SIZES)]
 fn beliefs(bencher: Bencher, prompts: usize) {
-    let sampler = build(prompts, PolicyKind::Budget);
+    let sampler = build(prompts, RuleKind::Budget);
     let candidates: Vec<i64> = (0..384).map(|position| position * 7919 % prompts as i64).collect();
     let predictions: Vec<f32> = candidates.iter().map(|&prompt| number(prompt, 0)).collect();
     bencher
@@ -117,14 +117,14 @@ fn beliefs(bencher: Bencher, prompts: usize) {
 
 #[divan::bench(args = SIZES, sample_count = 10)]
 fn save(bencher: Bencher, prompts: usize) {
-    let mut sampler = build(prompts, PolicyKind::Budget);
+    let mut sampler = build(prompts, RuleKind::Budget);
     step(&mut sampler, 0);
     bencher.bench_local(|| sampler.state());
 }
 
 #[divan::bench(args = SIZES, sample_count = 10)]
 fn load(bencher: Bencher, prompts: usize) {
-    let mut sampler = build(prompts, PolicyKind::Budget);
+    let mut sampler = build(prompts, RuleKind::Budget);
     step(&mut sampler, 0);
     let state: StateMap = sampler.state();
     bencher
@@ -144,7 +144,7 @@ fn resume_order(bencher: Bencher, prompts: usize) {
 
 #[divan::bench]
 fn replay(bencher: Bencher) {
-    let mut sampler = build(1_000, PolicyKind::Budget);
+    let mut sampler = build(1_000, RuleKind::Budget);
     (0..20).for_each(|version| step(&mut sampler, version));
     bencher.counter(ItemsCount::new(48_usize)).bench_local(|| sampler.replay_targets(48));
 }

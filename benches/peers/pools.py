@@ -134,84 +134,6 @@ def bytes_per_prompt(size: int) -> float:
     return (resident_bytes() - before) / size
 
 
-def pause_cases(
-    slots: _core.SnapshotSlots, sampler: _core.Sampler, arrays: Mapping[str, np.ndarray]
-) -> Cases:
-    source = np.concatenate([array.view(np.uint8) for array in arrays.values()])
-    target = source.copy()
-    return {
-        OURS: lambda: slots.capture(sampler),
-        MEMCPY: lambda: np.copyto(target, source),
-        "state_dict": sampler.state_dict,
-    }
-
-
-def synced(file: Path, write: Callable[[Path], object]) -> None:
-    write(file)
-    with file.open("rb") as written:
-        os.fsync(written.fileno())
-
-
-def written_cases(
-    slots: _core.SnapshotSlots, arrays: Mapping[str, np.ndarray], directory: Path
-) -> Cases:
-    signed = {
-        name.replace(".", "_"): array.view(array.dtype.name.removeprefix("u"))
-        for name, array in arrays.items()
-    }  # torch has few unsigned types
-    tensors = TensorDict(
-        {name: torch.from_numpy(array) for name, array in signed.items() if array.dtype != np.int8}
-    )
-
-    def save(file: Path) -> None:
-        safetensors.numpy.save_file(arrays, file)
-
-    def pickled(file: Path) -> None:
-        with file.open("wb") as opened:
-            pickle.dump(arrays, opened, protocol=5)
-
-    slots.write()  # the second file, too, is there
-    return {
-        OURS: slots.write,
-        "safetensors save_file": lambda: save(directory / "saved"),
-        "the same and fsync": lambda: synced(directory / "synced", save),
-        "tensordict memmap": lambda: tensors.memmap(directory / "tensordict", copy_existing=True),
-        "pickle": lambda: pickled(directory / "pickled"),
-    }
-
-
-def loaded_cases(slots: _core.SnapshotSlots, sampler: _core.Sampler, directory: Path) -> Cases:
-    state = sampler.state_dict()
-
-    def load() -> None:
-        saved = slots.read(sampler)
-        assert saved is not None
-        sampler.load_state_dict(saved)
-
-    def unpickle() -> object:
-        with (directory / "pickled").open("rb") as opened:
-            return pickle.load(opened)
-
-    return {
-        OURS: load,
-        "load_state_dict, from memory": lambda: sampler.load_state_dict(state),
-        "safetensors load_file": lambda: safetensors.numpy.load_file(directory / "saved"),
-        "pickle": unpickle,
-    }
-
-
-def measure_snapshots(size: str, sampler: _core.Sampler, rounds: int) -> None:
-    arrays = {
-        name: entry for name, entry in sampler.state_dict().items() if isinstance(entry, np.ndarray)
-    }
-    with tempfile.TemporaryDirectory() as name:
-        directory = Path(name)
-        slots = _core.SnapshotSlots(directory / "snapshots")
-        OPERATIONS["pause"].time(size, pause_cases(slots, sampler, arrays), rounds)
-        OPERATIONS["written"].time(size, written_cases(slots, arrays, directory), rounds)
-        OPERATIONS["loaded"].time(size, loaded_cases(slots, sampler, directory), rounds)
-
-
 OPERATIONS = {
     "built": Operation(
         "Construct a pool from ids", "`depo._core.Sampler`; ids are checked to be distinct."
@@ -226,28 +148,6 @@ OPERATIONS = {
         f"The next {BATCH} prompts of a shuffled epoch",
         "depo judges 6 candidates for each prompt; the others hand out positions in an order made "
         "at the start of the epoch, which is not counted here.",
-    ),
-    "pause": Operation(
-        "Snapshot: how long the caller waits",
-        "The core's share of `depo.sampler.snapshots.SnapshotStore.save`: a copy in memory that "
-        "is kept, while a thread writes it. Ids are not copied: they never "
-        "change. `state_dict` copies them, too, into memory that is new.",
-        {MEMCPY: "0.667x"},
-    ),
-    "written": Operation(
-        "Snapshot: written to disk",
-        "depo: over the older of two files, with a checksum, and forced to the disk. The others "
-        "write files anew, without a checksum and, but for the "
-        "third row, without waiting for the disk.",
-        {"safetensors save_file": "3x"},
-    ),
-    "loaded": Operation(
-        "Snapshot: loaded",
-        "depo: from the file, checked, to a sampler that is ready to draw. The others: the same "
-        "arrays from files, unchecked. Most of the time goes into "
-        "memory that is touched for the first time: of depo's at 1M and of safetensors' at any "
-        "size more or less of it, as the allocator has it.",
-        {"safetensors load_file": "2.5x"},
     ),
     "resume": Operation(
         "Resume in the middle of an epoch",
@@ -269,7 +169,6 @@ def measure_size(size: str, count: int, rounds: int) -> None:
         size, {OURS: steps.sample_and_observe, "of which sample": steps.sample_and_release}, rounds
     )
     drawing = {OURS: steps.sample_and_release, "TRL RepeatSampler": trl_batches(count)}
-    measure_snapshots(size, sampler, rounds)
     state = sampler.state_dict()
     resuming = {
         OURS: lambda: sampler.load_state_dict(state),

@@ -5,7 +5,6 @@ unless said otherwise.
 """
 
 from collections.abc import Mapping, Sequence
-from os import PathLike
 from typing import Any, Self, final
 
 import numpy as np
@@ -14,8 +13,6 @@ from numpy.typing import ArrayLike, NDArray
 __all__ = [
     "DiscountedCounts",
     "Sampler",
-    "SavedState",
-    "SnapshotSlots",
     "TextColumn",
     "ThompsonSampler",
     "WeightedSampler",
@@ -325,7 +322,7 @@ class DiscountedCounts:
 
 @final
 class Sampler:
-    """Prompt pool, beliefs, selection policy, buffer and target replay as one state machine.
+    """Prompt pool, beliefs, selection rule, buffer and target replay as one state machine.
 
     One clock: policy_version.
     """
@@ -337,8 +334,8 @@ class Sampler:
         *,
         group_size: int,
         seed: int,
-        policy: str,
-        policy_options: Mapping[str, float],
+        rule: str,
+        rule_options: Mapping[str, float],
         warmup_steps: int,
         window: tuple[float, float],
         candidates_per_draw: int,
@@ -461,12 +458,12 @@ class Sampler:
     def wanted(
         self, prompts: ArrayLike, predicted_rewards: ArrayLike, policy_version: int
     ) -> NDArray[np.bool_]:
-        """Whether the policy alone (no exploration, no warm-up) would admit each prompt now.
+        """Whether the rule alone (no exploration, no warm-up) would admit each prompt now.
 
         Changes nothing.
 
         Policies that admit and reject: what they say; policies that compare candidates: a score at
-        or above the running admission threshold. A policy that draws lots draws once per version.
+        or above the running admission threshold. A rule that draws lots draws once per version.
         """
 
     def fresh_targets(self) -> dict[str, NDArray[Any]]:
@@ -492,10 +489,8 @@ class Sampler:
     def state_dict(self) -> dict[str, int | float | str | NDArray[Any]]:
         """Everything that `load_state_dict` needs."""
 
-    def load_state_dict(
-        self, state: Mapping[str, Any] | SavedState, *, strict: bool = True
-    ) -> dict[str, int]:
-        """Restore what `state_dict` returned, or a snapshot (once).
+    def load_state_dict(self, state: Mapping[str, Any], *, strict: bool = True) -> dict[str, int]:
+        """Restore what `state_dict` returned.
 
         Or raise StateError (a ValueError) and change nothing.
 
@@ -504,65 +499,9 @@ class Sampler:
         strict: same ids in the same order, else StateError. Not strict: what is known of each
         prompt is carried over by id; open draws of missing prompts are dropped, what is known of
         clusters is forgotten. group_size and seed must be those of the state; other settings may
-        differ; another policy starts without a memory.
+        differ; another rule starts without a memory.
 
         Returns:
             matched, missing (in the state, not in this pool), added (in this pool, not in the
             state).
         """
-
-@final
-class SnapshotSlots:
-    """Two files of a directory that are overwritten in turn with what a sampler knows.
-
-    See `depo.sampler.snapshots`.
-
-    Raises:
-        OSError: The directory cannot be made.
-    """
-
-    def __new__(cls, directory: PathLike[str]) -> Self: ...
-    def capture(self, sampler: Sampler) -> None:
-        """Copy the state of a sampler into memory that is kept.
-
-        In place of what was copied before.
-        """
-
-    def attach(
-        self,
-        texts: Mapping[str, str],
-        arrays: Mapping[str, tuple[str, Sequence[int], NDArray[np.uint8]]],
-    ) -> None:
-        """Add named texts and arrays.
-
-        (element type as safetensors names it, shape, bytes) to the copy.
-        """
-
-    def write(self) -> int:
-        """Write the copy over the older snapshot and return its number, from 1 on, once it is on
-        the disk.
-
-        Raises:
-            OSError: It could not be written; the newer snapshot is as it was.
-        """
-
-    def read(self, sampler: Sampler) -> SavedState | None:
-        """Read the newest whole snapshot, to be loaded by this sampler.
-
-        None if none was ever finished.
-
-        Raises:
-            StateError: There are files, but none is whole.
-            OSError: They cannot be read.
-        """
-
-@final
-class SavedState:
-    """A snapshot that was read, for `Sampler.load_state_dict`."""
-
-    @property
-    def generation(self) -> int:
-        """Number of the snapshot."""
-
-    def detach(self) -> tuple[dict[str, str], dict[str, tuple[str, list[int], NDArray[np.uint8]]]]:
-        """Take out what was attached: named texts and arrays."""

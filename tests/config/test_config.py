@@ -380,7 +380,7 @@ def test_stated_ranges_are_held(cls: Any, name: str, stated: str) -> None:
         ("probe_rollouts", 0, -1),
         ("reprobe_share", 1.0, 1.1),
         ("source_floors", {"a": 0.5, "b": 0.5}, {"a": 0.6, "b": 0.6}),
-        ("policy_options", {"decay": 0.5}, {"decay": math.nan}),
+        ("rule_options", {"decay": 0.5}, {"decay": math.nan}),
         ("scan_cap", 6, 0),
         ("belief", "beta", "gamma"),
         ("belief_options", {"discount": 0.9}, {"discount": math.inf}),

@@ -1,4 +1,4 @@
-"""Slow, obvious restatements of the selection policies, one prompt at a time.
+"""Slow, obvious restatements of the selection rules, one prompt at a time.
 
 With the lots that the core draws (tests/reference.py).
 """
@@ -73,7 +73,7 @@ class Policy:
         seed: Seed of the lots.
         group_size: G.
         n_prompts: Size of the pool.
-        options: The policy's options that differ from the defaults.
+        options: The options of the rule that differ from the defaults.
         labels: Labels so far.
         belief: What depo believes after some of them.
     """
@@ -100,7 +100,7 @@ class Policy:
         return self.belief.posterior(prompt, math.nan, version)
 
     def score(self, prompt: int, version: int) -> float:
-        """Return what the policy thinks of a prompt at a version.
+        """Return what the rule thinks of a prompt at a version.
 
         Higher is better, REJECTED is rejected.
         """

@@ -23,7 +23,7 @@ G = 8
 SETTINGS: Mapping[str, Any] = {name: getattr(SelectorConfig(), name) for name in CORE_SETTINGS} | {
     "group_size": G,
     "seed": 3,
-    "policy": "uniform",
+    "rule": "uniform",
     "warmup_steps": 0,
     "explore_share": 0.0,
     "source_floors": [0.0],

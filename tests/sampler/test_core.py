@@ -36,7 +36,7 @@ SETTINGS: Mapping[str, Any] = {name: getattr(SelectorConfig(), name) for name in
     "scan_cap": 5,
     "replay_capacity": 10,
 }
-POLICIES = get_args(get_type_hints(SelectorConfig)["policy"])
+RULES = get_args(get_type_hints(SelectorConfig)["rule"])
 BELIEFS = get_args(get_type_hints(SelectorConfig)["belief"])
 KEYS = st.integers(0, 2**64 - 1)
 Columns = dict[str, NDArray[Any]]
@@ -146,7 +146,7 @@ def test_budget_without_optimism_takes_the_most_informative_of_its_candidates(be
     sampler = build(
         200,
         belief=belief,
-        policy_options=certain,
+        rule_options=certain,
         warmup_steps=0,
         explore_share=0.0,
         max_age=0,
@@ -168,7 +168,7 @@ def test_budget_without_optimism_takes_the_most_informative_of_its_candidates(be
 
 @given(st.lists(st.floats(0, 1, width=32), min_size=40, max_size=40), st.integers(1, 6))
 def test_a_starved_window_takes_the_nearest(predictions: list[float], n: int) -> None:
-    sampler = build(40, policy="window", warmup_steps=0, explore_share=0.0, max_age=0)
+    sampler = build(40, rule="window", warmup_steps=0, explore_share=0.0, max_age=0)
     of_prompt = np.array(predictions, dtype=np.float32)
     looked_at: list[int] = []
     while (candidates := sampler.propose(n, 0)).size:
@@ -235,14 +235,14 @@ def test_targets_weigh_as_much_as_their_admission_was_rare_up_to_the_cap() -> No
 
 @settings(deadline=None, max_examples=30)
 @given(
-    policy=st.sampled_from(POLICIES),
+    rule=st.sampled_from(RULES),
     belief=st.sampled_from(BELIEFS),
     batches=st.lists(st.tuples(st.integers(0, 12), st.integers(0, 12)), min_size=1, max_size=10),
     cut=st.integers(0, 9),
     mid_batch=st.booleans(),
 )
 def test_a_run_resumed_from_its_state_equals_the_run_in_one_piece(
-    policy: str, belief: str, batches: list[tuple[int, int]], cut: int, mid_batch: bool
+    rule: str, belief: str, batches: list[tuple[int, int]], cut: int, mid_batch: bool
 ) -> None:
     def resumed(sampler: _core.Sampler) -> _core.Sampler:
         saved = sampler.state_dict()
@@ -251,7 +251,7 @@ def test_a_run_resumed_from_its_state_equals_the_run_in_one_piece(
                 {name: value for name, value in saved.items() if not isinstance(value, np.ndarray)}
             )
         )
-        copy = build(policy=policy, belief=belief)
+        copy = build(rule=rule, belief=belief)
         assert copy.load_state_dict({**saved, **scalars}) == {
             "matched": 30,
             "missing": 0,
@@ -260,7 +260,7 @@ def test_a_run_resumed_from_its_state_equals_the_run_in_one_piece(
         return copy
 
     def run(split: bool) -> tuple[list[Columns], dict[str, Any]]:
-        sampler = build(policy=policy, belief=belief)
+        sampler = build(rule=rule, belief=belief)
         answers: list[Columns] = []
         for version, (n, labelled) in enumerate(batches):
             if split and version == cut and not mid_batch:
@@ -311,7 +311,7 @@ def test_a_state_follows_ids_into_another_pool(belief: str) -> None:
 
 BAD_CALLS: list[tuple[type[Exception], str, Any]] = [
     (ValueError, "seed: got -1", lambda: build(seed=-1)),
-    (ValueError, 'policy: got "best"', lambda: build(policy="best")),
+    (ValueError, 'rule: got "best"', lambda: build(rule="best")),
     (ValueError, "window", lambda: build(window=(0.8, 0.2))),
     (
         ValueError,

@@ -87,7 +87,7 @@ def test_in_flight_prompts_are_not_found() -> None:
 def test_what_cannot_be_searched_is_refused_by_name(settings: dict[str, Any]) -> None:
     with pytest.raises(
         ConfigError,
-        match=r"selection.candidates_from: got 'pool', expected epoch, or policy budget with",
+        match=r"selection.candidates_from: got 'pool', expected epoch, or rule budget with",
     ):
         SelectorConfig.from_preset(
             settings.pop("preset", "depo"), candidates_from="pool", **settings

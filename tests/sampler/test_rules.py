@@ -22,7 +22,7 @@ from tests.sampler.reference_rules import REFERENCES, REJECTED
 
 G = 4
 N_PROMPTS = 12
-POLICIES = get_args(get_type_hints(SelectorConfig)["policy"])
+RULES = get_args(get_type_hints(SelectorConfig)["rule"])
 SETTINGS: Mapping[str, Any] = {name: getattr(SelectorConfig(), name) for name in CORE_SETTINGS} | {
     "group_size": G,
     "seed": 5,
@@ -77,11 +77,11 @@ succeed.
 """
 
 
-def build(policy: str, n_prompts: int = N_PROMPTS, **changes: Any) -> _core.Sampler:
+def build(rule: str, n_prompts: int = N_PROMPTS, **changes: Any) -> _core.Sampler:
     return _core.Sampler(
         np.arange(n_prompts) + 100,
         np.zeros(n_prompts, np.uint32),
-        **{**SETTINGS, "policy": policy, **changes},
+        **{**SETTINGS, "rule": rule, **changes},
     )
 
 
@@ -102,15 +102,15 @@ def answer(
 
 
 def follow(
-    policy: str,
+    rule: str,
     options: dict[str, float],
     n_prompts: int,
     rounds: Iterable[tuple[int, Any, int, Sequence[int]]],
 ) -> None:
     """Hold every draw of a run among named prompts against the reference."""
     sampler, expected = (
-        build(policy, n_prompts, policy_options=options),
-        REFERENCES[policy](SETTINGS["seed"], G, n_prompts, options),
+        build(rule, n_prompts, rule_options=options),
+        REFERENCES[rule](SETTINGS["seed"], G, n_prompts, options),
     )
     version = 0
     for elapsed, among, n, outcomes in rounds:
@@ -133,36 +133,36 @@ def follow(
         version += elapsed
 
 
-@pytest.mark.parametrize("policy", REFERENCES)
+@pytest.mark.parametrize("rule", REFERENCES)
 @settings(max_examples=30, deadline=None)
 @given(rounds=ROUNDS, data=st.data())
-def test_a_policy_draws_what_its_source_draws(
-    policy: str, rounds: list[tuple[int, set[int], int, list[int]]], data: st.DataObject
+def test_a_rule_draws_what_its_source_draws(
+    rule: str, rounds: list[tuple[int, set[int], int, list[int]]], data: st.DataObject
 ) -> None:
-    follow(policy, data.draw(OPTIONS.get(policy, st.just({}))), N_PROMPTS, rounds)
+    follow(rule, data.draw(OPTIONS.get(rule, st.just({}))), N_PROMPTS, rounds)
 
 
 @pytest.mark.parametrize(
-    ("policy", "options"),
+    ("rule", "options"),
     [
         *((name, LONG_RUN.get(name, {})) for name in REFERENCES),
         ("greso", {"adaptation": 0.2}),
         ("polaris", {"stage_steps": 6.0}),
     ],
 )
-def test_a_long_run_draws_what_its_source_draws(policy: str, options: dict[str, float]) -> None:
+def test_a_long_run_draws_what_its_source_draws(rule: str, options: dict[str, float]) -> None:
     rng = np.random.default_rng(0)
     follow(
-        policy,
+        rule,
         options,
         40,
         [(1, range(40), 12, rng.choice([0, 2, 2, 2, 4], 40).tolist()) for _ in range(25)],
     )
 
 
-@pytest.mark.parametrize("policy", ["uniform", "greso", "polaris"])
-def test_policies_that_admit_and_reject_look_at_no_more_than_they_need(policy: str) -> None:
-    sampler = build(policy, 60, policy_options={"stage_steps": 2} if policy == "polaris" else {})
+@pytest.mark.parametrize("rule", ["uniform", "greso", "polaris"])
+def test_rules_that_admit_and_reject_look_at_no_more_than_they_need(rule: str) -> None:
+    sampler = build(rule, 60, rule_options={"stage_steps": 2} if rule == "polaris" else {})
     for version in range(12):
         admitted = looked_at = 0
         while (candidates := sampler.propose(6, version)).size:
@@ -185,7 +185,7 @@ def test_policies_that_admit_and_reject_look_at_no_more_than_they_need(policy: s
             np.full(6, math.nan),
             version,
         )
-    assert sampler.counters()["rejected"] > 0 or policy == "uniform"
+    assert sampler.counters()["rejected"] > 0 or rule == "uniform"
 
 
 def test_a_chain_that_was_just_labelled_is_asked_about_its_next_version() -> None:
@@ -221,14 +221,14 @@ def test_a_chain_that_was_just_labelled_is_asked_about_its_next_version() -> Non
     assert (orders[0] % 2 == 0).all()
 
 
-@pytest.mark.parametrize("policy", POLICIES)
+@pytest.mark.parametrize("rule", RULES)
 @given(seed=st.integers(0, 2**64 - 1), rounds=ROUNDS, wasted=st.integers(0, 30))
 @settings(max_examples=15, deadline=None)
 def test_among_depends_on_no_epoch_order_and_on_no_order_of_its_own(
-    policy: str, seed: int, rounds: list[Any], wasted: int
+    rule: str, seed: int, rounds: list[Any], wasted: int
 ) -> None:
     """One sampler has looked at candidates in epoch order before, which were then left alone."""
-    mine, other = build(policy, seed=seed, max_age=3), build(policy, seed=seed, max_age=3)
+    mine, other = build(rule, seed=seed, max_age=3), build(rule, seed=seed, max_age=3)
     other.offer(candidates := other.propose(wasted, 0), np.full(candidates.size, math.nan), 0)
     for sampler in (mine, other):
         sampler.take(0, 0)
@@ -334,28 +334,28 @@ def test_uniform_among_named_prompts_records_its_chance(
         ),
         (
             ValueError,
-            'policy: got "best", expected one of ' + ", ".join(POLICIES),
+            'rule: got "best", expected one of ' + ", ".join(RULES),
             lambda: build("best"),
         ),
         (
             ValueError,
-            "policy_options: got deacy = 0.5, expected options of mopps: decay within",
-            lambda: build("mopps", policy_options={"deacy": 0.5}),
+            "rule_options: got deacy = 0.5, expected options of mopps: decay within",
+            lambda: build("mopps", rule_options={"deacy": 0.5}),
         ),
         (
             ValueError,
-            r"policy_options: got decay = 1.5, .* decay within 0\.\.1, target",
-            lambda: build("mopps", policy_options={"decay": 1.5}),
+            r"rule_options: got decay = 1.5, .* decay within 0\.\.1, target",
+            lambda: build("mopps", rule_options={"decay": 1.5}),
         ),
         (
             ValueError,
-            "policy_options: got keep = NaN",
-            lambda: build("greso", policy_options={"keep": math.nan}),
+            "rule_options: got keep = NaN",
+            lambda: build("greso", rule_options={"keep": math.nan}),
         ),
         (
             ValueError,
-            "policy_options: got decay = 0.5, expected options of uniform: none",
-            lambda: build("uniform", policy_options={"decay": 0.5}),
+            "rule_options: got decay = 0.5, expected options of uniform: none",
+            lambda: build("uniform", rule_options={"decay": 0.5}),
         ),
     ],
 )
@@ -379,7 +379,7 @@ def test_a_preset_resumes_in_the_middle_among_named_prompts_and_in_epoch_order(
     preset: str, rounds: list[Any], cut: int
 ) -> None:
     def start() -> PromptSampler:
-        options = {"policy_options": {"stage_steps": 2}} if preset == "polaris" else {}
+        options = {"rule_options": {"stage_steps": 2}} if preset == "polaris" else {}
         config = SelectorConfig.from_preset(preset, warmup_steps=1, max_age=3, **options)
         return PromptSampler([f"prompt {index}" for index in range(N_PROMPTS)], G, config, None, 3)
 
@@ -417,8 +417,8 @@ def test_another_policy_keeps_the_beliefs_and_forgets_the_memory() -> None:
             old.take(4, version)["draw_ids"], rewards([0, 1, 2, 4]), np.full(4, math.nan), version
         )
     state = old.state_dict()
-    for policy in POLICIES:
-        new = build(policy)
+    for rule in RULES:
+        new = build(rule)
         new.load_state_dict(state)
         unknown = np.full(N_PROMPTS, math.nan)
         np.testing.assert_array_equal(
@@ -430,7 +430,7 @@ def test_another_policy_keeps_the_beliefs_and_forgets_the_memory() -> None:
         }
         fresh = {
             name: value
-            for name, value in (old if policy == "mopps" else build(policy)).state_dict().items()
+            for name, value in (old if rule == "mopps" else build(rule)).state_dict().items()
             if name.startswith("policy.")
         }
         assert repr(memory) == repr(fresh)
@@ -441,14 +441,14 @@ def test_another_policy_keeps_the_beliefs_and_forgets_the_memory() -> None:
 
 
 def test_memories_follow_their_ids_into_another_pool() -> None:
-    for policy in POLICIES:
-        old = build(policy)
+    for rule in RULES:
+        old = build(rule)
         candidates = old.propose(6, 0, range(6))
         old.offer(candidates, np.full(6, math.nan), 0)
         draws = old.take(6, 0)
         old.observe(draws["draw_ids"], rewards(draws["prompts"] % 5), np.full(6, math.nan), 0)
         new = _core.Sampler(
-            [7, *range(111, 99, -1)], np.zeros(13, np.uint32), **{**SETTINGS, "policy": policy}
+            [7, *range(111, 99, -1)], np.zeros(13, np.uint32), **{**SETTINGS, "rule": rule}
         )
         assert new.load_state_dict(old.state_dict(), strict=False) == {
             "matched": 12,
@@ -477,4 +477,4 @@ def test_presets_say_what_they_do_and_where_it_comes_from() -> None:
         assert preset.summary.endswith(".") and preset.source
         assert {key: getattr(config, key) for key in preset.settings} == dict(preset.settings)
         PromptSampler(["a", "b"], G, config)
-    assert {SelectorConfig.from_preset(name).policy for name in SELECTOR_PRESETS} == set(POLICIES)
+    assert {SelectorConfig.from_preset(name).rule for name in SELECTOR_PRESETS} == set(RULES)

@@ -154,7 +154,7 @@ def test_the_published_settings(path: Path) -> None:
         config.optimizer.weight_decay,
         config.rollout.temperature,
     ) == (0.0, 1e-6, 0.1, 1.0)
-    assert (config.selection.policy, config.selection.window, config.selection.warmup_steps) == (
+    assert (config.selection.rule, config.selection.window, config.selection.warmup_steps) == (
         "window",
         (0.15, 0.85),
         100,

@@ -10,7 +10,6 @@ pub mod rng;
 pub mod rules;
 pub mod sampler;
 pub mod settings;
-pub mod snapshot;
 pub mod state;
 pub mod texts;
 pub mod variates;

@@ -1,4 +1,4 @@
-//! Beliefs and policies by name, each with the numbers that it alone knows. Adding one takes its
+//! Beliefs and rules by name, each with the numbers that it alone knows. Adding one takes its
 //! file and one line in its registry.
 
 use std::collections::BTreeMap;
@@ -9,7 +9,7 @@ use crate::settings::Settings;
 /// Numbers set by name.
 pub type NamedNumbers = BTreeMap<String, f64>;
 
-/// A number that one belief or policy alone knows.
+/// A number that one belief or rule alone knows.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct NamedOption {
     /// Its name.

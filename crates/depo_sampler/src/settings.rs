@@ -4,10 +4,10 @@ use crate::belief::{Belief, BeliefKind};
 use crate::error::{Error, Result, require};
 use crate::registry::NamedNumbers;
 use crate::rules::exploration::ExploreBy;
-use crate::rules::{CandidatesFrom, PolicyKind, SelectionPolicy};
+use crate::rules::{CandidatesFrom, RuleKind, SelectionRule};
 use crate::state::{StateMap, StateReader};
 
-/// How prompts are selected. `Default` is the budget policy with the Python package's default
+/// How prompts are selected. `Default` is the budget rule with the Python package's default
 /// values.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Settings {
@@ -15,10 +15,10 @@ pub struct Settings {
     pub group_size: usize,
     /// Seed of every random draw.
     pub seed: u64,
-    /// Selection policy.
-    pub policy: PolicyKind,
-    /// Numbers that the policy alone knows, by name; see `PolicyKind::options`.
-    pub policy_options: NamedNumbers,
+    /// Selection rule.
+    pub rule: RuleKind,
+    /// Numbers that the rule alone knows, by name; see `RuleKind::options`.
+    pub rule_options: NamedNumbers,
     /// Policy versions below this admit everyone.
     pub warmup_steps: u32,
     /// Policy window: lowest and highest predicted reward admitted, 0 <= low < high <= 1.
@@ -27,10 +27,10 @@ pub struct Settings {
     pub candidates_per_draw: usize,
     /// Where these come from.
     pub candidates_from: CandidatesFrom,
-    /// Policy budget: a prompt is nominated from the whole pool only so many policy versions after
+    /// Rule budget: a prompt is nominated from the whole pool only so many policy versions after
     /// its last label, or more.
     pub min_age: u32,
-    /// Share of each batch drawn at random from what the policy rejects, in [0, 1].
+    /// Share of each batch drawn at random from what the rule rejects, in [0, 1].
     pub explore_share: f64,
     /// How these places are given out.
     pub explore_by: ExploreBy,
@@ -69,8 +69,8 @@ impl Default for Settings {
         Self {
             group_size: 8,
             seed: 0,
-            policy: PolicyKind::Budget,
-            policy_options: NamedNumbers::new(),
+            rule: RuleKind::Budget,
+            rule_options: NamedNumbers::new(),
             warmup_steps: 5,
             window: (0.15, 0.85),
             candidates_per_draw: 6,
@@ -102,7 +102,7 @@ impl Settings {
     /// A setting is out of its range.
     pub fn validate(&self) -> Result<()> {
         let (low, high) = self.window;
-        self.policy.registered().check_options("policy_options", &self.policy_options)?;
+        self.rule.registered().check_options("rule_options", &self.rule_options)?;
         self.belief.registered().check_options("belief_options", &self.belief_options)?;
         require(self.group_size >= 2, "group_size", self.group_size, "at least 2")?;
         require(
@@ -160,20 +160,20 @@ impl Settings {
         )
     }
 
-    /// Checks that the whole pool can be searched for what the policy wants.
+    /// Checks that the whole pool can be searched for what the rule needs.
     fn validate_search(&self) -> Result<()> {
         let (got, belief) = (|with: String| format!("pool with {with}"), self.belief.name());
         let require_of = |fits: bool, with: String, expected: &str| {
             require(fits, "candidates_from", got(with), expected)
         };
-        if matches!(self.policy, PolicyKind::Mopps | PolicyKind::PrimePools) {
+        if matches!(self.rule, RuleKind::Mopps | RuleKind::PrimePools) {
             return Ok(());
         }
-        let policy = format!("policy {}", self.policy.name());
+        let rule = format!("rule {}", self.rule.name());
         require_of(
-            self.policy == PolicyKind::Budget,
-            policy,
-            "epoch, or policy budget, mopps or prime_pools",
+            self.rule == RuleKind::Budget,
+            rule,
+            "epoch, or rule budget, mopps or prime_pools",
         )?;
         require_of(
             self.belief == BeliefKind::LogitNormal,
@@ -218,9 +218,9 @@ impl Settings {
         (self.belief.registered().build)(self, len)
     }
 
-    /// The policy, without a memory yet, for a pool of `len` prompts.
-    pub(crate) fn selection_policy(&self, len: usize) -> Box<dyn SelectionPolicy + Send> {
-        (self.policy.registered().build)(self, len)
+    /// The rule, without a memory yet, for a pool of `len` prompts.
+    pub(crate) fn selection_rule(&self, len: usize) -> Box<dyn SelectionRule + Send> {
+        (self.rule.registered().build)(self, len)
     }
 
     /// Writes the settings that a saved state depends on.
@@ -228,11 +228,11 @@ impl Settings {
         state.insert("settings.group_size".into(), (self.group_size as u64).into());
         state.insert("settings.seed".into(), self.seed.into());
         state.insert("settings.belief".into(), self.belief.name().to_owned().into());
-        state.insert("settings.policy".into(), self.policy.name().to_owned().into());
+        state.insert("settings.policy".into(), self.rule.name().to_owned().into());
     }
 
     /// Refuses a state whose labels or draws mean something else under these settings; every other
-    /// setting may change. Returns whether the state's policy is the present one.
+    /// setting may change. Returns whether the state's rule is the present one.
     pub(crate) fn check(&self, state: &mut StateReader) -> Result<bool> {
         for (name, expected) in
             [("settings.group_size", self.group_size as u64), ("settings.seed", self.seed)]
@@ -254,6 +254,6 @@ impl Settings {
                 format!("{}, as this sampler was built with", self.belief.name()),
             ));
         }
-        Ok(state.take::<String>("settings.policy")? == self.policy.name())
+        Ok(state.take::<String>("settings.policy")? == self.rule.name())
     }
 }

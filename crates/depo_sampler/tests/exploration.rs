@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 
 use depo_sampler::rng::Stream;
 use depo_sampler::rules::exploration::{Arms, Bounds, ExploreBy, PASS_RATE_BINS, cluster};
-use depo_sampler::rules::{PolicyKind, Standing};
+use depo_sampler::rules::{RuleKind, Standing};
 use depo_sampler::sampler::allotment::{Candidate, Places, allot};
 use depo_sampler::sampler::draws::{Draw, DrawKind};
 use depo_sampler::state::StateValue;
@@ -245,7 +245,7 @@ struct Run {
 impl Run {
     fn new() -> Self {
         let settings = Settings {
-            policy: PolicyKind::Window,
+            rule: RuleKind::Window,
             group_size: 2,
             warmup_steps: 0,
             explore_share: 0.5,

@@ -43,11 +43,11 @@ const POOL_RUNS: [(&str, &str, u64); 3] = [
 const STATE: u64 = 11_140_068_177_822_473_707;
 const ADVANTAGES: u64 = 717_336_064_834_894_948;
 
-fn run(policy: &str, belief: &str, candidates_from: CandidatesFrom) -> Caller {
+fn run(rule: &str, belief: &str, candidates_from: CandidatesFrom) -> Caller {
     let settings = Settings {
         group_size: 4,
         seed: 7,
-        policy: policy.parse().unwrap(),
+        rule: rule.parse().unwrap(),
         belief: belief.parse().unwrap(),
         candidates_from,
         min_age: 3,
@@ -82,9 +82,9 @@ fn answers(caller: &Caller) -> u64 {
 
 #[test]
 fn a_run_gives_the_answers_that_it_always_gave() {
-    let threads = RUNS.map(|(policy, belief, _)| {
+    let threads = RUNS.map(|(rule, belief, _)| {
         thread::spawn(move || {
-            (policy, belief, answers(&run(policy, belief, CandidatesFrom::Epoch)))
+            (rule, belief, answers(&run(rule, belief, CandidatesFrom::Epoch)))
         })
     });
     assert_eq!(threads.map(|thread| thread.join().unwrap()), RUNS);
@@ -93,10 +93,10 @@ fn a_run_gives_the_answers_that_it_always_gave() {
 #[test]
 fn a_search_of_the_pool_gives_the_answers_that_it_always_gave() {
     assert_eq!(
-        POOL_RUNS.map(|(policy, belief, _)| (
-            policy,
+        POOL_RUNS.map(|(rule, belief, _)| (
+            rule,
             belief,
-            answers(&run(policy, belief, CandidatesFrom::Pool))
+            answers(&run(rule, belief, CandidatesFrom::Pool))
         )),
         POOL_RUNS
     );

@@ -10,7 +10,7 @@ use std::collections::BTreeSet;
 use common::{Caller, Op, ops, searching, settings, split_equals_whole};
 use depo_sampler::belief::BeliefKind;
 use depo_sampler::rng::Stream;
-use depo_sampler::rules::{CandidatesFrom, PolicyKind};
+use depo_sampler::rules::{CandidatesFrom, RuleKind};
 use depo_sampler::sampler::draws::Draw;
 use depo_sampler::{Error, Sampler, Settings};
 use proptest::prelude::*;
@@ -129,9 +129,9 @@ proptest! {
     #[test]
     fn a_split_run_equals_a_run_in_one_piece(
         prompts in 1..300_usize, settings in settings(),
-        policy in prop::sample::select(vec![PolicyKind::Budget, PolicyKind::Mopps, PolicyKind::PrimePools]), ops in ops(), n in 1..40_usize,
+        rule in prop::sample::select(vec![RuleKind::Budget, RuleKind::Mopps, RuleKind::PrimePools]), ops in ops(), n in 1..40_usize,
     ) {
-        let settings = searching(Settings { policy, belief: BeliefKind::LogitNormal, use_history: true, ..settings });
+        let settings = searching(Settings { rule, belief: BeliefKind::LogitNormal, use_history: true, ..settings });
         prop_assert!(settings.candidates_from == CandidatesFrom::Pool);
         let mut whole = Caller::new(prompts, settings.clone());
         let mut split = Caller::new(prompts, settings);
@@ -148,13 +148,13 @@ proptest! {
 #[test]
 fn settings_that_cannot_be_searched_are_refused_by_name() {
     let others = [
-        Settings { policy: PolicyKind::Thompson, ..pool_settings() },
+        Settings { rule: RuleKind::Thompson, ..pool_settings() },
         Settings { belief: BeliefKind::Beta, ..pool_settings() },
         Settings { use_history: false, ..pool_settings() },
         Settings { candidates_per_draw: 1, ..pool_settings() },
     ];
     for (settings, named) in others.into_iter().zip([
-        "policy thompson",
+        "rule thompson",
         "belief beta",
         "use_history off",
         "candidates_per_draw 1",
@@ -176,9 +176,9 @@ fn settings_that_cannot_be_searched_are_refused_by_name() {
 
 /// How many hopeless and how many other prompts are drawn, half of each, after a hundred versions:
 /// even prompts are hopeless, odd ones right half of the time.
-fn drawn_hopeless_and_normal(policy: PolicyKind) -> (f64, f64) {
+fn drawn_hopeless_and_normal(rule: RuleKind) -> (f64, f64) {
     let (prompts, n) = (1000_u64, 100);
-    let settings = Settings { policy, explore_share: 0.0, ..pool_settings() };
+    let settings = Settings { rule, explore_share: 0.0, ..pool_settings() };
     let mut sampler =
         Sampler::new((0..prompts).collect(), vec![0; prompts as usize], settings).unwrap();
     let (mut hopeless, mut normal) = (0.0, 0.0);
@@ -200,7 +200,7 @@ fn drawn_hopeless_and_normal(policy: PolicyKind) -> (f64, f64) {
 /// those of weight .2 come five times less often.
 #[test]
 fn pools_of_prime_rl_are_drawn_from_by_weight() {
-    let (hard, normal) = drawn_hopeless_and_normal(PolicyKind::PrimePools);
+    let (hard, normal) = drawn_hopeless_and_normal(RuleKind::PrimePools);
     // Without replacement the odds are a little above .2; 10,000 draws leave a standard error of
     // .005.
     assert!((hard / normal - 0.2_f64).abs() < 0.03, "{hard} {normal}");
@@ -210,7 +210,7 @@ fn pools_of_prime_rl_are_drawn_from_by_weight() {
 /// 4, 1 + 4), of the others, one of 2.5.
 #[test]
 fn prompts_whose_pass_rate_is_the_target_are_drawn_by_posterior() {
-    let (hopeless, normal) = drawn_hopeless_and_normal(PolicyKind::Mopps);
+    let (hopeless, normal) = drawn_hopeless_and_normal(RuleKind::Mopps);
     assert!(hopeless / normal < 0.1, "{hopeless} {normal}");
     assert!(hopeless > 0.0, "they are not excluded");
 }
@@ -235,22 +235,22 @@ fn versions_may_be_any_number() {
 
 #[test]
 fn no_batch_is_too_large() {
-    for policy in [PolicyKind::Budget, PolicyKind::Mopps, PolicyKind::PrimePools] {
+    for rule in [RuleKind::Budget, RuleKind::Mopps, RuleKind::PrimePools] {
         let mut sampler =
-            Sampler::new((0..100).collect(), vec![0; 100], Settings { policy, ..pool_settings() })
+            Sampler::new((0..100).collect(), vec![0; 100], Settings { rule, ..pool_settings() })
                 .unwrap();
-        assert_eq!(sampler.propose(1 << 60, 0).unwrap().len(), 100, "{policy:?}");
+        assert_eq!(sampler.propose(1 << 60, 0).unwrap().len(), 100, "{rule:?}");
     }
 }
 
 /// Without decay the counts of a prompt exceed what a tree of posteriors holds; their ratio stays.
 #[test]
 fn posteriors_of_mopps_keep_their_means_for_ever() {
-    let policy_options = [("decay".to_owned(), 1.0), ("target".to_owned(), 0.5)].into();
+    let rule_options = [("decay".to_owned(), 1.0), ("target".to_owned(), 0.5)].into();
     let settings = Settings {
         group_size: 1000,
-        policy: PolicyKind::Mopps,
-        policy_options,
+        rule: RuleKind::Mopps,
+        rule_options,
         explore_share: 0.0,
         ..pool_settings()
     };

@@ -3,7 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "an unwrap that fails, fails the test")]
 
 use depo_sampler::rng::Stream;
-use depo_sampler::rules::{PolicyKind, Standing};
+use depo_sampler::rules::{RuleKind, Standing};
 use depo_sampler::sampler::allotment::{Allotment, Candidate, Places, allot};
 use depo_sampler::sampler::draws::{Draw, DrawKind};
 use depo_sampler::{Sampler, Settings};
@@ -173,7 +173,7 @@ fn label(sampler: &mut Sampler, draws: &[Draw], version: u32) {
 
 fn window_settings() -> Settings {
     Settings {
-        policy: PolicyKind::Window,
+        rule: RuleKind::Window,
         group_size: 2,
         warmup_steps: 0,
         explore_share: 0.0,
@@ -250,7 +250,7 @@ fn follow_ages(prompts: usize, settings: &Settings, versions: u32) -> (Vec<Vec<u
 fn no_prompt_stays_unlabelled_longer_than_max_age_and_probes_are_paid_from_the_batch() {
     for (max_age, probe_rollouts) in [(4, 1), (6, 1), (6, 2)] {
         let budget = Settings {
-            policy: PolicyKind::Budget,
+            rule: RuleKind::Budget,
             candidates_per_draw: 2,
             reprobe_share: 1.0,
             group_size: 8,
@@ -276,7 +276,7 @@ fn no_prompt_stays_unlabelled_longer_than_max_age_and_probes_are_paid_from_the_b
 #[test]
 fn probes_keep_to_their_share_of_a_batch_oldest_first() {
     let settings = Settings {
-        policy: PolicyKind::Budget,
+        rule: RuleKind::Budget,
         max_age: 1,
         candidates_per_draw: 6,
         group_size: 8,
@@ -311,13 +311,13 @@ fn probes_keep_to_their_share_of_a_batch_oldest_first() {
 
 #[test]
 fn warmup_admits_everyone_in_epoch_order() {
-    for &policy in PolicyKind::ALL {
+    for &rule in RuleKind::ALL {
         let mut sampler = sampler(
             100,
-            Settings { policy, warmup_steps: 5, explore_share: 0.5, ..window_settings() },
+            Settings { rule, warmup_steps: 5, explore_share: 0.5, ..window_settings() },
         );
         let mut uniform =
-            self::sampler(100, Settings { policy: PolicyKind::Uniform, ..window_settings() });
+            self::sampler(100, Settings { rule: RuleKind::Uniform, ..window_settings() });
         let (draws, looked_at) = batch(&mut sampler, 10, 4, |_| 0.99);
         let (expected, _) = batch(&mut uniform, 10, 4, |_| 0.99);
         assert_eq!(looked_at.len(), 10);
@@ -330,8 +330,8 @@ fn warmup_admits_everyone_in_epoch_order() {
 fn wanted_follows_the_running_threshold() {
     let exploit = [("optimism".to_owned(), 0.0), ("curiosity".to_owned(), 0.0)].into();
     let settings = Settings {
-        policy: PolicyKind::Budget,
-        policy_options: exploit,
+        rule: RuleKind::Budget,
+        rule_options: exploit,
         use_history: false,
         ..window_settings()
     };

@@ -415,4 +415,4 @@ class TrainConfig:
     @property
     def has_estimator(self) -> bool:
         """Whether an estimator reads the prompts."""
-        return self.selection.policy != "uniform" and self.estimator.enabled
+        return self.selection.rule != "uniform" and self.estimator.enabled

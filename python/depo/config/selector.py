@@ -25,7 +25,7 @@ class SelectorConfig:
     preset: str = key(
         "depo", f"named starting point: {', '.join(SELECTOR_PRESETS)}; other keys override it"
     )
-    policy: Literal[
+    rule: Literal[
         "uniform", "window", "budget", "thompson", "mopps", "greso", "polaris", "prime_pools", "dps"
     ] = key(
         "budget",
@@ -33,9 +33,9 @@ class SelectorConfig:
         "most probably informative candidates; "
         "thompson: the same at a drawn pass rate; others: see the presets of that name",
     )
-    policy_options: Mapping[str, float] = key(
+    rule_options: Mapping[str, float] = key(
         {},
-        "numbers that one policy alone knows: budget optimism, curiosity; mopps decay, target; "
+        "numbers that one rule alone knows: budget optimism, curiosity; mopps decay, target; "
         "greso keep, adaptation, target_zero_variance; "
         "polaris stage_steps, drop_above; prime_pools hard_up_to, normal_up_to, hard_weight, "
         "easy_weight",
@@ -44,7 +44,7 @@ class SelectorConfig:
         5, "policy steps during which everyone is admitted, while the estimator learns [>= 0]"
     )
     window: tuple[float, float] = key(
-        (0.15, 0.85), "policy window: admitted range of the predicted reward [0 <= low < high <= 1]"
+        (0.15, 0.85), "rule window: admitted range of the predicted reward [0 <= low < high <= 1]"
     )
     candidates_per_draw: int = key(
         6,
@@ -55,7 +55,7 @@ class SelectorConfig:
         "epoch",
         "epoch: these come in epoch order; pool: budget: the most promising of the whole pool, "
         "and one per prompt drawn in epoch order; mopps, "
-        "prime_pools: drawn from the whole pool; no other policy",
+        "prime_pools: drawn from the whole pool; no other rule",
     )
     min_age: int = key(
         10,
@@ -64,7 +64,7 @@ class SelectorConfig:
     )
     explore_share: float = key(
         0.005,
-        "share of each batch drawn at random from what the policy rejects; measures false rejects "
+        "share of each batch drawn at random from what the rule rejects; measures false rejects "
         "[0..0.5]",
     )
     explore_by: Literal["uniform", "ucb"] = key(
@@ -140,7 +140,7 @@ class SelectorConfig:
         )
         require(0.0 <= low < high <= 1.0, "selection.window", self.window, "0 <= low < high <= 1")
         for name, options in (
-            ("policy_options", self.policy_options),
+            ("rule_options", self.rule_options),
             ("belief_options", self.belief_options),
         ):
             finite = all(math.isfinite(value) for value in options.values())
@@ -153,16 +153,16 @@ class SelectorConfig:
             expected,
         )
         searched = (
-            self.policy == "budget"
+            self.rule == "budget"
             and self.belief == "logit_normal"
             and self.use_history
             and self.candidates_per_draw >= 2
         )
         expected = (
-            "epoch, or policy budget with belief logit_normal, use_history and "
-            "candidates_per_draw of at least 2, or policy mopps or prime_pools"
+            "epoch, or rule budget with belief logit_normal, use_history and "
+            "candidates_per_draw of at least 2, or rule mopps or prime_pools"
         )
-        searched |= self.policy in ("mopps", "prime_pools")
+        searched |= self.rule in ("mopps", "prime_pools")
         require(
             self.candidates_from == "epoch" or searched,
             "selection.candidates_from",
@@ -183,7 +183,7 @@ class SelectorConfig:
 
         Only then anything is known of it.
         """
-        return self.policy == "uniform" or (self.explore_share > 0 and self.explore_by == "uniform")
+        return self.rule == "uniform" or (self.explore_share > 0 and self.explore_by == "uniform")
 
     @classmethod
     def from_preset(cls, preset: str, **overrides: Any) -> SelectorConfig:

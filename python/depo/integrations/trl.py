@@ -172,7 +172,7 @@ class DepoGRPOMixin(_Trainer):  # type: ignore[misc]
         self._depo_batch: _Batch | None = None
         self._depo_reward_column = reward_column(self, informative_reward)
         check_backfill(self, self._depo_selector)
-        self.depo = self._depo_build(None if self._depo_selector.policy == "uniform" else estimator)
+        self.depo = self._depo_build(None if self._depo_selector.rule == "uniform" else estimator)
 
     def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
         if not self.model.training:

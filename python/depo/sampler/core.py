@@ -18,8 +18,8 @@ from depo.types.records import Draw, DrawKind, Int64Array, Prompt
 
 DRAW_KINDS = (DrawKind.SELECTED, DrawKind.WARMUP, DrawKind.EXPLORE, DrawKind.REPROBE, DrawKind.FILL)
 CORE_SETTINGS = (
-    "policy",
-    "policy_options",
+    "rule",
+    "rule_options",
     "warmup_steps",
     "window",
     "candidates_per_draw",

@@ -14,8 +14,8 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -254,7 +254,7 @@ class PromptSampler:
         calibration is then that of the admitted.
         """
         with self._labelling:
-            rejects = self.config.policy != "uniform"
+            rejects = self.config.rule != "uniform"
             unknown = rejects and (
                 not self.config.measures_rejects
                 or self._calibration.rejected < REJECTED_BEFORE_CLAIMS
@@ -272,13 +272,6 @@ class PromptSampler:
         `sampler/oldest_label_age`.
         """
         return {f"sampler/{name}": float(value) for name, value in self._core.counters().items()}
-
-    def undisturbed(self) -> AbstractContextManager[object]:
-        """Return a context in which no other thread asks or trains the estimator, or draws.
-
-        For what must be saved together.
-        """
-        return self._scoring
 
     def in_flight(self) -> list[Draw]:
         """Return the draws that were neither observed nor released."""
@@ -309,17 +302,71 @@ class PromptSampler:
             self._core.wanted(indices, predicted_C, policy_version),
         )
 
-    def state_dict(
-        self, *, of_core: Callable[[_core.Sampler], Any] = _core.Sampler.state_dict
-    ) -> dict[str, Any]:
+    def save(self, directory: Path | str) -> Path:
+        """Save sampler and estimator in a directory, atomically.
+
+        A crash at any moment leaves the save before or the new one, whole. One process at a time
+        may write to a directory. Needs safetensors (`depo-rl[embed]`).
+
+        Returns:
+            The directory inside `directory` that holds the files, with a checksum of each.
+
+        Raises:
+            OSError: The files could not be written; the save before is still there.
+            StateError: The estimator's state holds something that cannot be saved as it is.
+        """
+        from depo.state.checkpoints import save_checkpoint
+
+        with self._scoring:  # sampler and estimator at the same moment
+            estimator = self.estimator.state_dict() if self.estimator else None
+            state = {"sampler": self.state_dict(), "estimator": estimator}
+        return save_checkpoint(Path(directory), 0, state, {}, keep=1)
+
+    def load(self, directory: Path | str, *, strict: bool = True) -> dict[str, int]:
+        """Restore what `save` wrote: sampler and estimator, or neither.
+
+        Args:
+            directory: The directory that was given to `save`.
+            strict: See `load_state_dict`.
+
+        Returns:
+            Numbers of prompts `matched`, `missing` and `added`; see `load_state_dict`.
+
+        Raises:
+            StateError: No complete save, a damaged file, or a state that does not fit this sampler.
+        """
+        from depo.state.checkpoints import latest_checkpoint, load_checkpoint
+
+        newest = latest_checkpoint(Path(directory))
+        if newest is None:
+            raise StateError(f"{directory}: got no complete save, expected one by `save`")
+        state = load_checkpoint(newest).state
+        if (self.estimator is None) != (state["estimator"] is None):
+            got, expected = ("no", "one") if state["estimator"] is None else ("an", "none")
+            raise StateError(f"{newest}: got {got} estimator, expected {expected}, as here")
+        with self._scoring:
+            return self._load_both(state, strict)
+
+    def _load_both(self, state: Mapping[str, Any], strict: bool) -> dict[str, int]:
+        if self.estimator is None:
+            return self.load_state_dict(state["sampler"], strict=strict)
+        before = self.estimator.state_dict()
+        self.estimator.load_state_dict(state["estimator"])
+        try:
+            return self.load_state_dict(state["sampler"], strict=strict)
+        except BaseException:
+            self.estimator.load_state_dict(before)
+            raise
+
+    def state_dict(self) -> dict[str, Any]:
         """Return everything that a bit-exact continuation needs, open draws included.
 
-        The estimator saves itself. `of_core` saves the core's share.
+        The estimator saves itself.
         """
         with self._labelling:
             return {
                 "version": STATE_VERSION,
-                "core": of_core(self._core),
+                "core": self._core.state_dict(),
                 "calibration": self._calibration.state_dict(),
             }
 

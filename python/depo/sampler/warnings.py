@@ -47,7 +47,7 @@ class SamplerWarnings:
 
         The usual cause is an estimator that does not learn.
         """
-        selecting = self.config.policy == "window" and policy_version >= self.config.warmup_steps
+        selecting = self.config.rule == "window" and policy_version >= self.config.warmup_steps
         self._calls_without_reject = (
             self._calls_without_reject + 1 if selecting and not rejected else 0
         )

@@ -238,7 +238,7 @@ class Trainer:
             "rollout/sequences_total": self.totals.sequences,
             "rollout/tokens_total": self.totals.tokens,
         }
-        if self.config.selection.policy == "uniform" or not self.config.selection.measures_rejects:
+        if self.config.selection.rule == "uniform" or not self.config.selection.measures_rejects:
             return (
                 totals  # nothing is known of the rejected, so that a saving could only be guessed
             )

@@ -191,7 +191,7 @@ def test_equal_texts_with_images_of_their_own_are_different_prompts(tmp_path: Pa
     [
         ("data.dataloader_num_workers=2", "data.dataloader_num_workers: got 2, expected 0"),
         ("data.val_files=${data.train_files}", "the same as data.train_files"),
-        ("+data.depo.selection.polcy=window", "did you mean selection.policy?"),
+        ("+data.depo.selection.polcy=window", "did you mean selection.rule?"),
         (
             "+data.depo.selector=depo",
             "data.depo: got selector, expected selection, estimator, seed or device",

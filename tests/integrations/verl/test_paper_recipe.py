@@ -47,7 +47,7 @@ def test_the_recipe_composes_and_says_what_the_paper_says(
 ) -> None:
     config = recipe(tmp_path, USE_DAPO=use_dapo)
     settings = settings_of(config.data)
-    assert (settings.selector.window, settings.selector.warmup_steps, settings.selector.policy) == (
+    assert (settings.selector.window, settings.selector.warmup_steps, settings.selector.rule) == (
         (0.15, 0.85),
         100,
         "window",

@@ -3,7 +3,6 @@
 mod convert;
 mod lock;
 mod scale;
-mod snapshot;
 mod texts;
 
 use std::collections::BTreeMap;
@@ -25,7 +24,6 @@ use crate::settings::Settings;
 use convert::{
     borrowed_floats, entries_from_py, floats, integers, state_from_py, state_to_py, unsigned,
 };
-use snapshot::SavedState;
 
 type Dict<'py> = PyResult<Bound<'py, PyDict>>;
 
@@ -104,7 +102,7 @@ fn group_advantages<'py>(
     Ok((advantages, output.informative.into_pyarray(py), output.means.into_pyarray(py)))
 }
 
-/// Prompt pool, beliefs, selection policy, buffer and target replay as one state machine. One
+/// Prompt pool, beliefs, selection rule, buffer and target replay as one state machine. One
 /// clock: `policy_version`.
 #[pyclass(frozen, module = "depo._core")]
 struct Sampler {
@@ -126,8 +124,8 @@ impl Sampler {
 #[pymethods]
 impl Sampler {
     #[new]
-    #[pyo3(signature = (ids, sources, *, group_size, seed, policy, policy_options, warmup_steps, window, candidates_per_draw, explore_share,
-        explore_by = "uniform", candidates_from = "epoch", min_age = None, max_age, probe_rollouts, reprobe_share,
+    #[pyo3(signature = (ids, sources, *, group_size, seed, rule, rule_options, warmup_steps, window,
+        candidates_per_draw, explore_share, explore_by = "uniform", candidates_from = "epoch", min_age = None, max_age, probe_rollouts, reprobe_share,
         source_floors, scan_cap, use_history, belief, belief_options,
         fit_belief, success_threshold, tolerance, replay_capacity, max_target_weight))]
     #[expect(clippy::too_many_arguments, reason = "the keyword arguments of the Python class")]
@@ -137,8 +135,8 @@ impl Sampler {
         sources: &Bound<'_, PyAny>,
         group_size: &Bound<'_, PyAny>,
         seed: &Bound<'_, PyAny>,
-        policy: &str,
-        policy_options: BTreeMap<String, f64>,
+        rule: &str,
+        rule_options: BTreeMap<String, f64>,
         warmup_steps: &Bound<'_, PyAny>,
         window: (f64, f64),
         candidates_per_draw: &Bound<'_, PyAny>,
@@ -164,7 +162,7 @@ impl Sampler {
         let mut settings = Settings {
             group_size: unsigned("group_size", group_size)?,
             seed: unsigned("seed", seed)?,
-            policy_options,
+            rule_options,
             warmup_steps: unsigned("warmup_steps", warmup_steps)?,
             window,
             candidates_per_draw: unsigned("candidates_per_draw", candidates_per_draw)?,
@@ -186,7 +184,7 @@ impl Sampler {
             ..Settings::default()
         };
         let core = detached(py, move || {
-            settings.policy = policy.parse()?;
+            settings.rule = rule.parse()?;
             settings.belief = belief.parse()?;
             settings.explore_by = explore_by.parse()?;
             settings.candidates_from = candidates_from.parse()?;
@@ -314,7 +312,7 @@ impl Sampler {
         Ok(dict)
     }
 
-    /// Whether the policy alone would admit each prompt now.
+    /// Whether the rule alone would admit each prompt now.
     fn wanted<'py>(
         &self,
         py: Python<'py>,
@@ -371,14 +369,9 @@ impl Sampler {
         state: &Bound<'py, PyAny>,
         strict: bool,
     ) -> Dict<'py> {
-        let report = if let Ok(saved) = state.cast::<SavedState>() {
-            let saved = saved.get();
-            self.with_core(py, |core| saved.load(core, strict))?
-        } else {
-            let entries = entries_from_py(state)?;
-            let state = state_from_py(&entries)?;
-            self.with_core(py, |core| core.load_state(state?, strict))?
-        };
+        let entries = entries_from_py(state)?;
+        let state = state_from_py(&entries)?;
+        let report = self.with_core(py, |core| core.load_state(state?, strict))?;
         let dict = PyDict::new(py);
         dict.set_item("matched", report.matched)?;
         dict.set_item("missing", report.missing)?;
@@ -427,8 +420,6 @@ mod _core {
     use super::scale::{
         DiscountedCounts, ThompsonSampler, WeightedSampler, in_window, nearest, top,
     };
-    #[pymodule_export]
-    use super::snapshot::{SavedState, SnapshotSlots};
     #[pymodule_export]
     use super::texts::TextColumn;
     #[pymodule_export]

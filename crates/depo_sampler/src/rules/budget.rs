@@ -7,7 +7,7 @@
 //! again is how often they were.
 
 use super::{
-    Asked, CandidatesFrom, Judgement, NamedOption, Registered, Search, SelectionPolicy, Wanted,
+    Asked, CandidatesFrom, Judgement, NamedOption, Registered, Search, SelectionRule, Wanted,
 };
 use crate::belief::{Belief, PoolQuery};
 
@@ -17,7 +17,7 @@ const OPTIMISM: NamedOption = NamedOption { name: "optimism", default: 1.25, ran
 /// Standard deviations added for a prompt without a label, once prompts come round again.
 const CURIOSITY: NamedOption = NamedOption { name: "curiosity", default: 2.0, range: (0.0, 10.0) };
 
-pub(super) const POLICY: Registered = Registered {
+pub(super) const RULE: Registered = Registered {
     name: "budget",
     options: &[OPTIMISM, CURIOSITY],
     build: |settings, _| {
@@ -25,8 +25,8 @@ pub(super) const POLICY: Registered = Registered {
             candidates_per_draw: settings.candidates_per_draw,
             searches_pool: settings.candidates_from == CandidatesFrom::Pool,
             min_age: settings.min_age,
-            optimism: OPTIMISM.of(&settings.policy_options),
-            curiosity: CURIOSITY.of(&settings.policy_options),
+            optimism: OPTIMISM.of(&settings.rule_options),
+            curiosity: CURIOSITY.of(&settings.rule_options),
         })
     },
 };
@@ -46,7 +46,7 @@ impl Budget {
     }
 }
 
-impl SelectionPolicy for Budget {
+impl SelectionRule for Budget {
     fn search(&self) -> Search {
         Search::Compare { candidates_per_draw: self.candidates_per_draw }
     }

@@ -13,7 +13,7 @@
 //! decay below 1, and the entropy bonus (0 by default). Labels and candidates no newer than the
 //! last label count as one version later.
 
-use super::{Asked, Judgement, Registered, Search, SelectionPolicy};
+use super::{Asked, Judgement, Registered, Search, SelectionRule};
 use crate::belief::{Belief, Label};
 use crate::error::{Error, Result};
 use crate::settings::Settings;
@@ -22,7 +22,7 @@ use crate::state::{Carry, StateMap, StateReader};
 const STATES: usize = 3;
 const SOME: usize = 1;
 
-pub(super) const POLICY: Registered = Registered {
+pub(super) const RULE: Registered = Registered {
     name: "dps",
     options: &[],
     build: |settings, len| Box::new(Dps::new(settings, len)),
@@ -97,7 +97,7 @@ impl Chain {
     }
 }
 
-impl SelectionPolicy for Dps {
+impl SelectionRule for Dps {
     fn search(&self) -> Search {
         Search::Compare { candidates_per_draw: self.candidates_per_draw }
     }

@@ -12,7 +12,7 @@
 //! part), and the released code's test for hard groups, a mean up to 0.11, which is about its
 //! format reward; here a silent group is hard if nothing succeeded.
 
-use super::{Asked, Judgement, NamedOption, Registered, Search, SelectionPolicy};
+use super::{Asked, Judgement, NamedOption, Registered, Search, SelectionRule};
 use crate::belief::{Belief, Label};
 use crate::error::Result;
 use crate::portable::power;
@@ -35,7 +35,7 @@ const ADAPTATION: NamedOption =
 const TARGET: NamedOption =
     NamedOption { name: "target_zero_variance", default: 0.25, range: (0.0, 1.0) };
 
-pub(super) const POLICY: Registered = Registered {
+pub(super) const RULE: Registered = Registered {
     name: "greso",
     options: &[KEEP, ADAPTATION, TARGET],
     build: |settings, len| Box::new(Greso::new(settings, len)),
@@ -73,11 +73,11 @@ struct Greso {
 
 impl Greso {
     fn new(settings: &Settings, len: usize) -> Self {
-        let keep = KEEP.of(&settings.policy_options);
+        let keep = KEEP.of(&settings.rule_options);
         Self {
             scan_cap: settings.scan_cap,
-            adaptation: ADAPTATION.of(&settings.policy_options),
-            target: TARGET.of(&settings.policy_options),
+            adaptation: ADAPTATION.of(&settings.rule_options),
+            target: TARGET.of(&settings.rule_options),
             p_easy: keep,
             p_hard: keep,
             revisiting: false,
@@ -94,7 +94,7 @@ impl Greso {
     }
 }
 
-impl SelectionPolicy for Greso {
+impl SelectionRule for Greso {
     fn search(&self) -> Search {
         Search::Missing { cap: self.scan_cap }
     }

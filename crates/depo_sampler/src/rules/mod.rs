@@ -1,11 +1,11 @@
-//! Selection policies: whom to look at, and who is admitted. One small file per policy; the
+//! Selection rules: whom to look at, and who is admitted. One small file per policy; the
 //! registry below names them.
 //!
-//! A policy may remember labels and may draw lots, once per policy version: the stream is a
+//! A rule may remember labels and may draw lots, once per policy version: the stream is a
 //! function of (seed, version, prompt). Labels count in their order of arrival, explored prompts
-//! included, probes of fewer rollouts than a group not. The belief stays beside every policy, so
+//! included, probes of fewer rollouts than a group not. The belief stays beside every rule, so
 //! that each draw's P(informative) is the belief's; recorded admissions are probabilities given
-//! what the policy's own lots said.
+//! what the rule's own lots said.
 
 pub mod exploration;
 
@@ -23,11 +23,11 @@ use crate::state::{Carry, StateMap, StateReader};
 pub enum Standing {
     /// Admitted, because everyone is during warm-up.
     Warmup,
-    /// Admitted by the policy.
+    /// Admitted by the rule.
     Admitted,
     /// Competes with the other candidates by score.
     Competing,
-    /// Rejected by the policy.
+    /// Rejected by the rule.
     Rejected,
 }
 
@@ -36,7 +36,7 @@ impl Standing {
     pub const ALL: [Self; 4] = [Self::Warmup, Self::Admitted, Self::Competing, Self::Rejected];
 }
 
-/// A policy's opinion of one candidate.
+/// A rule's opinion of one candidate.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Judgement {
     /// Admitted, competing or rejected.
@@ -91,12 +91,12 @@ impl Progress {
     }
 }
 
-/// Where the candidates come from that a policy compares.
+/// Where the candidates come from that a rule compares.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum CandidatesFrom {
     /// The next ones in epoch order.
     Epoch,
-    /// The whole pool: those that the policy nominates; budget: but for one per prompt wanted, in
+    /// The whole pool: those that the rule nominates; budget: but for one per prompt wanted, in
     /// epoch order.
     Pool,
 }
@@ -199,7 +199,7 @@ pub struct Asked {
 }
 
 /// Decides who is admitted.
-pub trait SelectionPolicy {
+pub trait SelectionRule {
     /// How candidates are looked for.
     fn search(&self) -> Search;
 
@@ -219,7 +219,7 @@ pub trait SelectionPolicy {
     /// Takes in a label.
     fn observe(&mut self, _label: &Label) {}
 
-    /// Writes the policy's memory into a state, under names that start with `policy.`.
+    /// Writes the rule's memory into a state, under names that start with `policy.`.
     fn save(&self, _state: &mut StateMap) {}
 
     /// Reads what `save` wrote; prompts follow `carry`.
@@ -231,11 +231,11 @@ pub trait SelectionPolicy {
     }
 }
 
-type Registered = crate::registry::Registered<dyn SelectionPolicy + Send>;
+type Registered = crate::registry::Registered<dyn SelectionRule + Send>;
 
 registry! {
-    /// The selection policies.
-    PolicyKind of dyn SelectionPolicy + Send as "policy" in POLICY {
+    /// The selection rules.
+    RuleKind of dyn SelectionRule + Send as "rule" in RULE {
         /// Everyone, in epoch order.
         Uniform: uniform;
         /// Predicted rewards within a window: DEPO as published.

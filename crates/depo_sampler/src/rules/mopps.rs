@@ -10,7 +10,7 @@
 use depo_structures::{GREATEST_COUNT, GREATEST_TARGET, LEAST_COUNT, LEAST_TARGET, ThompsonTree};
 
 use super::{
-    Asked, CandidatesFrom, Judgement, NamedOption, Registered, Search, SelectionPolicy, Wanted,
+    Asked, CandidatesFrom, Judgement, NamedOption, Registered, Search, SelectionRule, Wanted,
 };
 use crate::belief::{Belief, Label};
 use crate::error::Result;
@@ -24,7 +24,7 @@ const DECAY: NamedOption = NamedOption { name: "decay", default: 0.5, range: (0.
 /// Pass rate that is looked for.
 const TARGET: NamedOption = NamedOption { name: "target", default: 0.5, range: (0.0, 1.0) };
 
-pub(super) const POLICY: Registered = Registered {
+pub(super) const RULE: Registered = Registered {
     name: "mopps",
     options: &[DECAY, TARGET],
     build: |settings, len| Box::new(Mopps::new(settings, len)),
@@ -44,8 +44,8 @@ impl Mopps {
     fn new(settings: &Settings, len: usize) -> Self {
         let mut policy = Self {
             candidates_per_draw: settings.candidates_per_draw,
-            decay: DECAY.of(&settings.policy_options),
-            target: TARGET.of(&settings.policy_options),
+            decay: DECAY.of(&settings.rule_options),
+            target: TARGET.of(&settings.rule_options),
             successes: vec![0.0; len],
             failures: vec![0.0; len],
             posteriors: None,
@@ -76,7 +76,7 @@ fn shape(counts: [f64; 2]) -> [f32; 2] {
     [alpha, beta].map(|count| (count * factor) as f32).map(|count| count.max(LEAST_COUNT))
 }
 
-impl SelectionPolicy for Mopps {
+impl SelectionRule for Mopps {
     fn search(&self) -> Search {
         // Whoever was drawn from the whole pool need not compete any more.
         Search::Compare {

@@ -7,7 +7,7 @@
 //! initial pool (a matter of the data), temperatures tuned per stage, and the copying of good
 //! groups over silent ones within a batch.
 
-use super::{Asked, Judgement, NamedOption, Registered, Search, SelectionPolicy};
+use super::{Asked, Judgement, NamedOption, Registered, Search, SelectionRule};
 use crate::belief::{Belief, Label};
 use crate::error::{Error, Result};
 use crate::settings::Settings;
@@ -20,7 +20,7 @@ const STAGE_STEPS: NamedOption =
 /// Prompts with a higher mean are dropped.
 const DROP_ABOVE: NamedOption = NamedOption { name: "drop_above", default: 0.9, range: (0.0, 1.0) };
 
-pub(super) const POLICY: Registered = Registered {
+pub(super) const RULE: Registered = Registered {
     name: "polaris",
     options: &[STAGE_STEPS, DROP_ABOVE],
     build: |settings, len| Box::new(Polaris::new(settings, len)),
@@ -48,15 +48,15 @@ impl Polaris {
     fn new(settings: &Settings, len: usize) -> Self {
         Self {
             scan_cap: settings.scan_cap,
-            stage_steps: STAGE_STEPS.of(&settings.policy_options),
-            drop_above: DROP_ABOVE.of(&settings.policy_options),
+            stage_steps: STAGE_STEPS.of(&settings.rule_options),
+            drop_above: DROP_ABOVE.of(&settings.rule_options),
             stage: 0,
             records: vec![Record::default(); len],
         }
     }
 }
 
-impl SelectionPolicy for Polaris {
+impl SelectionRule for Polaris {
     fn search(&self) -> Search {
         Search::Missing { cap: self.scan_cap }
     }

@@ -8,7 +8,7 @@
 //! from all of it. Its gate that refuses groups without advantage is the trainer's backfill.
 
 use super::{
-    Asked, CandidatesFrom, Judgement, NamedOption, Registered, Search, SelectionPolicy, Wanted,
+    Asked, CandidatesFrom, Judgement, NamedOption, Registered, Search, SelectionRule, Wanted,
 };
 use crate::belief::{Belief, Label};
 use crate::error::Result;
@@ -36,7 +36,7 @@ const HARD_WEIGHT: NamedOption =
 const EASY_WEIGHT: NamedOption =
     NamedOption { name: "easy_weight", default: 0.2, range: WEIGHT_RANGE };
 
-pub(super) const POLICY: Registered = Registered {
+pub(super) const RULE: Registered = Registered {
     name: "prime_pools",
     options: &[HARD_UP_TO, NORMAL_UP_TO, HARD_WEIGHT, EASY_WEIGHT],
     build: |settings, len| Box::new(PrimePools::new(settings, len)),
@@ -58,10 +58,10 @@ impl PrimePools {
     fn new(settings: &Settings, len: usize) -> Self {
         Self {
             candidates_per_draw: settings.candidates_per_draw,
-            hard_up_to: HARD_UP_TO.of(&settings.policy_options),
-            normal_up_to: NORMAL_UP_TO.of(&settings.policy_options),
-            hard_weight: HARD_WEIGHT.of(&settings.policy_options),
-            easy_weight: EASY_WEIGHT.of(&settings.policy_options),
+            hard_up_to: HARD_UP_TO.of(&settings.rule_options),
+            normal_up_to: NORMAL_UP_TO.of(&settings.rule_options),
+            hard_weight: HARD_WEIGHT.of(&settings.rule_options),
+            easy_weight: EASY_WEIGHT.of(&settings.rule_options),
             pass_rates: vec![f64::NAN; len],
             weights: (settings.candidates_from == CandidatesFrom::Pool)
                 .then(|| SumTree::new(&vec![1.0; len])),
@@ -79,7 +79,7 @@ impl PrimePools {
     }
 }
 
-impl SelectionPolicy for PrimePools {
+impl SelectionRule for PrimePools {
     fn search(&self) -> Search {
         // Whoever was drawn from the whole pool need not compete any more.
         Search::Compare {

@@ -6,11 +6,11 @@
 //! preferred because it is a probability, comparable with the running admission threshold at any G.
 //! Unlike `MoPPS` (arXiv 2507.04632) the draw knows text, age and base rate.
 
-use super::{Asked, Judgement, Registered, Search, SelectionPolicy};
+use super::{Asked, Judgement, Registered, Search, SelectionRule};
 use crate::belief::Belief;
 use crate::portable::power;
 
-pub(super) const POLICY: Registered = Registered {
+pub(super) const RULE: Registered = Registered {
     name: "thompson",
     options: &[],
     build: |settings, _| {
@@ -26,7 +26,7 @@ struct Thompson {
     group_size: u32,
 }
 
-impl SelectionPolicy for Thompson {
+impl SelectionRule for Thompson {
     fn search(&self) -> Search {
         Search::Compare { candidates_per_draw: self.candidates_per_draw }
     }

@@ -1,14 +1,14 @@
 //! Everyone, in epoch order: what GRPO (arXiv 2402.03300) and DAPO (arXiv 2503.14476) draw from.
 
-use super::{Asked, Judgement, Registered, Search, SelectionPolicy};
+use super::{Asked, Judgement, Registered, Search, SelectionRule};
 use crate::belief::Belief;
 
-pub(super) const POLICY: Registered =
+pub(super) const RULE: Registered =
     Registered { name: "uniform", options: &[], build: |_, _| Box::new(Uniform) };
 
 struct Uniform;
 
-impl SelectionPolicy for Uniform {
+impl SelectionRule for Uniform {
     fn search(&self) -> Search {
         Search::Missing { cap: 1 }
     }

@@ -3,10 +3,10 @@
 //!
 //! Without a text prediction the believed pass rate takes its place, which the paper does not have.
 
-use super::{Asked, Judgement, Registered, Search, SelectionPolicy, Standing};
+use super::{Asked, Judgement, Registered, Search, SelectionRule, Standing};
 use crate::belief::Belief;
 
-pub(super) const POLICY: Registered = Registered {
+pub(super) const RULE: Registered = Registered {
     name: "window",
     options: &[],
     build: |settings, _| {
@@ -39,7 +39,7 @@ impl Window {
     }
 }
 
-impl SelectionPolicy for Window {
+impl SelectionRule for Window {
     fn search(&self) -> Search {
         Search::Chunks { cap: self.scan_cap }
     }

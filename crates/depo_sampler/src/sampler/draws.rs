@@ -9,11 +9,11 @@ use crate::state::{Carry, StateMap, StateReader};
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
 pub enum DrawKind {
-    /// The selection policy wanted it.
+    /// The selection rule wanted it.
     Selected,
     /// In epoch order, during warm-up.
     Warmup,
-    /// At random from what the policy rejects.
+    /// At random from what the rule rejects.
     Explore,
     /// Unlabelled for too long, and without a place otherwise.
     Reprobe,

@@ -151,7 +151,7 @@ impl Sampler {
         // Policies think in groups: a probe of one rollout would look to them like a group without
         // signal.
         if draw.n_rollouts as usize == self.settings.group_size {
-            self.policy.observe(&label);
+            self.rule.observe(&label);
         }
         if draw.kind == DrawKind::Explore {
             self.explored.pull(self.cluster_of(&draw), informative);

@@ -17,7 +17,7 @@ use crate::belief::{Belief, Forecast};
 use crate::error::{Error, Result, require};
 use crate::rng::Stream;
 use crate::rules::exploration::{Arms, ExploreBy, cluster};
-use crate::rules::{Asked, Judgement, SelectionPolicy, Standing};
+use crate::rules::{Asked, Judgement, SelectionRule, Standing};
 use crate::sampler::age::LabelAges;
 use crate::sampler::allotment::{Allotment, Candidate, Pick, Places, allot};
 use crate::sampler::buffer::PromptBuffer;
@@ -33,10 +33,10 @@ pub use saving::{LoadReport, STATE_VERSION};
 /// Weight of the past in the running admission threshold.
 const THRESHOLD_MEMORY: f64 = 0.9;
 
-/// Prompt pool, beliefs, selection policy, buffer and target replay.
+/// Prompt pool, beliefs, selection rule, buffer and target replay.
 pub struct Sampler {
     settings: Settings,
-    policy: Box<dyn SelectionPolicy + Send>,
+    rule: Box<dyn SelectionRule + Send>,
     pool: PromptPool,
     ages: LabelAges,
     belief: Box<dyn Belief + Send>,
@@ -73,7 +73,7 @@ impl Sampler {
     fn at_start(pool: PromptPool, belief: Box<dyn Belief + Send>, settings: Settings) -> Self {
         let len = pool.len();
         Self {
-            policy: settings.selection_policy(len),
+            rule: settings.selection_rule(len),
             pool,
             ages: LabelAges::new(settings.seed, len),
             belief,
@@ -313,7 +313,7 @@ impl Sampler {
             visits: self.visits(),
             stream,
         };
-        self.policy.judge(&asked, self.belief.as_ref())
+        self.rule.judge(&asked, self.belief.as_ref())
     }
 
     /// Labels so far per prompt of the pool.
@@ -325,7 +325,7 @@ impl Sampler {
     fn advance_clock(&mut self, policy_version: u32) {
         if policy_version > self.clock {
             self.clock = policy_version;
-            self.policy.begin_step(policy_version);
+            self.rule.begin_step(policy_version);
         }
     }
 

@@ -3,9 +3,7 @@
 
 use std::borrow::Cow;
 use std::collections::HashMap;
-use std::sync::{Arc, OnceLock};
-
-use xxhash_rust::xxh3::xxh3_128;
+use std::sync::Arc;
 
 use crate::error::{Error, Result, require};
 use crate::rng::{Permutation, derive_key};
@@ -64,7 +62,6 @@ fn require_distinct(ids: &[u64]) -> Result<()> {
 pub struct PromptPool {
     ids: Arc<Vec<u64>>,
     sources: Arc<Vec<u32>>,
-    digest: Arc<OnceLock<u128>>,
     seed: u64,
     epoch: u64,
     cursor: usize,
@@ -93,11 +90,9 @@ impl PromptPool {
         )?;
         require_distinct(&ids)?;
         let order = epoch_order(seed, 0, len);
-        let digest = Arc::default();
         Ok(Self {
             ids: ids.into(),
             sources: sources.into(),
-            digest,
             seed,
             epoch: 0,
             cursor: 0,
@@ -112,7 +107,6 @@ impl PromptPool {
         Self {
             ids: self.ids.clone(),
             sources: self.sources.clone(),
-            digest: self.digest.clone(),
             seed: self.seed,
             epoch: 0,
             cursor: 0,
@@ -134,16 +128,6 @@ impl PromptPool {
     /// Ids by prompt index.
     pub fn ids(&self) -> &[u64] {
         &self.ids
-    }
-
-    /// The same, shared.
-    pub(crate) fn shared_ids(&self) -> Arc<Vec<u64>> {
-        self.ids.clone()
-    }
-
-    /// XXH3-128 of the ids in their order: whoever has the same has the same prompts.
-    pub(crate) fn digest(&self) -> u128 {
-        *self.digest.get_or_init(|| xxh3_128(bytemuck::cast_slice(&self.ids)))
     }
 
     /// Source indices by prompt index.

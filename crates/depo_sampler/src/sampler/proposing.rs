@@ -39,7 +39,7 @@ impl Sampler {
         let fresh = if warmup {
             progress.missing()
         } else {
-            self.policy.search().fresh_candidates(&progress)
+            self.rule.search().fresh_candidates(&progress)
         };
         let asked_for = if warmup { 0 } else { fresh.min(self.pool.free()) };
         let nominated =
@@ -62,7 +62,7 @@ impl Sampler {
             stream,
             is_free: &|prompt| pool.is_free(prompt),
         };
-        self.policy.nominate(&wanted, self.belief.as_mut())
+        self.rule.nominate(&wanted, self.belief.as_mut())
     }
 
     /// The same with no other candidates than the free ones of `among`: all of them at once, in an
@@ -110,7 +110,7 @@ impl Sampler {
         if policy_version < self.settings.warmup_steps {
             1
         } else {
-            self.policy.search().candidates_per_draw() + due
+            self.rule.search().candidates_per_draw() + due
         }
     }
 

@@ -34,7 +34,7 @@ impl Sampler {
         self.pool.save(&mut state);
         self.ages.save(&mut state);
         self.belief.save(&mut state);
-        self.policy.save(&mut state);
+        self.rule.save(&mut state);
         self.buffer.save(&mut state);
         self.draws.save(&mut state);
         self.replay.save(&mut state);
@@ -53,7 +53,7 @@ impl Sampler {
     /// Restores what `state` returned. `strict`: the pool must hold the same prompts in the same
     /// order. Otherwise what is known of each prompt is carried over by id, and open draws of
     /// missing prompts are dropped; what is known of clusters is forgotten, for other sources may
-    /// bear their numbers. Another policy than the state's starts without a memory.
+    /// bear their numbers. Another rule than the state's starts without a memory.
     ///
     /// # Errors
     /// The state does not fit this sampler; nothing has changed then.
@@ -63,15 +63,15 @@ impl Sampler {
         if version != STATE_VERSION {
             return Err(Error::state_entry("version", version, STATE_VERSION));
         }
-        let same_policy = self.settings.check(&mut reader)?;
+        let same_rule = self.settings.check(&mut reader)?;
         let saved_ids: Cow<[u64]> = reader.take("pool.ids")?;
         let carry = Carry::new(&saved_ids, self.pool.ids(), strict)?;
         // What is believed of each prompt is read below: laying it out before would touch as much
         // memory again.
         let mut restored =
             Self::at_start(self.pool.restarted(), self.settings.belief(0), self.settings.clone());
-        if same_policy {
-            restored.policy.restore(&mut reader, &carry)?;
+        if same_rule {
+            restored.rule.restore(&mut reader, &carry)?;
         } else {
             reader.skip("policy.");
         }

@@ -4,7 +4,7 @@
 use depo_sampler::belief::BeliefKind;
 use depo_sampler::rng::Stream;
 use depo_sampler::rules::exploration::ExploreBy;
-use depo_sampler::rules::{CandidatesFrom, PolicyKind};
+use depo_sampler::rules::{CandidatesFrom, RuleKind};
 use depo_sampler::sampler::Status;
 use depo_sampler::state::StateMap;
 use depo_sampler::{Sampler, Settings};
@@ -28,7 +28,7 @@ pub enum Op {
     Observe(usize, u64),
     /// Release the draw at this place.
     Release(usize),
-    /// So many policy steps pass; labels may still come from this many versions back.
+    /// So many rule steps pass; labels may still come from this many versions back.
     Step(u32),
     /// Sample the replay.
     Replay(usize),
@@ -55,7 +55,7 @@ pub fn ops() -> impl Strategy<Value = Vec<Op>> {
 
 pub fn settings() -> impl Strategy<Value = Settings> {
     let kinds = (
-        prop::sample::select(PolicyKind::ALL),
+        prop::sample::select(RuleKind::ALL),
         prop::sample::select(BeliefKind::ALL),
         prop::sample::select(&ExploreBy::ALL),
     );
@@ -63,7 +63,7 @@ pub fn settings() -> impl Strategy<Value = Settings> {
         (kinds, any::<u64>(), 0..4_u32, 0.0..0.5_f64, 0..5_u32, any::<bool>(), any::<bool>())
             .prop_map(
                 |(
-                    (policy, belief, explore_by),
+                    (rule, belief, explore_by),
                     seed,
                     warmup_steps,
                     explore_share,
@@ -72,7 +72,7 @@ pub fn settings() -> impl Strategy<Value = Settings> {
                     floors,
                 )| Settings {
                     group_size: 4,
-                    policy,
+                    rule,
                     belief,
                     seed,
                     warmup_steps,

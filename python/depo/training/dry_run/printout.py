@@ -127,7 +127,7 @@ def _run_lines(config: TrainConfig, shape: PolicyShape | None) -> Iterator[str]:
         else "not read by an estimator"
     )
     yield (
-        f"selection {selection.preset} ({selection.policy}), prompts {reader}; loss "
+        f"selection {selection.preset} ({selection.rule}), prompts {reader}; loss "
         f"{config.loss.preset}; reward {config.reward.function}"
     )
 
@@ -166,8 +166,8 @@ def _rollout_lines(config: TrainConfig, held_out: Sequence[Source]) -> Iterator[
         f"{sequences * rounds * config.rollout.max_new_tokens:,} tokens"
     )
     if config.has_estimator:
-        draws = selection.policy not in COMPARING or (
-            selection.candidates_from == "pool" and selection.policy in DRAWING
+        draws = selection.rule not in COMPARING or (
+            selection.candidates_from == "pool" and selection.rule in DRAWING
         )
         compared = f"{prompts:,}" if draws else f"{prompts * selection.candidates_per_draw:,}"
         yield (
