@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from depo import _core
 from depo.config import SelectorConfig
-from depo.sampler.core import CORE_SETTINGS
+from depo.sampler.core import core_settings
 
 GROUP_SIZE = 8
 STEPS = 500
@@ -75,7 +75,7 @@ def play(
 ) -> dict[str, float]:
     """Draw through a run; return its measures."""
     rng, prompts = np.random.default_rng(seed), len(world.copied)
-    settings = {name: getattr(config, name) for name in CORE_SETTINGS}
+    settings = core_settings(config)
     core = _core.Sampler(
         np.arange(prompts, dtype=np.uint64),
         np.zeros(prompts, np.uint32),

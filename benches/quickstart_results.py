@@ -18,14 +18,18 @@ from depo.training.compare import METHODS, Comparison, summarize
 
 CONFIG = Path("configs/quickstart.toml")
 SEEDS = (0, 1, 2)
-INTRODUCTION = f"""`make results`: {len(SEEDS)} paired seeds, 150 steps of 16 prompts x 8 rollouts; policy, data, optimizer and loss are the same for all.
-Frontier accuracy is Avg@4 on held-out words to be spelled backward, mean of the last three evaluations; the start is the warm-started policy."""
+INTRODUCTION = (
+    f"`make results`: {len(SEEDS)} paired seeds, 150 steps of 16 prompts x 8 rollouts. Policy, "
+    "data, optimizer and loss are the same for all.\n"
+    "Frontier accuracy is Avg@4 on held-out words to be spelled backward, mean of the last three "
+    "evaluations. All methods start from the same warm-started policy."
+)
 SWEEP = ("5e-5", "2e-4", "4e-4")
 """GRPO's other learning rates; the configuration's own is 1e-4."""
 
 
-LONGER = {"GRPO-steps450": (*METHODS["GRPO"], "--run.steps", "450", "--run.eval_every", "30")}
-"""GRPO at about DEPO's CPU seconds."""
+LONGER = {"grpo-steps450": (*METHODS["grpo"], "--run.steps", "450", "--run.eval_every", "30")}
+"""GRPO at about depo_paper's CPU seconds."""
 
 
 def main() -> None:
@@ -43,7 +47,7 @@ def main() -> None:
     parser.add_argument("--jobs", type=int, default=2, help="runs at a time")
     options = parser.parse_args()
     sweep = {
-        f"GRPO-lr{rate}": (*METHODS["GRPO"], "--optimizer.learning_rate", rate) for rate in SWEEP
+        f"grpo-lr{rate}": (*METHODS["grpo"], "--optimizer.learning_rate", rate) for rate in SWEEP
     } | LONGER
     methods = Comparison(
         config=CONFIG, overrides=(), methods=METHODS, seeds=SEEDS, directory=options.directory
@@ -63,7 +67,7 @@ def main() -> None:
 
 def page(summary: Mapping[str, Any], sweep_summary: Mapping[str, Any]) -> str:
     """Return the Markdown page."""
-    rates = {"GRPO, lr 1e-4": summary["methods"]["GRPO"]} | {
+    rates = {"grpo, lr 1e-4": summary["methods"]["grpo"]} | {
         name.replace("-lr", ", lr ").replace("-steps", ", steps "): values
         for name, values in sweep_summary["methods"].items()
     }
@@ -73,7 +77,7 @@ def page(summary: Mapping[str, Any], sweep_summary: Mapping[str, Any]) -> str:
         comparison_table(summary),
         "## GRPO's learning rate, and GRPO for longer",
         comparison_table({"methods": rates}),
-        "## Estimator of DEPO, on unfiltered probes after the warm-up",
+        "## Estimator of depo_paper, on unfiltered probes after the warm-up",
         "\n".join(f"- {name}: {value:.3f}" for name, value in summary["estimator"].items()),
         "## How to read this",
         "\n".join(f"- {sentence}" for sentence in findings(summary, sweep_summary)),
@@ -96,14 +100,14 @@ def findings(summary: Mapping[str, Any], sweep_summary: Mapping[str, Any]) -> Se
         f"{name} {values['zero_variance_share']:.2f}" for name, values in methods.items()
     )
     fewer_sequences, fewer_tokens = (
-        methods["DAPO"][name] / methods["depo"][name] for name in ("sequences", "tokens")
+        methods["dapo"][name] / methods["depo"][name] for name in ("sequences", "tokens")
     )
-    best_grpo = max(accuracy["GRPO"], *(accuracy[f"GRPO-lr{rate}"] for rate in SWEEP))
+    best_grpo = max(accuracy["grpo"], *(accuracy[f"grpo-lr{rate}"] for rate in SWEEP))
     return [
-        f"depo reaches {accuracy['depo']:.3f} where DAPO reaches {accuracy['DAPO']:.3f}, with "
+        f"depo reaches {accuracy['depo']:.3f} where DAPO reaches {accuracy['dapo']:.3f}, with "
         f"{fewer_sequences:.1f}x fewer sequences "
         f"and {fewer_tokens:.1f}x fewer tokens.",
-        f"DEPO (the paper's window) reaches {accuracy['DEPO']:.3f}, GRPO at its best learning "
+        f"depo_paper (the published window) reaches {accuracy['depo_paper']:.3f}, GRPO at its best learning "
         f"rate {best_grpo:.3f}, with equally many sequences.",
         f"Groups without signal after step {summary['settled_step']}: {wasted}.",
         "Informative prompts have longer answers here, so that selection saves less in tokens "
@@ -113,8 +117,8 @@ def findings(summary: Mapping[str, Any], sweep_summary: Mapping[str, Any]) -> Se
         "with a model whose rollouts dominate, sequences and tokens are what is paid for.",
         f"A group without signal costs GRPO no backward pass, so that its steps are the cheapest: "
         f"with three times the steps, "
-        f"at about DEPO's CPU seconds and three times its sequences, GRPO reaches "
-        f"{accuracy['GRPO-steps450']:.3f}.",
+        f"at about depo_paper's CPU seconds and three times its sequences, GRPO reaches "
+        f"{accuracy['grpo-steps450']:.3f}.",
     ]
 
 

@@ -43,8 +43,8 @@ def trainer(comparison: str, name: str, directory: Path, tokens: int) -> Trainer
     settings = {
         "run.name": name,
         "run.directory": directory,
-        "run.eval_every": 0,
-        "run.save_every": 0,
+        "run.eval_every": "off",
+        "run.save_every": "off",
         "warm_start.cache": directory / "cache",
         "warm_start.steps": 1,
         "rollout.max_new_tokens": tokens,

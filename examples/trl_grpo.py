@@ -1,6 +1,6 @@
 """TRL's GRPOTrainer without and with depo: how many groups of rollouts carry no signal?
 
-    pip install 'depo[trl]' python examples/trl_grpo.py [--steps 40]      (3 minutes on one core,
+    pip install 'depo-rl[trl]' python examples/trl_grpo.py [--steps 40]      (3 minutes on one core,
     half of it the start of the tiny policy)
 
 Trains the quickstart's policy of 0.3M parameters on the quickstart's tasks; nothing is downloaded,

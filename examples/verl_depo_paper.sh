@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # DEPO (arXiv 2602.06375) as its authors ran it, on an unpatched verl 0.9.1: Qwen2.5-7B-Instruct on DAPO-MATH-17K, 2 nodes of 8 GPUs.
 #
-#   pip install "depo[verl]"            # into the environment of verl and its rollout engine
+#   pip install "depo-rl[verl]"            # into the environment of verl and its rollout engine
 #   bash examples/verl_depo_paper.sh                   # DEPO: symmetric clipping, no penalty of length
 #   USE_DAPO=True bash examples/verl_depo_paper.sh     # DEPO + DAPO: clip-higher and the overlong penalty
 #   bash examples/verl_depo_paper.sh --cfg job         # only print the configuration

@@ -19,12 +19,13 @@ import pytest
 from depo.cli import main, train_main
 from depo.config import SourceConfig, load_config
 from depo.config.load import KEYS
+from depo.types.errors import ConfigError
 
 CONFIG = """
 [run]
 steps = 2
 prompts_per_step = 4
-eval_every = 0
+eval_every = "off"
 save_every = 1
 [[data.train]]
 path = "words.jsonl"
@@ -38,6 +39,8 @@ max_new_tokens = 8
 preset = "uniform"
 [estimator]
 enabled = false
+[policy]
+model = "tiny"
 [warm_start]
 steps = 2
 hidden_size = 32
@@ -114,7 +117,7 @@ def test_ctrl_c_saves_and_says_how_to_go_on(directory: Path) -> None:
         "--run.steps",
         "100000",
         "--run.save_every",
-        "0",
+        "off",
     ]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     metrics = directory / "runs" / "run" / "metrics.jsonl"
@@ -192,17 +195,16 @@ def test_a_missing_package_is_named_with_its_remedy(directory: Path, package: st
     assert finished.returncode == 2
     assert (
         finished.stderr
-        == f"depo-train: error: the package {package} is missing: pip install 'depo[train]'\n"
+        == f"depo-train: error: the package {package} is missing: pip install 'depo-rl[train]'\n"
     )
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ([], "the following arguments are required: COMMAND"),
         (["trian"], "invalid choice: 'trian'"),
         (["report"], "the following arguments are required: RUN_DIR"),
-        (["compare", "tiny.toml", "--methods", "PPO"], "--methods: got PPO, expected some of GRPO"),
+        (["compare", "tiny.toml", "--methods", "PPO"], "--methods: got PPO, expected some of grpo"),
     ],
 )
 def test_mistakes_of_depo(
@@ -211,6 +213,51 @@ def test_mistakes_of_depo(
     assert status_of(main, *arguments) == 2
     error = capsys.readouterr().err
     assert message in error and error.startswith("depo") and error.count("\n") == 1
+
+
+@pytest.mark.parametrize("arguments", [[], ["--help"], ["--version"], ["train", "--version"]])
+def test_depo_says_what_it_is(capsys: pytest.CaptureFixture[str], arguments: list[str]) -> None:
+    assert status_of(main, *arguments) == 0
+    shown = capsys.readouterr().out
+    assert shown.startswith("depo " if "--version" in arguments else "usage: depo")
+
+
+def test_init_writes_the_quickstart_once(
+    directory: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert status_of(main, "init") == 0
+    quickstart = Path(__file__).parent.parent / "configs" / "quickstart.toml"
+    assert (directory / "depo.toml").read_text() == quickstart.read_text()
+    load_config(directory / "depo.toml")
+    assert status_of(main, "init") == 2
+    assert capsys.readouterr().err == "depo init: error: depo.toml: the file exists; name another\n"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--selection.policy", "uniform"], "selection.policy"),
+        (
+            ["--selection.max_age", "0"],
+            "selection.max_age: got 0, expected a value [>= 1] or 'off'",
+        ),
+        (["--run.eval_every", "0"], "run.eval_every: got 0, expected a value [>= 1] or 'off'"),
+        (["--policy.model", ""], "policy.model: got ''"),
+    ],
+)
+def test_keys_and_values_of_earlier_versions_name_the_new_ones(
+    directory: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], message: str
+) -> None:
+    assert status_of(train_main, "tiny.toml", *arguments) == 2
+    error = capsys.readouterr().err
+    assert message in error and error.count("\n") == 1
+
+
+def test_a_renamed_key_in_a_file_names_the_new_one(tmp_path: Path) -> None:
+    file = tmp_path / "old.toml"
+    file.write_text('[selection]\npolicy = "uniform"\n')
+    with pytest.raises(ConfigError, match=r"selection.policy in .* is called selection.rule now"):
+        load_config(file)
 
 
 def test_help_explains_every_key_within_100_columns(capsys: pytest.CaptureFixture[str]) -> None:

@@ -6,25 +6,19 @@ Beside the epoch orders of TRL and torchdata, safetensors, tensordict and pickle
 from __future__ import annotations
 
 import itertools
-import os
-import pickle
 import resource
-import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import safetensors.numpy
-import torch
 from choices import SIZES
 from rounds import OURS, Operation
-from tensordict import TensorDict
 from torchdata.stateful_dataloader import StatefulDataLoader
 from trl.trainer.utils import RepeatSampler
 
 from depo import SelectorConfig, _core
-from depo.sampler.core import CORE_SETTINGS
+from depo.sampler.core import core_settings
 
 Cases = Mapping[str, Callable[[], object]]
 
@@ -40,7 +34,7 @@ TORCHDATA_LIMIT = 1_000_000  # it is stepped to the middle of an epoch batch by 
 
 def build(size: int) -> _core.Sampler:
     config = SelectorConfig.from_preset("depo")
-    settings: dict[str, Any] = {name: getattr(config, name) for name in CORE_SETTINGS}
+    settings: dict[str, Any] = core_settings(config)
     ids = np.arange(size, dtype=np.uint64) * FIBONACCI
     return _core.Sampler(
         ids,

@@ -1,6 +1,4 @@
-"""depo: a prompt sampler.
-
-That knows, before a rollout, how likely each prompt is to teach the policy anything.
+"""depo: predict which prompts would teach a policy nothing, and skip them before the rollout.
 
     from depo import PromptSampler
 
@@ -8,17 +6,20 @@ That knows, before a rollout, how likely each prompt is to teach the policy anyt
     draws = sampler.sample(128, policy_version=step)
     verdicts = sampler.observe(draws, rewards_BG, policy_version=step)
 
-Needs numpy alone; the estimator, the trainer and everything else that loads torch live in modules
+Needs numpy alone. The estimator, the trainer and everything else that loads torch live in modules
 of their own.
 """
 
 from depo.config import SelectorConfig
 from depo.sampler import PromptSampler
 from depo.sampler.prompt_table import PromptTable
-from depo.types.errors import ConfigError, DataError, StateError
+from depo.types.errors import DISTRIBUTION, ConfigError, DataError, StateError
 from depo.types.records import Draw, DrawKind, Prompt, Verdict, VerdictStatus
+from depo.types.version import VERSION as __version__
+from depo.types.version import warn_of_namesake
 
 __all__ = [
+    "DISTRIBUTION",
     "ConfigError",
     "DataError",
     "Draw",
@@ -30,4 +31,7 @@ __all__ = [
     "StateError",
     "Verdict",
     "VerdictStatus",
+    "__version__",
 ]
+
+warn_of_namesake()

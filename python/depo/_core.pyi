@@ -22,6 +22,7 @@ __all__ = [
     "group_advantages",
     "in_window",
     "nearest",
+    "rule_traits",
     "top",
     "uniforms",
 ]
@@ -80,6 +81,9 @@ class TextColumn:
             sources: Position of each prompt's source in `source_names`.
             source_names: Names of the sources.
         """
+
+def rule_traits() -> dict[str, tuple[bool, bool, bool]]:
+    """Name of each rule -> whether it compares candidates, can search the pool, reads text."""
 
 def derive_key(seed: int, purpose: str, parts: Sequence[int]) -> int:
     """Random key (unsigned 64 bit).

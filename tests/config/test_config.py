@@ -8,7 +8,8 @@ import tempfile
 from collections.abc import Mapping
 from dataclasses import asdict, fields
 from pathlib import Path
-from typing import Any, Literal, get_args, get_origin
+from types import UnionType
+from typing import Any, Literal, Union, get_args, get_origin
 
 import pytest
 import tomli_w
@@ -54,7 +55,7 @@ sources = st.builds(
     SourceConfig,
     task=st.text(max_size=8),
     knobs=st.dictionaries(st.text(max_size=5), toml_values, max_size=3),
-    count=st.integers(0, 99),
+    count=st.integers(1, 99) | st.just("all"),
     band=st.text(max_size=5),
 )
 
@@ -65,6 +66,8 @@ def values_of(name: str, hint: Any) -> Any:
         return SPECIAL[name]
     if get_origin(hint) is Literal:
         return st.sampled_from(get_args(hint))
+    if get_origin(hint) in (Union, UnionType):
+        return st.one_of(*(values_of("", each) for each in get_args(hint)))
     if get_origin(hint) is tuple:
         element = get_args(hint)[0]
         return (
@@ -309,7 +312,7 @@ def test_a_misspelt_key_is_named_with_the_right_one(name: str) -> None:
         ),
         (
             "[[data.eval]]\ncount = -1",
-            r"data.count: got -1, expected a value \[>= 0\] \(in \[\[data.eval\]\]",
+            r"data.count: got -1, expected a value \[>= 1\] or 'all' \(in \[\[data.eval\]\]",
         ),
         ('[run]\ndevice = "tpu"', "run.device: got 'tpu', expected auto, cpu, cuda or cuda:N"),
     ],
@@ -376,8 +379,8 @@ def test_stated_ranges_are_held(cls: Any, name: str, stated: str) -> None:
         ("window", (0.0, 1.0), (0.5, 0.5)),
         ("candidates_per_draw", 1, 0),
         ("explore_share", 0.5, 0.51),
-        ("max_age", 0, -1),
-        ("probe_rollouts", 0, -1),
+        ("max_age", 1, 0),
+        ("probe_rollouts", 1, 0),
         ("reprobe_share", 1.0, 1.1),
         ("source_floors", {"a": 0.5, "b": 0.5}, {"a": 0.6, "b": 0.6}),
         ("rule_options", {"decay": 0.5}, {"decay": math.nan}),

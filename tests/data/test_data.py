@@ -23,7 +23,7 @@ from depo.data.templates import fill_template
 from depo.types.errors import ConfigError, DataError
 from depo.types.records import Prompt
 
-SAMPLES = Path(__file__).parent / "data"
+SAMPLES = Path(__file__).parent
 SHARED = Path(os.environ.get("DEPO_SHARED", Path(__file__).parents[3] / "shared" / "data"))
 
 TEXTS = st.text(st.characters(codec="utf-8"), min_size=1).filter(lambda text: text.strip())

@@ -310,7 +310,7 @@ import depo.integrations.trl
     assert result.returncode == 1
     assert (
         "ImportError: depo.integrations.trl needs trl >=1.16,<1.17, which is not installed: pip "
-        "install 'depo[trl]'" in result.stderr
+        "install 'depo-rl[trl]'" in result.stderr
     )
 
 

@@ -160,7 +160,7 @@ def test_shortages_are_not_warned_of_in_a_replay_but_after_it(
         ),
         (
             [SAMPLE, "--selection.max_age", "old"],
-            r"--selection.max_age: got 'old', expected an integer$",
+            r"--selection.max_age: got 'old', expected an integer or 'off'$",
         ),
         (
             [SAMPLE, "--selection.preset", "greso"],

@@ -394,7 +394,7 @@ def comparison_of(seeds: list[int]) -> dict[str, object]:
         "seeds": seeds,
     }
     methods = {
-        "GRPO": {"frontier_accuracy": 0.4352, "frontier_accuracy_sd": 0.0231, **values},
+        "grpo": {"frontier_accuracy": 0.4352, "frontier_accuracy_sd": 0.0231, **values},
         "a|b": {"frontier_accuracy": 0.5, "frontier_accuracy_sd": 0.0, **values},
     }
     return {"methods": methods, "estimator": {"auroc": 0.912, "reject_share": float("nan")}}
@@ -407,7 +407,7 @@ def test_the_table_is_markdown_of_the_comparison() -> None:
         "zero-variance groups | CPU seconds | seeds |"
     )
     assert (
-        lines[2] == "| GRPO | 0.435 ± 0.023 | 0.125 | 150 | 19,200 | 119,000 | 76.6 % | 12.3 | 2 |"
+        lines[2] == "| grpo | 0.435 ± 0.023 | 0.125 | 150 | 19,200 | 119,000 | 76.6 % | 12.3 | 2 |"
     )
     assert len({len(re.findall(r"(?<!\\)\|", line)) for line in lines}) == 1, (
         "a method's name does not open a column"
@@ -428,18 +428,18 @@ def test_a_comparison_draws_every_method_and_says_what_it_does_not_claim(tmp_pat
             )
             for seed in (0, 1)
         ]
-        for method in ("GRPO", "depo")
+        for method in ("grpo", "depo")
     }
     page = Page(write_comparison(records, comparison_of([0, 1]), tmp_path))
     assert plots(tmp_path).keys() == {"accuracy", "zero_variance", "generated"}
     assert sorted(page.images()) == sorted(plots(tmp_path).values())
-    assert page.row("GRPO")[1] == "0.435 ± 0.023"
+    assert page.row("grpo")[1] == "0.435 ± 0.023"
     assert page.row("auroc")[1] == "0.912" and page.row("reject_share")[1] == "–"
     assert "CPU seconds" in page.text and "say nothing about other sizes" in page.text
 
 
 def test_a_comparison_without_a_frontier_band_leaves_its_plot_out(tmp_path: Path) -> None:
-    records = {"GRPO": [RunRecords.read(write_run(tmp_path / "run", band="easy"))]}
+    records = {"grpo": [RunRecords.read(write_run(tmp_path / "run", band="easy"))]}
     page = Page(write_comparison(records, comparison_of([0]), tmp_path))
     assert plots(tmp_path).keys() == {"zero_variance", "generated"}
     assert "Left out: no held-out prompt has the band frontier" in page.text

@@ -16,11 +16,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from depo import SelectorConfig, _core
-from depo.sampler.core import CORE_SETTINGS
+from depo.sampler.core import core_settings
 from tests.sampler import reference
 
 G = 8
-SETTINGS: Mapping[str, Any] = {name: getattr(SelectorConfig(), name) for name in CORE_SETTINGS} | {
+SETTINGS: Mapping[str, Any] = core_settings(SelectorConfig()) | {
     "group_size": G,
     "seed": 3,
     "rule": "uniform",

@@ -19,12 +19,12 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from depo import SelectorConfig, _core
-from depo.sampler.core import CORE_SETTINGS
+from depo.sampler.core import core_settings
 from depo.types.errors import StateError
 from tests.sampler import reference
 
 GROUP_SIZE = 4
-SETTINGS: Mapping[str, Any] = {name: getattr(SelectorConfig(), name) for name in CORE_SETTINGS} | {
+SETTINGS: Mapping[str, Any] = core_settings(SelectorConfig()) | {
     "group_size": GROUP_SIZE,
     "seed": 3,
     "warmup_steps": 2,

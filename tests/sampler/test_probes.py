@@ -21,18 +21,18 @@ from tests.sampler.sampler_helpers import G, LengthEstimator, answer, make
 @settings(max_examples=15, deadline=None)
 @given(
     max_age=st.integers(2, 8),
-    probe_rollouts=st.integers(0, G),
+    probe_rollouts=st.sampled_from(["all", *range(1, G + 1)]),
     n=st.integers(1, 6),
     seed=st.integers(0, 2**32),
 )
 def test_no_prompt_stays_unlabelled_for_longer_than_max_age(
-    preset: str, max_age: int, probe_rollouts: int, n: int, seed: int
+    preset: str, max_age: int, probe_rollouts: int | str, n: int, seed: int
 ) -> None:
     """Over a pool that one batch of probes can reach.
 
     And all batches together cost what was asked for, to within one group.
     """
-    size = n * (G // (probe_rollouts or G))
+    size = n * (G // (G if probe_rollouts == "all" else probe_rollouts))
     sampler = make(
         size, preset, seed=seed, max_age=max_age, probe_rollouts=probe_rollouts, reprobe_share=1.0
     )
@@ -42,7 +42,7 @@ def test_no_prompt_stays_unlabelled_for_longer_than_max_age(
         draws = sampler.sample(n, policy_version=version)
         for draw in draws:
             assert (
-                draw.n_rollouts == (probe_rollouts or G)
+                draw.n_rollouts == (G if probe_rollouts == "all" else probe_rollouts)
                 if draw.kind is DrawKind.REPROBE
                 else draw.n_rollouts == G
             )
@@ -59,7 +59,9 @@ def test_no_prompt_stays_unlabelled_for_longer_than_max_age(
 
 @settings(max_examples=25, deadline=None)
 @given(share=st.floats(0.01, 1), probe_rollouts=st.integers(1, G - 1), n=st.integers(1, 10))
-def test_probes_take_no_more_than_their_share(share: float, probe_rollouts: int, n: int) -> None:
+def test_probes_take_no_more_than_their_share(
+    share: float, probe_rollouts: int | str, n: int
+) -> None:
     sampler = make(400, max_age=2, probe_rollouts=probe_rollouts, reprobe_share=share)
     most = max(1, math.floor(share * n * G / probe_rollouts + 1e-9))
     probed = []
@@ -71,7 +73,7 @@ def test_probes_take_no_more_than_their_share(share: float, probe_rollouts: int,
     assert max(probed) > 0
 
 
-def sampled_with_probes(probe_rollouts: int) -> tuple[list[Draw], LengthEstimator, int]:
+def sampled_with_probes(probe_rollouts: int | str) -> tuple[list[Draw], LengthEstimator, int]:
     """Return some draws, probes among them, the estimator that learned from their answers.
 
     And how many groups calibration counts.
@@ -99,8 +101,10 @@ def sampled_with_probes(probe_rollouts: int) -> tuple[list[Draw], LengthEstimato
     return drawn, sampler.estimator, sampler.state_dict()["calibration"]["total"]
 
 
-@pytest.mark.parametrize("probe_rollouts", [1, 3, 0])
-def test_the_estimator_learns_from_a_probe_as_much_as_it_has_rollouts(probe_rollouts: int) -> None:
+@pytest.mark.parametrize("probe_rollouts", [1, 3, "all"])
+def test_the_estimator_learns_from_a_probe_as_much_as_it_has_rollouts(
+    probe_rollouts: int | str,
+) -> None:
     draws, estimator, _ = sampled_with_probes(probe_rollouts)
     weights = np.concatenate([batch.weights for batch in estimator.batches])
     counts = np.concatenate([batch.counts for batch in estimator.batches])
@@ -110,7 +114,7 @@ def test_the_estimator_learns_from_a_probe_as_much_as_it_has_rollouts(probe_roll
     assert all(draw.admission == 1.0 for draw in draws if draw.kind is DrawKind.REPROBE)
 
 
-@pytest.mark.parametrize("probe_rollouts", [1, 3, 0])
-def test_calibration_counts_full_groups_alone(probe_rollouts: int) -> None:
+@pytest.mark.parametrize("probe_rollouts", [1, 3, "all"])
+def test_calibration_counts_full_groups_alone(probe_rollouts: int | str) -> None:
     draws, _, counted = sampled_with_probes(probe_rollouts)
     assert counted == sum(draw.n_rollouts == G for draw in draws)

@@ -166,5 +166,5 @@ def test_without_pyarrow_the_message_says_what_to_install(monkeypatch: pytest.Mo
     monkeypatch.setitem(sys.modules, "pyarrow", None)
     monkeypatch.delitem(sys.modules, "depo.sampler.prompt_table.arrow", raising=False)
     monkeypatch.delattr("depo.sampler.prompt_table.arrow", raising=False)
-    with pytest.raises(ImportError, match=r"pip install pyarrow; it is part of depo\[train\]"):
+    with pytest.raises(ImportError, match=r"pip install pyarrow; it is part of depo-rl\[train\]"):
         PromptTable.from_arrow(pa.table({"prompt": ["a"]}))

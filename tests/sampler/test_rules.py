@@ -16,14 +16,14 @@ from hypothesis import strategies as st
 
 from depo import PromptSampler, SelectorConfig, StateError, _core
 from depo.config.presets import SELECTOR_PRESETS
-from depo.sampler.core import CORE_SETTINGS
+from depo.sampler.core import core_settings
 from tests.sampler.reference import Label
 from tests.sampler.reference_rules import REFERENCES, REJECTED
 
 G = 4
 N_PROMPTS = 12
 RULES = get_args(get_type_hints(SelectorConfig)["rule"])
-SETTINGS: Mapping[str, Any] = {name: getattr(SelectorConfig(), name) for name in CORE_SETTINGS} | {
+SETTINGS: Mapping[str, Any] = core_settings(SelectorConfig()) | {
     "group_size": G,
     "seed": 5,
     "warmup_steps": 0,

@@ -37,10 +37,10 @@ def test_never_hands_out_a_prompt_in_flight(preset: str) -> None:
     cut=st.integers(0, 9),
     seed=st.integers(0, 2**32),
     belief=st.sampled_from(BELIEFS),
-    probe_rollouts=st.integers(0, G),
+    probe_rollouts=st.sampled_from(["all", *range(1, G + 1)]),
 )
 def test_resume_equals_the_uninterrupted_run(
-    preset: str, cut: int, seed: int, belief: str, probe_rollouts: int
+    preset: str, cut: int, seed: int, belief: str, probe_rollouts: int | str
 ) -> None:
     def start() -> PromptSampler:
         return make(

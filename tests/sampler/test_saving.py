@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -23,6 +24,19 @@ def play(sampler: PromptSampler, first: int, last: int) -> list[list[int]]:
     return ids
 
 
+def failing_rename(calls: list[Path], fails_at: int) -> Callable[[Path, Path], None]:
+    """Return an os.rename whose call number `fails_at` fails."""
+    rename = os.rename
+
+    def failing(source: Path, target: Path) -> None:
+        calls.append(source)
+        if len(calls) == fails_at:
+            raise OSError("disk is gone")
+        rename(source, target)
+
+    return failing
+
+
 def test_a_loaded_sampler_goes_on_as_the_saved_one(tmp_path: Path) -> None:
     whole, loaded = make(), make()
     play(whole, 0, 5)
@@ -39,20 +53,12 @@ def test_a_save_that_fails_leaves_the_one_before(
     play(sampler, 0, 3)
     sampler.save(tmp_path)
     expected = play(sampler, 3, 5)
-    for fails_at in range(1, 4):
-        calls = []
-
-        def rename(source: Path, target: Path, real: object = os.rename) -> None:
-            calls.append(source)
-            if len(calls) == fails_at:  # noqa: B023
-                raise OSError("disk is gone")
-            real(source, target)  # type: ignore[operator]
-
+    for fails_at in (1, 2):
+        calls: list[Path] = []
         with monkeypatch.context() as patched:
-            patched.setattr(os, "rename", rename)
-            if fails_at <= 2:
-                with pytest.raises(OSError, match="disk is gone"):
-                    sampler.save(tmp_path)
+            patched.setattr(os, "rename", failing_rename(calls, fails_at))
+            with pytest.raises(OSError, match="disk is gone"):
+                sampler.save(tmp_path)
         loaded = make()
         loaded.load(tmp_path)
     assert play(loaded, 3, 5) == expected

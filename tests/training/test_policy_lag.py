@@ -118,8 +118,8 @@ def test_run_stopped_after_every_step_continues_as_if_nothing_had_happened(
 def test_update_and_next_rollouts_run_at_once_and_either_may_be_done_first(
     config: Callable[..., TrainConfig], tmp_path: Path, first: str
 ) -> None:
-    Trainer(config("--run.eval_every", "0"), tmp_path / "whole").run()
-    trainer = Trainer(config("--run.eval_every", "0"), tmp_path / "ordered")
+    Trainer(config("--run.eval_every", "off"), tmp_path / "whole").run()
+    trainer = Trainer(config("--run.eval_every", "off"), tmp_path / "ordered")
     began, done = (
         {name: threading.Semaphore(0) for name in ("update", "rollouts")},
         threading.Semaphore(0),

@@ -185,7 +185,7 @@ def test_a_copy_is_the_policy(name: str, dtype: torch.dtype) -> None:
 
 def test_without_ray_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "ray", None)
-    with pytest.raises(ImportError, match=r"pip install 'depo\[ray\]'"):
+    with pytest.raises(ImportError, match=r"pip install 'depo-rl\[ray\]'"):
         Cluster(DistributedConfig(rollout_workers=1), threads=1)
 
 

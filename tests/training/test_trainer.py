@@ -92,7 +92,7 @@ def test_loss_variants_run(shared: Path, tmp_path: Path, checksum_reward: tuple[
             "--run.steps",
             "2",
             "--run.eval_every",
-            "0",
+            "off",
             *checksum_reward,
             *overrides,
         )
@@ -111,7 +111,7 @@ def test_daro_continues_bit_for_bit(
         "--run.steps",
         "4",
         "--run.eval_every",
-        "0",
+        "off",
         *checksum_reward,
     )
     whole = train(shared, tmp_path / "whole", *daro)

@@ -44,6 +44,9 @@ template = "{prompt}\\n"
 [reward]
 function = "reasoning_gym"
 
+[policy]
+model = "tiny"
+
 [warm_start]
 hidden_size = 32
 layers = 1

@@ -10,20 +10,21 @@ from depo.config.keys import check_section, key, require
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class DistributedConfig:
-    """More processes than one, on one machine or many, under Ray (extra `depo[ray]`).
+    """More processes than one, on one machine or many, under Ray (extra `depo-rl[ray]`).
 
     By default everything runs in this process.
     """
 
     rollout_workers: int = key(
         0,
-        "Ray actors that generate, each with its own copy of the policy; 0: this process "
-        "generates [>= 0]",
+        "Ray actors that generate, each with its own copy of the policy; 0: this process generates",
+        ge=0,
     )
     learner_ranks: int = key(
         1,
         "Ray actors that train together, weights, gradients and optimizer sharded (FSDP2); 1: "
-        "this process trains [>= 1]",
+        "this process trains",
+        ge=1,
     )
     overlap: bool = key(
         False,
@@ -33,23 +34,26 @@ class DistributedConfig:
     max_policy_lag: int = key(
         0,
         "1: while the learner updates, workers generate the next batch with the weights from "
-        "before, one version old; 0: on-policy [0..1]",
+        "before, one version old; 0: on-policy",
+        ge=0,
+        le=1,
     )
     address: str = key(
         "",
         "Ray cluster to join, HOST:PORT or auto; empty: one on this machine, on its loopback "
         "interface, for this run alone",
     )
-    actor_cpus: float = key(1.0, "CPUs reserved for each actor [> 0]")
+    actor_cpus: float = key(1.0, "CPUs reserved for each actor", gt=0)
     rollout_gpus: float = key(
-        0.0, "GPUs reserved for each rollout worker; 0: it generates on the CPU [>= 0]"
+        0.0, "GPUs reserved for each rollout worker; 0: it generates on the CPU", ge=0
     )
     learner_gpus: float = key(
         0.0,
-        "GPUs reserved for each learner rank, not a part of one; 0: it trains on the CPU [>= 0]",
+        "GPUs reserved for each learner rank, not a part of one; 0: it trains on the CPU",
+        ge=0,
     )
     estimator_gpus: float = key(
-        0.0, "GPUs reserved for the estimator actor; 0: it works on the CPU [>= 0]"
+        0.0, "GPUs reserved for the estimator actor; 0: it works on the CPU", ge=0
     )
 
     def __post_init__(self) -> None:

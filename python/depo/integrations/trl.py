@@ -162,7 +162,7 @@ class DepoGRPOMixin(_Trainer):  # type: ignore[misc]
     ) -> None:
         super().__init__(*args, **kwargs)
         preset = SelectorConfig.from_preset(selector) if isinstance(selector, str) else selector
-        self._depo_selector = replace(preset, probe_rollouts=0)
+        self._depo_selector = replace(preset, probe_rollouts="all")
         self._depo_replay = {
             name: getattr(estimator, name)
             for name in ("replay_steps", "replay_batch")

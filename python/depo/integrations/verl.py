@@ -63,7 +63,7 @@ class DepoRLHFDataset(RLHFDataset):  # type: ignore[misc]
 
     Validation files are read as by verl itself. Rows of equal prompt and ground truth are one
     prompt. Its settings are `data.depo`: `selection` and `estimator` as in depo's configuration
-    files, `seed`, and `device` of the estimator. Probes are whole groups (`probe_rollouts` 0),
+    files, `seed`, and `device` of the estimator. Probes are whole groups (`probe_rollouts = "all"`),
     because verl would train on a smaller one with its raw reward as advantage; `backfill` is verl's
     own `algorithm.filter_groups`, whose `metric` is also what depo judges rollouts by, enabled or
     not: `reward`, or a name of the reward function's extra results such as `acc`, which leaves

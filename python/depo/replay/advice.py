@@ -86,4 +86,4 @@ def _saving(log: RolloutLog, results: Sequence[Result]) -> str:
 
 
 def _selects(selector: str) -> bool:
-    return SELECTOR_PRESETS[selector].settings.get("policy") != "uniform"
+    return SELECTOR_PRESETS[selector].settings.get("rule") != "uniform"

@@ -13,6 +13,7 @@ from depo.config.selector import SelectorConfig
 from depo.replay.log import RolloutLog, Tick
 from depo.replay.picks import Float64Array, Picks
 from depo.sampler import PromptSampler
+from depo.sampler.core import rule_traits
 from depo.sampler.keyed import derive_key, uniforms
 from depo.types.errors import ConfigError
 from depo.types.protocols import DifficultyEstimator
@@ -24,9 +25,6 @@ REFERENCES: Mapping[str, str] = {
     "informative prompts by depo's belief",
 }
 """Rows that bound what a selector can reach."""
-
-TEXT_POLICIES = frozenset({"window", "budget", "thompson"})
-"""Policies whose choice depends on the prompt's text, if there is an estimator."""
 
 _PROBES = (DrawKind.EXPLORE, DrawKind.REPROBE)
 
@@ -205,7 +203,7 @@ def replay_config(preset: str, depo: SelectorConfig) -> SelectorConfig:
     if preset == "depo":
         return depo
     if preset in REFERENCES:
-        return replace(depo, explore_share=0.0, max_age=0, warmup_steps=0)
+        return replace(depo, explore_share=0.0, max_age="off", warmup_steps=0)
     if preset not in SELECTOR_PRESETS:
         raise ConfigError(
             f"--selectors: got {preset!r}, expected some of "
@@ -216,7 +214,7 @@ def replay_config(preset: str, depo: SelectorConfig) -> SelectorConfig:
 
 def reads_text(preset: str, config: SelectorConfig) -> bool:
     """Return whether an estimator makes a difference to what is picked."""
-    return preset != "oracle" and config.policy in TEXT_POLICIES
+    return preset != "oracle" and rule_traits(config.rule).reads_text
 
 
 def build_selector(

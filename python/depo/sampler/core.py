@@ -6,7 +6,7 @@ And what it says of the pool's prompts as records.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -41,6 +41,25 @@ CORE_SETTINGS = (
     "max_target_weight",
 )
 """Settings that the core takes under the names they have in SelectorConfig."""
+
+
+class RuleTraits(NamedTuple):
+    """What a selection rule needs and does, as the core says.
+
+    Attributes:
+        compares_candidates: Scores several candidates for each prompt that it draws.
+        searches_pool: Can find its candidates in the whole pool.
+        reads_text: Its choice depends on the text predictions.
+    """
+
+    compares_candidates: bool
+    searches_pool: bool
+    reads_text: bool
+
+
+def rule_traits(rule: str) -> RuleTraits:
+    """Return what a selection rule needs and does."""
+    return RuleTraits(*_core.rule_traits()[rule])
 
 
 def pool_of(prompts: Sequence[Prompt | str]) -> Sequence[Prompt]:
@@ -124,8 +143,16 @@ def build_core(
             [config.source_floors.get(source, 0.0) for source in index.source_names],
             dtype=np.float32,
         ),
-        **{name: getattr(config, name) for name in CORE_SETTINGS},
+        **core_settings(config),
     )
+
+
+def core_settings(config: SelectorConfig) -> dict[str, Any]:
+    """Return the core's settings; where the configuration has a word, the core has 0."""
+    return {name: getattr(config, name) for name in CORE_SETTINGS} | {
+        "max_age": 0 if config.max_age == "off" else config.max_age,
+        "probe_rollouts": 0 if config.probe_rollouts == "all" else config.probe_rollouts,
+    }
 
 
 def _index(prompts: Sequence[Prompt]) -> PoolIndex:

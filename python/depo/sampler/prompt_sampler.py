@@ -21,7 +21,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from depo import _core
 from depo.config.selector import SelectorConfig
 from depo.sampler.calibration import CalibrationWindow
 from depo.sampler.core import DRAW_KINDS, build_core, draws_of, pool_of, texts_of
@@ -438,7 +437,7 @@ class PromptSampler:
         Not in the warm-up, when nothing was predicted to be rejected, nor in a probe.
         """
         hidden = [DRAW_KINDS.index(DrawKind.WARMUP)]
-        if self.config.probe_rollouts not in (0, self.group_size):
+        if self.config.probe_rollouts not in ("all", self.group_size):
             hidden.append(DRAW_KINDS.index(DrawKind.REPROBE))
         judged = (seen["statuses"] == VERDICT_STATUSES.index(VerdictStatus.LABELLED)) & ~np.isin(
             seen["kinds"], hidden

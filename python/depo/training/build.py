@@ -164,7 +164,7 @@ def _build(config: TrainConfig, resume_from: Path | None, cluster: Cluster | Non
 
 def _start_policy(config: TrainConfig) -> Path:
     """Return the directory of the policy that training starts from."""
-    if not config.policy.model:
+    if config.policy.is_tiny:
         return warm_start_policy(
             config.data.train, config.data.eval, config.warm_start, config.run.threads
         )
@@ -333,9 +333,9 @@ def _resolved(config: TrainConfig, device: torch.device) -> TrainConfig:
     if loss.rollout_correction == "auto":
         differs = config.rollout.engine == "vllm" and engine == "bfloat16"
         loss = replace(loss, rollout_correction="truncate" if differs else "off")
-    limit = config.rollout.max_logprob_mismatch or (
-        0.1 if "bfloat16" in (learner, engine) else 1e-3
-    )
+    limit = config.rollout.max_logprob_mismatch
+    if limit == "auto":
+        limit = 0.1 if "bfloat16" in (learner, engine) else 1e-3
     rollout, policy = (
         replace(config.rollout, max_logprob_mismatch=limit),
         replace(config.policy, autocast="bfloat16" if mixed else "off"),

@@ -23,18 +23,17 @@ from depo.runs.run_records import RunRecords
 from depo.training.trainer import Trainer
 
 METHODS: Mapping[str, Sequence[str]] = {
-    "GRPO": ("--selection.preset", "uniform"),
-    "DAPO": ("--selection.preset", "dapo"),
-    "DEPO": ("--selection.preset", "depo_paper", "--selection.warmup_steps", "15"),
+    "grpo": ("--selection.preset", "uniform"),
+    "dapo": ("--selection.preset", "dapo"),
+    "depo_paper": ("--selection.preset", "depo_paper", "--selection.warmup_steps", "15"),
     "depo": ("--selection.preset", "depo"),
 }
 """Method -> overrides.
 
-DEPO is the published window with the estimator settings of the configuration, because the published
-optimiser does not get
-going within a short run."""
+depo_paper is the published window with the estimator settings of the configuration: the published
+optimizer does not get going within a short run."""
 
-ESTIMATOR_METHOD = "DEPO"
+ESTIMATOR_METHOD = "depo_paper"
 """Whose probes make the `estimator` entry: the method that selects by the estimator alone."""
 
 SETTLED_STEP = 20
@@ -63,9 +62,8 @@ class Comparison:
     directory: Path
 
     def run_directory(self, method: str, seed: int) -> Path:
-        """Return the directory of one run; distinct also where file names ignore case."""
-        name = {"DEPO": "depo_paper"}.get(method, method.lower())
-        return self.directory / f"{name}-seed{seed}"
+        """Return the directory of one run."""
+        return self.directory / f"{method}-seed{seed}"
 
     def run_config(self, method: str, seed: int) -> TrainConfig:
         """Return the configuration of one run."""

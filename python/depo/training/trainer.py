@@ -119,7 +119,7 @@ class Trainer:
         result = self._ending([]) if self.steps_done else None
         with interruptible(self._announce_stop) as interrupted, closing(self.parts), self.log:
             if self.steps_done == 0:
-                self._record({}, evaluating=self.config.run.eval_every > 0)
+                self._record({}, evaluating=self.config.run.eval_every != "off")
             while result is None:
                 with self.parts.stopwatch("time/step"):
                     metrics = self.step(self.steps_done)
@@ -128,7 +128,7 @@ class Trainer:
                 at_the_end = (
                     result is not None
                     and result.status != "stopped"
-                    and self.config.run.eval_every > 0
+                    and self.config.run.eval_every != "off"
                 )
                 self._record(
                     metrics, evaluating=self._due(self.config.run.eval_every) or at_the_end
@@ -267,8 +267,8 @@ class Trainer:
             metrics |= probe_metrics(probes)
         self.log.write(self.steps_done, metrics, self.parts.stopwatch.take())
 
-    def _due(self, every: int) -> bool:
-        return every > 0 and self.steps_done % every == 0
+    def _due(self, every: int | Literal["off"]) -> bool:
+        return every != "off" and self.steps_done % every == 0
 
     def _ending(self, interrupted: list[int]) -> RunResult | None:
         run = self.config.run

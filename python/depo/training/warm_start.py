@@ -32,6 +32,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from depo.config import SourceConfig, WarmStartConfig
 from depo.data import load_prompts
+from depo.data.tasks import size_of
 from depo.types.errors import ConfigError
 from depo.types.records import Int64Array, Prompt
 
@@ -208,7 +209,7 @@ def _demonstration_source(source: SourceConfig) -> SourceConfig:
     return replace(
         source,
         seed=source.seed + DEMONSTRATION_SEED_OFFSET,
-        count=source.count * DEMONSTRATIONS_PER_PROMPT,
+        count=size_of(source) * DEMONSTRATIONS_PER_PROMPT,
     )
 
 

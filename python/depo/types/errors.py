@@ -3,6 +3,14 @@
 Each is also the builtin error that it specialises.
 """
 
+DISTRIBUTION = "depo-rl"
+"""Name of the package on PyPI. `depo` there is another project."""
+
+
+def install_hint(extra: str) -> str:
+    """Return the command that installs an extra: pip install 'depo-rl[train]'."""
+    return f"pip install '{DISTRIBUTION}[{extra}]'"
+
 
 class ConfigError(ValueError):
     """A setting is unknown, of the wrong type, or contradicts another.

@@ -258,5 +258,5 @@ import {module}
     ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert (
         "ImportError: depo.integrations.verl needs verl >=0.9.1,<0.9.2, which is not installed: "
-        "pip install 'depo[verl]'" in ended.stderr
+        "pip install 'depo-rl[verl]'" in ended.stderr
     )

@@ -88,7 +88,7 @@ def test_a_factor_of_the_advantages_is_a_factor_of_the_loss(
     batch: Sequences, surrogate: Any, factor: float, dual_clip: float
 ) -> None:
     """This is what makes weighted advantages the same as weighted groups."""
-    config = LossConfig(surrogate=surrogate, dual_clip=0.0 if surrogate == "cispo" else dual_clip)
+    config = LossConfig(surrogate=surrogate, dual_clip="off" if surrogate == "cispo" else dual_clip)
     torch.testing.assert_close(
         batch.token_losses(config, factor).loss_L,
         factor * batch.token_losses(config).loss_L,

@@ -16,6 +16,7 @@ use pyo3::types::PyDict;
 use crate::advantage::{AdvantageOptions, group_advantages as core_group_advantages};
 use crate::error::{Error, Result};
 use crate::rng::{Stream, content_id, derive_key as core_derive_key};
+use crate::rules::RuleKind;
 use crate::sampler::Sampler as CoreSampler;
 use crate::sampler::draws::Draw;
 use crate::sampler::replay::Target;
@@ -50,6 +51,20 @@ fn state_error(py: Python<'_>, error: &impl std::fmt::Display) -> PyErr {
 fn content_ids(py: Python<'_>, texts: Vec<String>) -> PyResult<Bound<'_, PyArray1<u64>>> {
     let ids = detached(py, move || Ok(texts.iter().map(content_id).collect::<Vec<u64>>()))?;
     Ok(ids.into_pyarray(py))
+}
+
+/// Name of each selection rule -> whether it compares candidates, can search the pool, reads text.
+#[pyfunction]
+fn rule_traits(py: Python<'_>) -> PyResult<Bound<'_, PyDict>> {
+    let dict = PyDict::new(py);
+    for rule in RuleKind::ALL {
+        let traits = rule.traits();
+        dict.set_item(
+            rule.name(),
+            (traits.compares_candidates, traits.searches_pool, traits.reads_text),
+        )?;
+    }
+    Ok(dict)
 }
 
 /// Random key (unsigned 64 bit): a pure function of its arguments.
@@ -423,7 +438,7 @@ mod _core {
     #[pymodule_export]
     use super::texts::TextColumn;
     #[pymodule_export]
-    use super::{Sampler, content_ids, derive_key, group_advantages, uniforms};
+    use super::{Sampler, content_ids, derive_key, group_advantages, rule_traits, uniforms};
 
     #[pymodule_init]
     fn init(module: &Bound<'_, PyModule>) -> PyResult<()> {

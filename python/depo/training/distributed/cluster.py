@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from typing import Any, Literal
 
 from depo.config import DistributedConfig
-from depo.types.errors import ConfigError, WorkerError
+from depo.types.errors import ConfigError, WorkerError, install_hint
 
 Role = Literal["rollout", "learner", "estimator"]
 
@@ -65,8 +65,8 @@ class Cluster:
             import ray
         except ImportError as error:
             raise ImportError(
-                "distributed: got Ray actors to start, but the package ray is missing: pip "
-                "install 'depo[ray]'"
+                "distributed: got Ray actors to start, but the package ray is missing: "
+                + install_hint("ray")
             ) from error
         self._ray: Any = ray  # whose annotations are partial
         self._owned = not ray.is_initialized()

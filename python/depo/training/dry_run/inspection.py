@@ -33,7 +33,7 @@ from depo.training.distributed.cluster import (
 )
 from depo.training.learner.shaping import AdvantageShaper
 from depo.training.warm_start import outline_policy
-from depo.types.errors import ConfigError
+from depo.types.errors import ConfigError, install_hint
 from depo.types.records import Int64Array, Prompt
 
 CONFIG_FILE, TOKENIZER_FILES = "config.json", "tokenizer*"
@@ -129,24 +129,20 @@ def look_at_policy(
     """
     architecture: PretrainedConfig | None = None
     tokenizer: PreTrainedTokenizerBase | None = None
+    if config.policy.is_tiny:
+        with problems.noted():
+            tokenizer, architecture = outline_policy(
+                config.data.train, config.data.eval, config.warm_start
+            )
+        return architecture, tokenizer
     directory = Path(config.policy.model)
-    missing = [
-        pattern
-        for pattern in POLICY_FILES
-        if config.policy.model and not any(directory.glob(pattern))
-    ]
+    missing = [pattern for pattern in POLICY_FILES if not any(directory.glob(pattern))]
     if missing:
         problems.append(
             f"policy.model: got {config.policy.model!r}, expected the directory of a Hugging Face "
             f"causal LM; it lacks {', '.join(missing)}. "
             f"Download it there: hf download ORGANISATION/{directory.name} --local-dir {directory}"
         )
-    if not config.policy.model:
-        with problems.noted():
-            tokenizer, architecture = outline_policy(
-                config.data.train, config.data.eval, config.warm_start
-            )
-        return architecture, tokenizer
     if CONFIG_FILE not in missing:
         with problems.reading(
             f"policy.model: got {config.policy.model!r}, expected {CONFIG_FILE} of a causal LM"
@@ -257,7 +253,7 @@ def check_settings(config: TrainConfig, train: Sequence[Source], problems: Probl
         (config.distributed.uses_ray, "ray"),
     ):
         if needed and find_spec(package) is None:
-            problems.append(f"the package {package} is missing: pip install 'depo[{package}]'")
+            problems.append(f"the package {package} is missing: {install_hint(package)}")
 
 
 def check_machine(config: TrainConfig, machine: Machine, problems: Problems) -> None:

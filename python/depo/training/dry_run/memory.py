@@ -263,10 +263,11 @@ class MemoryModel:
             return {}
         weights, settings = self.policy.parameters * self._vllm_size, self.config.vllm
         processes = settings.tensor_parallel
-        cache = settings.kv_cache_mib << 20 or CPU_KV_CACHE_BYTES
+        mib = settings.kv_cache_mib
+        cache = CPU_KV_CACHE_BYTES if mib == "auto" else mib << 20
         if not on_gpu:
             return {"vLLM's weights": weights, "vLLM's keys and values, or more": processes * cache}
-        if not settings.kv_cache_mib:
+        if mib == "auto":
             cache = max(
                 int(settings.gpu_memory_share * self.gpu_bytes) - weights // processes,
                 self.kv_per_sequence,

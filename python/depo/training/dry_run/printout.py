@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from depo.config import TrainConfig
+from depo.sampler.core import rule_traits
 from depo.training.distributed.cluster import reservation_bundles
 from depo.training.dry_run.inspection import (
     Machine,
@@ -21,12 +22,6 @@ from depo.training.dry_run.inspection import (
 )
 from depo.training.dry_run.memory import MemoryModel
 from depo.training.dry_run.shapes import EstimatorShape, Lengths, PolicyShape
-
-COMPARING = ("budget", "thompson", "mopps", "prime_pools", "dps")
-"""Selection policies that score `candidates_per_draw` prompts for each that they draw."""
-
-DRAWING = ("mopps", "prime_pools")
-"""Those of them that score none but what they draw where candidates come from the whole pool."""
 
 
 def dry_run(config: TrainConfig) -> int:
@@ -48,9 +43,9 @@ def dry_run(config: TrainConfig) -> int:
     shape = None
     if architecture is not None:
         with problems.reading(
-            f"policy.model: got {config.policy.model!r}, expected a causal LM"
-            if config.policy.model
-            else "warm_start"
+            "warm_start"
+            if config.policy.is_tiny
+            else f"policy.model: got {config.policy.model!r}, expected a causal LM"
         ):
             shape = PolicyShape.of(architecture)
     lines = [
@@ -120,7 +115,7 @@ def _run_lines(config: TrainConfig, shape: PolicyShape | None) -> Iterator[str]:
             f"vocabulary {shape.vocabulary:,}"
         )
     )
-    yield f"policy {config.policy.model or 'of [warm_start]'}{parts}"
+    yield f"policy {config.policy.model}{parts}"
     reader = (
         f"read by {estimator.model or 'a fresh encoder'} ({estimator.preset})"
         if config.has_estimator
@@ -166,9 +161,10 @@ def _rollout_lines(config: TrainConfig, held_out: Sequence[Source]) -> Iterator[
         f"{sequences * rounds * config.rollout.max_new_tokens:,} tokens"
     )
     if config.has_estimator:
-        draws = selection.rule not in COMPARING or (
-            selection.candidates_from == "pool" and selection.rule in DRAWING
-        )
+        traits = rule_traits(selection.rule)
+        # A rule that reads no text scores only what it draws when it searches the whole pool.
+        draws_at_once = selection.candidates_from == "pool" and not traits.reads_text
+        draws = not traits.compares_candidates or draws_at_once
         compared = f"{prompts:,}" if draws else f"{prompts * selection.candidates_per_draw:,}"
         yield (
             f"  candidates scored: {prompts:,} in the first {selection.warmup_steps} steps, "
@@ -176,7 +172,7 @@ def _rollout_lines(config: TrainConfig, held_out: Sequence[Source]) -> Iterator[
         )
     evaluated = sum(len(source.prompts) for source in held_out) * config.evaluation.samples
     evaluated += config.evaluation.probe_prompts * group
-    if config.run.eval_every and evaluated:
+    if config.run.eval_every != "off" and evaluated:
         yield f"  an evaluation, every {config.run.eval_every} steps: {evaluated:,} responses"
 
 

@@ -181,7 +181,7 @@ def clipped_surrogate(
     *,
     clip_low: float,
     clip_high: float,
-    dual_clip: float = 0.0,
+    dual_clip: float | None = None,
 ) -> Tensor:
     """Return PPO's token loss -min(ratio A, clip(ratio, 1 - clip_low, 1 + clip_high) A).
 
@@ -197,7 +197,7 @@ def clipped_surrogate(
     """
     clipped_ratio_L = ratio_L.clamp(1.0 - clip_low, 1.0 + clip_high)
     loss_L = torch.maximum(-advantages_L * ratio_L, -advantages_L * clipped_ratio_L)
-    if dual_clip > 0.0:
+    if dual_clip is not None:
         loss_L = torch.where(
             advantages_L < 0, torch.minimum(loss_L, -advantages_L * dual_clip), loss_L
         )
@@ -270,7 +270,7 @@ def policy_loss(
             advantages_L,
             clip_low=clip_low,
             clip_high=clip_high,
-            dual_clip=config.dual_clip,
+            dual_clip=None if config.dual_clip == "off" else config.dual_clip,
         )
         clipped_L = clip_active(ratio_L, advantages_L, clip_low=clip_low, clip_high=clip_high)
     return TokenLoss(loss_L, ratio_L.detach(), clipped_L)
