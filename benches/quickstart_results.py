@@ -107,7 +107,8 @@ def findings(summary: Mapping[str, Any], sweep_summary: Mapping[str, Any]) -> Se
         f"depo reaches {accuracy['depo']:.3f} where DAPO reaches {accuracy['dapo']:.3f}, with "
         f"{fewer_sequences:.1f}x fewer sequences "
         f"and {fewer_tokens:.1f}x fewer tokens.",
-        f"depo_paper (the published window) reaches {accuracy['depo_paper']:.3f}, GRPO at its best learning "
+        f"depo_paper (the published window) reaches {accuracy['depo_paper']:.3f}, "
+        f"GRPO at its best learning "
         f"rate {best_grpo:.3f}, with equally many sequences.",
         f"Groups without signal after step {summary['settled_step']}: {wasted}.",
         "Informative prompts have longer answers here, so that selection saves less in tokens "

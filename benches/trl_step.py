@@ -159,7 +159,7 @@ class Alternation(TrainerCallback):
 def trl_trainer(
     config: TrainConfig, prompts: Sequence[Prompt], policy: Path, directory: Path, steps: int
 ) -> trl.GRPOTrainer:
-    """Return TRL's trainer with depo's settings and depo's reward, on these prompts in this order."""
+    """Return TRL's trainer with depo's settings and reward, on these prompts in this order."""
     reward, by_text = load_reward(config.reward), {prompt.text: prompt for prompt in prompts}
     tokenizer = AutoTokenizer.from_pretrained(policy, padding_side="left")
 

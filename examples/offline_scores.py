@@ -1,5 +1,6 @@
-"""Pass rates as columns of a data set, from recorded rollouts, a trained difficulty estimator, or
-both.
+"""Add pass rates to a data set as columns.
+
+They come from recorded rollouts, a trained difficulty estimator, or both.
 
     python examples/offline_scores.py PROMPTS OUT.parquet --log LOG ... [--estimator DIRECTORY]
 

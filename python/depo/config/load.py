@@ -120,9 +120,7 @@ def suggestion(name: str, known: Sequence[str]) -> str:
 
 
 def _resolve(values: Mapping[str, Any], where: str) -> TrainConfig:
-    """Return the configuration of `section.key` -> value, presets below them and defaults below
-    those.
-    """
+    """Return the configuration of `section.key` -> value, over presets and defaults."""
     try:
         return TrainConfig(
             **{

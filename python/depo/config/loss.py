@@ -46,9 +46,7 @@ class LossConfig:
     )
     clip_high: float = key(0.28, "upper clip of the importance ratio: 1 + clip_high", ge=0)
     dual_clip: float | Literal["off"] = key(
-        "off",
-        "with a negative advantage the loss is at most this times |advantage|",
-        gt=0,
+        "off", "with a negative advantage the loss is at most this times |advantage|", gt=0
     )
     kl_weight: float = key(
         0.0, "weight of the k3 KL to the reference policy (the start checkpoint); 0: off", ge=0

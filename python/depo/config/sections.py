@@ -141,8 +141,7 @@ class PolicyConfig:
     """The model that is trained."""
 
     model: str = key(
-        "",
-        'directory of a Hugging Face causal LM, or "tiny": the warm-started toy of [warm_start]',
+        "", 'directory of a Hugging Face causal LM, or "tiny": the warm-started toy of [warm_start]'
     )
     dtype: Literal["float32", "bfloat16"] = key("float32", "type of the master weights")
     autocast: Literal["auto", "off", "bfloat16"] = key(

@@ -42,9 +42,7 @@ def load_prompts(
 
 
 def without_trained(held_out: Iterable[Prompt], train: Iterable[Prompt]) -> list[Prompt]:
-    """Return the held-out prompts whose text and answer no training prompt has, whatever its
-    source.
-    """
+    """Return the held-out prompts that share no text and answer with a training prompt."""
     trained_on = {(prompt.text, str(prompt.answer)) for prompt in train}
     return [prompt for prompt in held_out if (prompt.text, str(prompt.answer)) not in trained_on]
 

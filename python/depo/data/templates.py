@@ -27,6 +27,5 @@ def require_placeholder(template: str, names: Collection[str]) -> None:
         ConfigError: None of `{name}` for the given names occurs.
     """
     if not any(match[1] in names for match in PLACEHOLDER.finditer(template)):
-        raise ConfigError(
-            f"template: got {template!r}, expected at least one of {', '.join(f'{{{name}}}' for name in names)} in it"
-        )
+        expected = ", ".join(f"{{{name}}}" for name in names)
+        raise ConfigError(f"template: got {template!r}, expected at least one of {expected} in it")

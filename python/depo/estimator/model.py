@@ -40,16 +40,15 @@ class ResidualBlock(nn.Module):
 
 
 class DifficultyModel(nn.Module):
-    """Token ids of a prompt, `pool`ed by the encoder -> logit of its pass rate and logit of
-    exp(mean token log-probability).
+    """Predict the logits of a pass rate and of exp(mean token log-probability).
+
+    The encoder turns token ids of a prompt into positions, of which `pool` makes one vector.
 
     Float32 throughout: the small steps of AdamW vanish in bfloat16 weights.
     """
 
     def __init__(self, encoder: PreTrainedModel, config: EstimatorConfig) -> None:
-        """Put a freshly initialised trunk and heads, drawn from torch's global generator, on
-        `encoder`.
-        """
+        """Put a fresh trunk and heads on `encoder`, drawn from torch's global generator."""
         super().__init__()
         wide, narrow = config.trunk_sizes
         self.encoder = encoder
@@ -85,7 +84,7 @@ class DifficultyModel(nn.Module):
         return hidden_MTH[:, 0] if self._pooling == "cls" else _masked_mean(hidden_MTH, mask_MT)
 
     def forward(self, pooled_MH: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the score logits and the distillation logits of pooled prompts, two float32 [M]."""
+        """Return score logits and distillation logits of pooled prompts, two float32 [M]."""
         features_MH = self.trunk(pooled_MH)
         return self.score_head(features_MH).squeeze(-1), self.distill_head(features_MH).squeeze(-1)
 

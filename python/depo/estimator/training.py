@@ -82,8 +82,10 @@ def load_targets(batch: TargetBatch, config: EstimatorConfig, device: torch.devi
 
 
 def ranking_loss(scores_M: Tensor, targets_M: Tensor, gap: float, margin: float) -> Tensor:
-    """Return the mean over ordered pairs with target_i > target_j + gap of relu(margin - (score_i -
-    score_j)); 0 if there is none.
+    """Return the pairwise ranking loss of scores against targets.
+
+    The mean of relu(margin - (score_i - score_j)) over pairs with target_i > target_j + gap; 0
+    without such a pair.
 
     Args:
         scores_M: float32 [M] logits.
@@ -101,8 +103,10 @@ def ranking_loss(scores_M: Tensor, targets_M: Tensor, gap: float, margin: float)
 def difficulty_loss(
     scores_M: Tensor, distills_M: Tensor, targets: Targets, config: EstimatorConfig
 ) -> LossTerms:
-    """Return BCE(score, pass rate) + distill_weight * BCE(distill, exp(mean log-prob)) +
-    ranking_weight * ranking loss.
+    """Return the estimator's loss and its terms.
+
+    BCE(score, pass rate) + distill_weight * BCE(distill, exp(mean log-prob)) + ranking_weight *
+    ranking loss.
 
     Both cross entropies are weighted means; the second covers the known log-probs only and is 0 if
     there is none.

@@ -58,8 +58,9 @@ def probe(
     config: TrainConfig,
     step: int,
 ) -> list[dict[str, Any]]:
-    """Roll out random prompts of the whole pool and compare with what the sampler believes of them,
-    whatever it would do with them.
+    """Roll out random prompts of the whole pool and compare with the sampler's beliefs.
+
+    What the selection rule would do with them plays no part.
 
     Nothing is trained on these prompts, and nothing is remembered. Without an estimator there is
     nothing to measure.

@@ -23,7 +23,8 @@ class AdapterSettings:
     """How an adapter chooses.
 
     Attributes:
-        selector: How prompts are selected; probes are whole groups (`probe_rollouts = "all"`), because
+        selector: How prompts are selected; probes are whole groups (`probe_rollouts = "all"`),
+            because
             frameworks roll out and train whole ones.
         estimator: The difficulty estimator; None: each prompt's own history alone.
         seed: Seed of every draw.

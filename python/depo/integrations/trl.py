@@ -31,18 +31,18 @@ require_tested(
     "trl"
 )  # before anything that comes with TRL is imported, so that its absence has a clear message
 
-import torch  # noqa: E402
-from torch import Tensor  # noqa: E402
-from trl import GRPOTrainer  # noqa: E402
+import torch
+from torch import Tensor
+from trl import GRPOTrainer
 
-from depo.integrations.ranks import require_equal, shared_estimator  # noqa: E402
+from depo.integrations.ranks import require_equal, shared_estimator
 from depo.integrations.trl_checks import (
     check_backfill,
     check_hooks,
     identifying_rows,
     reward_column,
 )
-from depo.integrations.trl_responses import (  # noqa: E402
+from depo.integrations.trl_responses import (
     COMPLETION_IDS,
     COMPLETIONS,
     Generated,

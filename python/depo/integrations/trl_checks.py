@@ -1,6 +1,4 @@
-"""What the TRL adapter needs of a trainer class, its settings and its data set, said before the
-first step.
-"""
+"""Check a trainer class, its settings and its data set before the first step."""
 
 from __future__ import annotations
 

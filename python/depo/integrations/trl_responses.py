@@ -62,8 +62,9 @@ def gather_rollouts(generated: Generated, extras: Mapping[str, Sequence[Any]]) -
 
 
 def mean_logprobs(generated: Generated, group_size: int) -> Float32Array | None:
-    """Return of each group of all processes the mean of its responses' mean token
-    log-probabilities, float32 [B]; every process calls this.
+    """Return each group's mean token log-probability over its responses, float32 [B].
+
+    The groups are those of all processes; every process calls this.
 
     Args:
         generated: What `_generate` returned here; only vLLM and rollout functions report

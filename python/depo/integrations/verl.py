@@ -32,10 +32,10 @@ from depo.types.records import Float32Array, Int64Array
 
 require_tested("verl")
 
-import torch  # noqa: E402
-from omegaconf import DictConfig, ListConfig, OmegaConf  # noqa: E402
-from omegaconf.errors import ConfigKeyError  # noqa: E402
-from verl.utils.dataset.rl_dataset import RLHFDataset  # noqa: E402
+import torch
+from omegaconf import DictConfig, ListConfig, OmegaConf
+from omegaconf.errors import ConfigKeyError
+from verl.utils.dataset.rl_dataset import RLHFDataset
 
 if TYPE_CHECKING:
     from verl import DataProto
@@ -63,7 +63,8 @@ class DepoRLHFDataset(RLHFDataset):  # type: ignore[misc]
 
     Validation files are read as by verl itself. Rows of equal prompt and ground truth are one
     prompt. Its settings are `data.depo`: `selection` and `estimator` as in depo's configuration
-    files, `seed`, and `device` of the estimator. Probes are whole groups (`probe_rollouts = "all"`),
+    files, `seed`, and `device` of the estimator. Probes are whole groups
+    (`probe_rollouts = "all"`),
     because verl would train on a smaller one with its raw reward as advantage; `backfill` is verl's
     own `algorithm.filter_groups`, whose `metric` is also what depo judges rollouts by, enabled or
     not: `reward`, or a name of the reward function's extra results such as `acc`, which leaves

@@ -149,9 +149,7 @@ def informative_share_by_tick(log: RolloutLog, picks: Picks) -> list[float]:
 
 
 def reliability(log: RolloutLog, picks: Picks, warm: int) -> ReliabilityCurve:
-    """Return believed against observed frequency of being informative over the scored groups
-    picked.
-    """
+    """Return believed against observed shares of informative groups among scored picks."""
     return reliability_curve(
         *_predictions(log, picks, _judged(log, picks, warm)[0]), bins=CALIBRATION_BINS
     )
@@ -206,8 +204,9 @@ def _predictions(log: RolloutLog, picks: Picks, counted_P: BoolArray) -> tuple[A
 
 
 def _max_age(log: RolloutLog, picks: Picks) -> int:
-    """Return the longest time between two picks of a prompt, the start counting as a pick at tick
-    -1 and the end as one at tick K.
+    """Return the longest time between two picks of a prompt, in ticks.
+
+    The start counts as a pick at tick -1, the end as one at tick K.
     """
     prompts, n = np.arange(len(log.prompts)), len(log.prompts)
     prompt = np.concatenate([prompts, log.prompt_positions[picks.records], prompts])

@@ -250,8 +250,9 @@ def recorded_rewards(tick: Tick, rows: Int64Array, group_size: int) -> Float32Ar
 def subsample(
     rewards_BG: Float32Array, n_rollouts_B: Int64Array, lots_BG: Float64Array
 ) -> Float32Array:
-    """Return the rewards of the `n_rollouts` known rollouts with the lowest lots of each group, all
-    if there are no more, the rest as NaN.
+    """Return the rewards of `n_rollouts` known rollouts of each group, the rest as NaN.
+
+    Those with the lowest random numbers; all where there are no more.
 
     With lots drawn evenly the successes among them are hypergeometric: a probe looks at some of the
     rollouts that the group would have had.

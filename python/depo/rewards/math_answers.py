@@ -43,7 +43,11 @@ class Answer:
 
 
 def extract_answer(response: str) -> Answer:
-    r"""Return the last `\boxed{..}`, else what follows the last `####` (GSM8K), else the last `<answer>..</answer>`, else the end of the response."""
+    r"""Return the part of a response that holds its final answer.
+
+    The last `\boxed{..}`, else what follows the last `####` (GSM8K), else the last
+    `<answer>..</answer>`, else the end of the response.
+    """
     boxed = _last_box(response)
     if boxed is not None:
         return Answer(boxed.strip(), marked=True)
@@ -65,7 +69,10 @@ def clean_gold(gold: str) -> str:
 
 
 def as_latex(answer: str) -> str:
-    r"""Return an answer as math-verify parses it: in `$..$`, without which `\sqrt{3}` or `x^2` silently parse to nothing."""
+    r"""Return an answer as math-verify parses it: in `$..$`.
+
+    Without these `\sqrt{3}` or `x^2` silently parse to nothing.
+    """
     answer = answer.replace(r"\$", "").replace(r"\!", "")
     return answer if _DELIMITED.search(answer) else f"${answer}$"
 
@@ -101,7 +108,10 @@ def compare_text(gold: str, answer: str) -> bool | None:
 
 
 def as_number(answer: str) -> Fraction | None:
-    r"""Return the exact value of an integer, decimal, `a/b` or `\frac{a}{b}`, thousands separators allowed; None for anything else."""
+    r"""Return the exact value of an integer, decimal, `a/b` or `\frac{a}{b}`, else None.
+
+    Thousands separators are allowed.
+    """
     answer = _normalized(answer)
     if _GROUPED.fullmatch(answer):
         answer = answer.replace(",", "")

@@ -77,8 +77,9 @@ class PreallocatedLayer(DynamicLayer):  # type: ignore[no-untyped-call]
 
 
 def preallocate(cache: Cache, rows: Tensor, capacity: int) -> None:
-    """Make every full-attention layer of a prefilled cache a `PreallocatedLayer` and hold its rows
-    `rows` (int64 [R], repeats allowed).
+    """Hold the rows `rows` of a prefilled cache in preallocated layers.
+
+    Every full-attention layer becomes a `PreallocatedLayer`; rows are int64 [R], repeats allowed.
 
     Layers of other kinds (sliding window, recurrent) stay what they are: what they hold does not
     grow.

@@ -14,8 +14,9 @@ from depo.types.records import JudgedGroup
 
 
 class RunLog:
-    """metrics.jsonl, timings.jsonl, journal.jsonl, probes.jsonl, TensorBoard and the progress
-    display of one run.
+    """Write all logs of one run and show its progress.
+
+    metrics.jsonl, timings.jsonl, journal.jsonl, probes.jsonl, TensorBoard and the progress display.
 
     Args:
         run_directory: Where the files live; made if missing.

@@ -75,8 +75,9 @@ def selection_metrics(before: Mapping[str, float], after: Mapping[str, float]) -
 
 
 def sequences_saved(metrics: Mapping[str, float], group_size: int) -> float:
-    """Return how many more sequences uniform sampling would have needed for this step's informative
-    groups; 0 while nothing is known about the rejected.
+    """Return how many more sequences uniform sampling would have needed.
+
+    For this step's informative groups; 0 while nothing is known about the rejected prompts.
 
     The share of informative groups without selection is estimated from what was observed, weighted
     by 1/admission.

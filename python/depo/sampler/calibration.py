@@ -1,5 +1,4 @@
-"""How good are predicted pass rates and P(informative)? Weighted metrics over what was observed
-(numpy only).
+"""Measure predicted pass rates and P(informative) against outcomes (numpy only).
 
 Weights are 1 / admission throughout: the observed are a biased sample of the pool, and the weights
 undo it (Horvitz-Thompson). A metric that is not defined, such as the AUROC of a single class, is

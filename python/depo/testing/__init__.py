@@ -1,5 +1,7 @@
-"""Does an adapter keep the sampler's laws? `check_adapter` drives any trainer's adapter through
-late, partial, duplicate, aborted and resumed groups.
+"""Check that an adapter keeps the sampler's laws.
+
+`check_adapter` drives the adapter of any trainer through late, partial, duplicate, aborted and
+resumed groups.
 
 An adapter's author writes an `AdapterHarness`, some 30 lines around the framework's real loop, and
 a test of one line, `check_adapter(MyHarness)`. Needs numpy alone, no test runner.

@@ -244,9 +244,7 @@ class Watch:
                 group.restored, group.excused = True, not lossless
 
     def finished(self, sampler: PromptSampler, drained_since: int) -> None:
-        """Check what must be true at the end of a run, of the groups drawn before step
-        `drained_since`.
-        """
+        """Check what must hold at the end for groups drawn before step `drained_since`."""
         in_flight = {draw.draw_id for draw in sampler.in_flight()}
         for draw_id, group in self.groups.items():
             if group.step >= drained_since:

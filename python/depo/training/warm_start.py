@@ -147,8 +147,9 @@ def build_tokenizer(prompts: Sequence[Prompt]) -> PreTrainedTokenizerFast:
 
 
 def _frames(texts: Sequence[str]) -> set[str]:
-    """Return what all texts begin and end with, cut at a border between letters or digits and
-    anything else.
+    """Return the common start and end of all texts.
+
+    Cut at a border between letters or digits and anything else.
     """
     prefix, suffix = _common_prefix(texts), _common_prefix([text[::-1] for text in texts])[::-1]
     prefix, suffix = re.sub(r"[A-Za-z0-9]+$", "", prefix), re.sub(r"^[A-Za-z0-9]+", "", suffix)

@@ -147,7 +147,7 @@ def verl_config(directory: Path, texts: Iterable[str], *overrides: str) -> DictC
         "data.custom_cls.path=pkg://depo.integrations.verl",
         "data.custom_cls.name=DepoRLHFDataset",
         "trainer.v1.sampler.custom_sampler.path=pkg://depo.integrations.verl_buffer",
-        f"trainer.v1.sampler.custom_sampler.name={'DepoReplayBufferAsync' if asynchronous else 'DepoReplayBuffer'}",
+        "trainer.v1.sampler.custom_sampler.name=DepoReplayBuffer" + "Async" * asynchronous,
         f"actor_rollout_ref.model.path={write_model(directory / 'model')}",
         f"actor_rollout_ref.rollout.n={G}",
         "actor_rollout_ref.rollout.name=vllm",

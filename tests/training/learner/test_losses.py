@@ -117,9 +117,7 @@ def test_clipped_surrogate_by_cases(
         assert advantage >= 0 or loss_L.item() <= -dual_clip * advantage + 1e-12
 
 
-def test_surrogate_gradient_is_the_finite_difference_and_vanishes_exactly_where_the_clip_is_active() -> (
-    None
-):
+def test_surrogate_gradient_is_the_finite_difference_and_vanishes_where_clipped() -> None:
     generator = torch.Generator().manual_seed(0)
     logprobs_L, old_logprobs_L, advantages_L = (
         torch.randn(200, generator=generator, dtype=torch.float64) * scale

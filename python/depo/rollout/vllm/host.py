@@ -29,12 +29,12 @@ ENVIRONMENT_DEFAULTS = {"VLLM_LOGGING_LEVEL": "ERROR"}
 CPU_ENVIRONMENT = {
     # vLLM would compile helpers of its sampler at the first request, which takes a C++ compiler and
     # gains nothing.
-    "TORCHDYNAMO_DISABLE": "1",
+    "TORCHDYNAMO_DISABLE": "1"
 }
 CPU_PROCESSES_ENVIRONMENT_DEFAULTS = {
     # vLLM would bind each process to a NUMA node of its own, and refuses to start where there are
     # fewer.
-    "VLLM_CPU_OMP_THREADS_BIND": "nobind",
+    "VLLM_CPU_OMP_THREADS_BIND": "nobind"
 }
 
 

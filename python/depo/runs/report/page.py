@@ -14,11 +14,16 @@ from pathlib import Path
 from depo.runs.report.charts import Chart
 
 _STYLE = """
-body { font: 15px/1.5 system-ui, sans-serif; color: #1a1a1a; background: #fff; max-width: 1020px; margin: 2em auto; padding: 0 1em }
-h1 { margin-bottom: 0 } h2 { margin: 2em 0 .3em; border-bottom: 1px solid #ddd } p { margin: .4em 0 1em; max-width: 48em }
-table { border-collapse: collapse; margin: .5em 0 1em } th, td { padding: .25em .9em .25em 0; text-align: left; vertical-align: top }
-th { border-bottom: 1px solid #999 } td { border-bottom: 1px solid #eee } .number { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap }
-img { max-width: 100%; height: auto } pre { background: #f6f6f6; padding: 1em; overflow-x: auto; font-size: 13px } .left-out { color: #666 }
+body { font: 15px/1.5 system-ui, sans-serif; color: #1a1a1a; background: #fff; max-width: 1020px;
+  margin: 2em auto; padding: 0 1em }
+h1 { margin-bottom: 0 } h2 { margin: 2em 0 .3em; border-bottom: 1px solid #ddd } p { margin: .4em
+  0 1em; max-width: 48em }
+table { border-collapse: collapse; margin: .5em 0 1em } th, td { padding: .25em .9em .25em 0;
+  text-align: left; vertical-align: top }
+th { border-bottom: 1px solid #999 } td { border-bottom: 1px solid #eee } .number { text-align:
+  right; font-variant-numeric: tabular-nums; white-space: nowrap }
+img { max-width: 100%; height: auto } pre { background: #f6f6f6; padding: 1em; overflow-x: auto;
+  font-size: 13px } .left-out { color: #666 }
 """
 
 

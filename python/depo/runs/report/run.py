@@ -17,8 +17,7 @@ _CONFIG_FILE = "config.toml"
 
 
 def write_report(run_directory: Path) -> Path:
-    """Draw `plots/*.png` and write the self-contained `report.html`, both into the run's directory;
-    a run that is still going can be reported on.
+    """Write a run's `report.html` and its `plots/*.png`; the run may still be going.
 
     What a run has not recorded (no estimator, no evaluation, no probes) is left out with a sentence
     that says why.

@@ -132,8 +132,9 @@ class PromptTable(Sequence[Prompt]):
         source_names: Sequence[str] = (),
         ids: Buffers | None = None,
     ) -> PromptTable:
-        """Return prompts whose texts lie one behind the other in a NumPy array, a memory-mapped one
-        for example. Nothing is copied but codes of sources.
+        """Return prompts whose texts lie one after another in a NumPy array.
+
+        The array may be memory-mapped. Nothing but codes of sources is copied.
 
         Args:
             utf8: uint8, contiguous: the texts' UTF-8 bytes.

@@ -28,8 +28,7 @@ _SAME_ON_ALL = ("grad_norm", "steps", "sequences")
 
 
 class ShardedLearner(PolicyLearner):
-    """A `PolicyLearner` whose `update` and state equal those of one rank alone, up to the order of
-    float additions.
+    """Update a sharded policy as one rank alone would, up to the order of additions.
 
     Every rank is called with the same arguments at the same time. The loss of a sequence is
     weighted by the denominators of the whole minibatch, as on one rank, and gradients are summed

@@ -174,7 +174,7 @@ class MemoryModel:
         gathered = 0
         if (
             ranks > 1
-            # embeddings and head are whole for a pass, and their gradients; one layer is in use and one
+            # embeddings, head and their gradients are whole for a pass; one layer is in use and one
             # comes ahead of time
         ):
             gathered = (

@@ -165,8 +165,9 @@ class DaroWeights:
         return weights_B
 
     def _level_weights(self, present_K: NDArray[np.bool_], losses_P: Float64Array) -> Float64Array:
-        """Update the running means of the P present levels and return 1 / mean within its bounds,
-        float64 [P].
+        """Update the running means of the P present levels and return weights, float64 [P].
+
+        A weight is 1 / mean within its bounds.
         """
         decay = self._config.daro_decay
         means_P = self._mean_losses[present_K]

@@ -90,8 +90,9 @@ class _TokenLogprobs(torch.autograd.Function):
 
 
 def token_logprobs(logits_LV: Tensor, tokens_L: Tensor, temperature: float = 1.0) -> Tensor:
-    """Return the log-probability of each token under softmax(logits / temperature), differentiable
-    with respect to the logits.
+    """Return each token's log-probability under softmax(logits / temperature).
+
+    Differentiable with respect to the logits.
 
     Args:
         logits_LV: Floating point [L, V]; half-precision logits are evaluated in float32.
@@ -277,8 +278,9 @@ def policy_loss(
 
 
 def k3_kl(logprobs_L: Tensor, reference_logprobs_L: Tensor) -> Tensor:
-    """Return the estimator r - ln r - 1 of KL(pi || pi_ref), r = pi_ref / pi on tokens sampled from
-    pi: [L], each >= 0.
+    """Return the k3 estimate of KL(pi || pi_ref) per token, [L], each >= 0.
+
+    r - ln r - 1 with r = pi_ref / pi, on tokens sampled from pi.
 
     Low variance and never negative (Schulman, "Approximating KL divergence", 2020; GRPO, arXiv
     2402.03300, eq. 4). ln r is clamped to +-MAX_LOG_RATIO.
