@@ -18,7 +18,6 @@ mod vectors;
 #[cfg(feature = "python")]
 mod python;
 
-use depo_structures::{memory, portable};
 pub use error::{Error, Result};
 pub use sampler::Sampler;
 pub use settings::Settings;

@@ -4,7 +4,6 @@
 use std::collections::BTreeMap;
 
 use crate::error::{Error, Result, require};
-use crate::settings::Settings;
 
 /// Numbers set by name.
 pub type NamedNumbers = BTreeMap<String, f64>;
@@ -45,15 +44,15 @@ pub(crate) fn by_name<T: Copy>(
     })
 }
 
-/// One entry of a registry.
-pub(crate) struct Registered<T: ?Sized> {
+/// One entry of a registry; `C` is what its kind is built from.
+pub(crate) struct Registered<T: ?Sized, C> {
     pub name: &'static str,
     pub options: &'static [NamedOption],
     /// Builds it, knowing nothing yet, for a pool of so many prompts.
-    pub build: fn(&Settings, usize) -> Box<T>,
+    pub build: fn(&C, usize) -> Box<T>,
 }
 
-impl<T: ?Sized> Registered<T> {
+impl<T: ?Sized, C> Registered<T, C> {
     /// Checks names and ranges of the options that are set under `argument`.
     pub(crate) fn check_options(&self, argument: &'static str, set: &NamedNumbers) -> Result<()> {
         let range = |option: &NamedOption| {
@@ -72,7 +71,11 @@ impl<T: ?Sized> Registered<T> {
 
 /// Declares the modules of a folder, and the enum that names what they hold.
 macro_rules! registry {
-    ($(#[$kind_doc:meta])* $kinds:ident of $kept:ty as $argument:literal in $constant:ident { $($(#[$doc:meta])* $kind:ident: $module:ident;)* }) => {
+    (
+        $(#[$kind_doc:meta])*
+        $kinds:ident of $kept:ty, built from $settings:ty, as $argument:literal in $constant:ident
+        { $($(#[$doc:meta])* $kind:ident: $module:ident;)* }
+    ) => {
         $(mod $module;)*
 
         $(#[$kind_doc])*
@@ -85,7 +88,7 @@ macro_rules! registry {
             /// Every kind.
             pub const ALL: &[Self] = &[$(Self::$kind),*];
 
-            pub(crate) fn registered(self) -> &'static $crate::registry::Registered<$kept> {
+            pub(crate) fn registered(self) -> &'static $crate::registry::Registered<$kept, $settings> {
                 match self { $(Self::$kind => &$module::$constant,)* }
             }
 

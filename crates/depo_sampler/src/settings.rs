@@ -1,10 +1,10 @@
 //! Settings of a sampler, and their ranges.
 
-use crate::belief::{Belief, BeliefKind};
+use crate::belief::{Belief, BeliefKind, BeliefSettings};
 use crate::error::{Error, Result, require};
 use crate::registry::NamedNumbers;
 use crate::rules::exploration::ExploreBy;
-use crate::rules::{CandidatesFrom, RuleKind, SelectionRule};
+use crate::rules::{CandidatesFrom, RuleKind, RuleSettings, SelectionRule};
 use crate::state::{StateMap, StateReader};
 
 /// How prompts are selected. `Default` is the budget rule with the Python package's default
@@ -19,11 +19,11 @@ pub struct Settings {
     pub rule: RuleKind,
     /// Numbers that the rule alone knows, by name; see `RuleKind::options`.
     pub rule_options: NamedNumbers,
-    /// Policy versions below this admit everyone.
+    /// Policy versions below this admit every prompt.
     pub warmup_steps: u32,
-    /// Policy window: lowest and highest predicted reward admitted, 0 <= low < high <= 1.
+    /// Rule window: lowest and highest predicted reward admitted, 0 <= low < high <= 1.
     pub window: (f64, f64),
-    /// Policies that compare candidates: how many for each prompt drawn, at least 1.
+    /// Rules that compare candidates: how many for each prompt drawn, at least 1.
     pub candidates_per_draw: usize,
     /// Where these come from.
     pub candidates_from: CandidatesFrom,
@@ -41,10 +41,10 @@ pub struct Settings {
     pub probe_rollouts: usize,
     /// At most this share of a batch goes to re-probes, in [0, 1].
     pub reprobe_share: f64,
-    /// Policies that compare candidates: least share of each batch by source index; every source
+    /// Rules that compare candidates: least share of each batch by source index; every source
     /// has an entry, the sum is at most 1.
     pub source_floors: Vec<f32>,
-    /// Policies that admit and reject: candidates looked at per prompt wanted, at least 1.
+    /// Rules that admit and reject: candidates looked at per prompt wanted, at least 1.
     pub scan_cap: usize,
     /// Whether a prompt's own past results enter its forecast.
     pub use_history: bool,
@@ -101,63 +101,40 @@ impl Settings {
     /// # Errors
     /// A setting is out of its range.
     pub fn validate(&self) -> Result<()> {
-        let (low, high) = self.window;
         self.rule.registered().check_options("rule_options", &self.rule_options)?;
         self.belief.registered().check_options("belief_options", &self.belief_options)?;
         require(self.group_size >= 2, "group_size", self.group_size, "at least 2")?;
-        require(
-            0.0 <= low && low < high && high <= 1.0,
-            "window",
-            format!("{:?}", self.window),
-            "0 <= low < high <= 1",
-        )?;
-        require(
-            self.candidates_per_draw >= 1,
-            "candidates_per_draw",
-            self.candidates_per_draw,
-            "at least 1",
-        )?;
+        self.validate_window()?;
+        require_positive("candidates_per_draw", self.candidates_per_draw)?;
         if self.candidates_from == CandidatesFrom::Pool {
             self.validate_search()?;
         }
-        require(
-            (0.0..=1.0).contains(&self.explore_share),
-            "explore_share",
-            self.explore_share,
-            "within 0..1",
-        )?;
-        let probe_range = format!("at most group_size = {}", self.group_size);
-        require(
-            self.probe_rollouts <= self.group_size,
-            "probe_rollouts",
-            self.probe_rollouts,
-            &probe_range,
-        )?;
-        require(
-            (0.0..=1.0).contains(&self.reprobe_share),
-            "reprobe_share",
-            self.reprobe_share,
-            "within 0..1",
-        )?;
+        require_share("explore_share", self.explore_share)?;
+        let expected = format!("at most group_size = {}", self.group_size);
+        let fits = self.probe_rollouts <= self.group_size;
+        require(fits, "probe_rollouts", self.probe_rollouts, &expected)?;
+        require_share("reprobe_share", self.reprobe_share)?;
+        self.validate_floors()?;
+        require_positive("scan_cap", self.scan_cap)?;
+        let threshold = self.success_threshold;
+        require(threshold.is_finite(), "success_threshold", threshold, "a finite number")?;
+        require(self.tolerance >= 0.0, "tolerance", self.tolerance, "at least 0")?;
+        require_positive("replay_capacity", self.replay_capacity)?;
+        let cap = self.max_target_weight;
+        require(cap >= 1.0, "max_target_weight", cap, "at least 1")
+    }
+
+    fn validate_window(&self) -> Result<()> {
+        let (low, high) = self.window;
+        let fits = 0.0 <= low && low < high && high <= 1.0;
+        require(fits, "window", format!("{:?}", self.window), "0 <= low < high <= 1")
+    }
+
+    fn validate_floors(&self) -> Result<()> {
         let floors = &self.source_floors;
         let fits =
             floors.iter().all(|&floor| floor >= 0.0) && floors.iter().sum::<f32>() <= 1.0 + 1e-6;
-        require(fits, "source_floors", format!("{floors:?}"), "shares >= 0 that sum to at most 1")?;
-        require(self.scan_cap >= 1, "scan_cap", self.scan_cap, "at least 1")?;
-        require(
-            self.success_threshold.is_finite(),
-            "success_threshold",
-            self.success_threshold,
-            "a finite number",
-        )?;
-        require(self.tolerance >= 0.0, "tolerance", self.tolerance, "at least 0")?;
-        require(self.replay_capacity >= 1, "replay_capacity", self.replay_capacity, "at least 1")?;
-        require(
-            self.max_target_weight >= 1.0,
-            "max_target_weight",
-            self.max_target_weight,
-            "at least 1",
-        )
+        require(fits, "source_floors", format!("{floors:?}"), "shares >= 0 that sum to at most 1")
     }
 
     /// Checks that the whole pool can be searched for what the rule needs.
@@ -166,7 +143,8 @@ impl Settings {
         let require_of = |fits: bool, with: String, expected: &str| {
             require(fits, "candidates_from", got(with), expected)
         };
-        if matches!(self.rule, RuleKind::Mopps | RuleKind::PrimePools) {
+        let traits = self.rule.traits();
+        if traits.searches_pool && !traits.reads_text {
             return Ok(());
         }
         let rule = format!("rule {}", self.rule.name());
@@ -215,12 +193,28 @@ impl Settings {
 
     /// The belief, of nothing yet, for a pool of `len` prompts.
     pub(crate) fn belief(&self, len: usize) -> Box<dyn Belief + Send> {
-        (self.belief.registered().build)(self, len)
+        let settings = BeliefSettings {
+            group_size: self.group_size,
+            seed: self.seed,
+            use_history: self.use_history,
+            fit_belief: self.fit_belief,
+            belief_options: self.belief_options.clone(),
+        };
+        (self.belief.registered().build)(&settings, len)
     }
 
     /// The rule, without a memory yet, for a pool of `len` prompts.
     pub(crate) fn selection_rule(&self, len: usize) -> Box<dyn SelectionRule + Send> {
-        (self.rule.registered().build)(self, len)
+        let settings = RuleSettings {
+            group_size: self.group_size,
+            window: self.window,
+            candidates_per_draw: self.candidates_per_draw,
+            candidates_from: self.candidates_from,
+            min_age: self.min_age,
+            scan_cap: self.scan_cap,
+            rule_options: self.rule_options.clone(),
+        };
+        (self.rule.registered().build)(&settings, len)
     }
 
     /// Writes the settings that a saved state depends on.
@@ -256,4 +250,12 @@ impl Settings {
         }
         Ok(state.take::<String>("settings.policy")? == self.rule.name())
     }
+}
+
+fn require_positive(argument: &'static str, value: usize) -> Result<()> {
+    require(value >= 1, argument, value, "at least 1")
+}
+
+fn require_share(argument: &'static str, value: f64) -> Result<()> {
+    require((0.0..=1.0).contains(&value), argument, value, "within 0..1")
 }

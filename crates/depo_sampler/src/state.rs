@@ -5,7 +5,7 @@ use std::borrow::Cow;
 use std::collections::{BTreeMap, HashMap};
 
 use crate::error::{Error, Result};
-use crate::memory::{copied, with_capacity};
+use depo_structures::memory::{copied, with_capacity};
 
 /// A complete saved state; one that is to be loaded may lend its arrays.
 pub type StateMap<'a> = BTreeMap<String, StateValue<'a>>;

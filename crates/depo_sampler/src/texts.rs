@@ -165,6 +165,7 @@ pub fn prompt_ids(
     }
     let starts: Vec<Vec<u8>> = names.iter().map(|name| list_start(name)).collect();
     let mut answer = answers.iter().flat_map(|answers| answers.texts).flat_map(Texts::iter);
+    let are_json = answers.is_some_and(|answers| answers.are_json);
     let mut rows = texts.iter().flat_map(Texts::iter).zip(sources);
     let mut ids = Vec::with_capacity(len);
     let mut contents = vec![Vec::new(); HASHED_AT_ONCE];
@@ -174,19 +175,22 @@ pub fn prompt_ids(
             content.clear();
             content.extend_from_slice(&starts[source as usize]);
             push_json_string(content, text);
-            content.extend_from_slice(b", ");
-            match answer.next() {
-                None => content.extend_from_slice(b"null"),
-                Some(json) if answers.is_some_and(|answers| answers.are_json) => {
-                    content.extend_from_slice(json)
-                }
-                Some(string) => push_json_string(content, string),
-            }
-            content.push(b']');
+            push_answer(content, answer.next(), are_json);
         }
         push_ids(&mut ids, &contents[..batch]);
     }
     Ok(ids)
+}
+
+/// Ends the list of a prompt with its answer.
+fn push_answer(content: &mut Vec<u8>, answer: Option<&[u8]>, are_json: bool) {
+    content.extend_from_slice(b", ");
+    match answer {
+        None => content.extend_from_slice(b"null"),
+        Some(json) if are_json => content.extend_from_slice(json),
+        Some(string) => push_json_string(content, string),
+    }
+    content.push(b']');
 }
 
 fn count(columns: &[Texts]) -> usize {

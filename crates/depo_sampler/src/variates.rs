@@ -1,8 +1,8 @@
 //! Normal and beta variates of a keyed stream: pure functions of its key, the same bits on every
 //! platform.
 
-use crate::portable::{exp, ln};
 use crate::rng::Stream;
+use depo_structures::portable::{exp, ln};
 
 /// Numbers drawn one after another from a stream.
 #[derive(Debug, Clone, Copy)]

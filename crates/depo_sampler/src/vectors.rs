@@ -15,10 +15,14 @@ pub(crate) fn has_avx2() -> bool {
 /// Defines a function that runs as fast as the processor can. What it calls in a loop should be
 /// marked `#[inline(always)]`, or it is compiled once.
 macro_rules! vectorised {
-    ($(#[$attribute:meta])* $visibility:vis fn $name:ident($($argument:ident: $type:ty),+ $(,)?) -> $output:ty $body:block) => {
+    (
+        $(#[$attribute:meta])*
+        $visibility:vis fn $name:ident($($argument:ident: $type:ty),+ $(,)?) -> $output:ty
+        $body:block
+    ) => {
         $(#[$attribute])*
         $visibility fn $name($($argument: $type),+) -> $output {
-            #[allow(clippy::inline_always, reason = "it is compiled for the processor of its caller")]
+            #[allow(clippy::inline_always, reason = "compiled for the processor of its caller")]
             #[inline(always)]
             fn plain($($argument: $type),+) -> $output $body
 

@@ -1,7 +1,8 @@
 //! Beliefs against slow, obvious references, and what they learn.
 
-use depo_sampler::Settings;
-use depo_sampler::belief::{Belief, BetaCounts, DiscountedBeta, Label, LogitGaussian, LogitNormal};
+use depo_sampler::belief::{
+    Belief, BeliefSettings, BetaCounts, DiscountedBeta, Label, LogitGaussian, LogitNormal,
+};
 use depo_sampler::registry::NamedNumbers;
 use depo_sampler::rng::Stream;
 use proptest::prelude::*;
@@ -17,10 +18,10 @@ fn label(prompt: u32, successes: u32, version: u32, weight: f64) -> Label {
     }
 }
 
-fn settings(options: &[(&str, f64)]) -> Settings {
+fn settings(options: &[(&str, f64)]) -> BeliefSettings {
     let belief_options: NamedNumbers =
         options.iter().map(|&(name, value)| (name.to_owned(), value)).collect();
-    Settings { belief_options, fit_belief: false, ..Settings::default() }
+    BeliefSettings { belief_options, fit_belief: false, ..BeliefSettings::default() }
 }
 
 fn parameter(belief: &dyn Belief, name: &str) -> f64 {
@@ -76,16 +77,29 @@ fn informative(logit: f64, group_size: i32) -> f64 {
 
 proptest! {
     #[test]
-    fn p_informative_equals_the_sum_over_all_outcomes(alpha in 1e-3..50.0_f64, beta in 1e-3..50.0_f64, group_size in 2..9_usize) {
+    fn p_informative_equals_the_sum_over_all_outcomes(
+        alpha in 1e-3..50.0_f64,
+        beta in 1e-3..50.0_f64,
+        group_size in 2..9_usize,
+    ) {
         let fast = BetaCounts { alpha, beta }.p_informative(group_size);
         prop_assert!((fast - informative_by_enumeration(alpha, beta, group_size)).abs() < 1e-12);
     }
 
     #[test]
     fn history_is_the_sum_of_labels_discounted_to_the_newest_in_any_order_of_arrival(
-        labels in prop::collection::vec((0..=8_u32, 0..30_u32), 1..12), prediction in 0.01..0.99_f32, wait in 0..10_u32,
+        labels in prop::collection::vec((0..=8_u32, 0..30_u32), 1..12),
+        prediction in 0.01..0.99_f32,
+        wait in 0..10_u32,
     ) {
-        let mut belief = DiscountedBeta::new(3, &settings(&[("discount", 0.9), ("text_concentration", 4.0), ("base_concentration", 2.0)]));
+        let mut belief = DiscountedBeta::new(
+            3,
+            &settings(&[
+                ("discount", 0.9),
+                ("text_concentration", 4.0),
+                ("base_concentration", 2.0),
+            ]),
+        );
         belief.set_prior(1, prediction);
         let mut newest = 0;
         for &(successes, version) in &labels {
@@ -95,8 +109,12 @@ proptest! {
         let now = newest + wait;
         let weight = |version: u32| 0.9_f64.powf(f64::from(now - version));
         let (mean, base) = (f64::from(prediction), parameter(&belief, "base_rate"));
-        let right = 4.0 * mean + 2.0 * base + labels.iter().map(|&(k, version)| weight(version) * f64::from(k)).sum::<f64>();
-        let wrong = 4.0 * (1.0 - mean) + 2.0 * (1.0 - base) + labels.iter().map(|&(k, version)| weight(version) * f64::from(8 - k)).sum::<f64>();
+        let right = 4.0 * mean
+            + 2.0 * base
+            + labels.iter().map(|&(k, version)| weight(version) * f64::from(k)).sum::<f64>();
+        let wrong = 4.0 * (1.0 - mean)
+            + 2.0 * (1.0 - base)
+            + labels.iter().map(|&(k, version)| weight(version) * f64::from(8 - k)).sum::<f64>();
         let forecast = belief.forecast(1, f32::NAN, now);
         prop_assert!((forecast.pass_rate - right / (right + wrong)).abs() < 1e-5);
         let posterior = BetaCounts { alpha: right, beta: wrong };
@@ -104,8 +122,15 @@ proptest! {
     }
 
     #[test]
-    fn without_history_labels_speak_through_the_base_rate_alone(successes in 0..=8_u32, prediction in 0.0..=1.0_f32, weight in 1.0..=10.0_f64) {
-        let text_only = Settings { use_history: false, ..settings(&[("base_concentration", 1e-3), ("text_concentration", 1e3)]) };
+    fn without_history_labels_speak_through_the_base_rate_alone(
+        successes in 0..=8_u32,
+        prediction in 0.0..=1.0_f32,
+        weight in 1.0..=10.0_f64,
+    ) {
+        let text_only = BeliefSettings {
+            use_history: false,
+            ..settings(&[("base_concentration", 1e-3), ("text_concentration", 1e3)])
+        };
         let mut belief = DiscountedBeta::new(2, &text_only);
         let before = belief.forecast(0, prediction, 5);
         belief.observe(&label(0, successes, 3, weight));
@@ -118,7 +143,11 @@ proptest! {
 
     #[test]
     fn the_quadrature_equals_fine_integration(
-        mean in -6.0..6.0_f64, variance in 0.01..10.0_f64, group_size in 2..17_usize, rollouts in 1..17_u32, share in 0.0..=1.0_f64,
+        mean in -6.0..6.0_f64,
+        variance in 0.01..10.0_f64,
+        group_size in 2..17_usize,
+        rollouts in 1..17_u32,
+        share in 0.0..=1.0_f64,
     ) {
         let state = LogitGaussian { mean, variance };
         let outlook = state.outlook(group_size);
@@ -126,30 +155,66 @@ proptest! {
         let (expected, _) = integral(state, |_| 1.0, |logit| informative(logit, size));
         let (square, _) = integral(state, |_| 1.0, |logit| informative(logit, size).powi(2));
         prop_assert!((outlook.pass_rate - integral(state, |_| 1.0, pass_rate).0).abs() < 1e-4);
-        prop_assert!((outlook.p_informative - expected).abs() < 1e-3, "{} {}", outlook.p_informative, expected);
-        prop_assert!((outlook.deviation - (square - expected * expected).max(0.0).sqrt()).abs() < 5e-3);
+        prop_assert!(
+            (outlook.p_informative - expected).abs() < 1e-3,
+            "{} {}",
+            outlook.p_informative,
+            expected
+        );
+        prop_assert!(
+            (outlook.deviation - (square - expected * expected).max(0.0).sqrt()).abs() < 5e-3
+        );
         let successes = (share * f64::from(rollouts)).round() as u32;
-        let likelihood = |logit: f64| pass_rate(logit).powi(successes as i32) * pass_rate(-logit).powi((rollouts - successes) as i32);
+        let likelihood = |logit: f64| {
+            pass_rate(logit).powi(successes as i32)
+                * pass_rate(-logit).powi((rollouts - successes) as i32)
+        };
         let (posterior_mean, evidence) = integral(state, likelihood, |logit| logit);
         // Beyond, the nodes of the rule are too few.
         prop_assume!((posterior_mean - mean).abs() < 3.0 * variance.sqrt());
-        let (posterior_variance, _) = integral(state, likelihood, |logit| (logit - posterior_mean).powi(2));
+        let (posterior_variance, _) =
+            integral(state, likelihood, |logit| (logit - posterior_mean).powi(2));
         let posterior = state.given(successes, rollouts);
-        prop_assert!((LogitGaussian::log_likelihoods(&[state], successes, rollouts)[0] - evidence.ln()).abs() < 0.05);
-        prop_assert!((posterior.mean - posterior_mean).abs() < 0.05 * variance.sqrt(), "{} {}", posterior.mean, posterior_mean);
-        prop_assert!((posterior.variance / posterior_variance - 1.0).abs() < 0.12, "{} {}", posterior.variance, posterior_variance);
+        prop_assert!(
+            (LogitGaussian::log_likelihoods(&[state], successes, rollouts)[0] - evidence.ln())
+                .abs()
+                < 0.05
+        );
+        prop_assert!(
+            (posterior.mean - posterior_mean).abs() < 0.05 * variance.sqrt(),
+            "{} {}",
+            posterior.mean,
+            posterior_mean
+        );
+        prop_assert!(
+            (posterior.variance / posterior_variance - 1.0).abs() < 0.12,
+            "{} {}",
+            posterior.variance,
+            posterior_variance
+        );
     }
 
     #[test]
-    fn learning_what_was_learned_gives_the_posterior(mean in -3.0..3.0_f64, variance in 0.1..9.0_f64, successes in 0..=8_u32) {
+    fn learning_what_was_learned_gives_the_posterior(
+        mean in -3.0..3.0_f64,
+        variance in 0.1..9.0_f64,
+        successes in 0..=8_u32,
+    ) {
         let prior = LogitGaussian { mean, variance };
         let posterior = prior.given(successes, 8);
         let again = prior.learning(prior, posterior);
-        prop_assert!((again.mean - posterior.mean).abs() < 1e-9 && (again.variance / posterior.variance - 1.0).abs() < 1e-9);
+        prop_assert!(
+            (again.mean - posterior.mean).abs() < 1e-9
+                && (again.variance / posterior.variance - 1.0).abs() < 1e-9
+        );
     }
 
     #[test]
-    fn more_success_is_believed_more_and_time_changes_what_is_believed(successes in 0..8_u32, wait in 1..50_u32, prediction in 0.05..0.95_f32) {
+    fn more_success_is_believed_more_and_time_changes_what_is_believed(
+        successes in 0..8_u32,
+        wait in 1..50_u32,
+        prediction in 0.05..0.95_f32,
+    ) {
         let mut belief = LogitNormal::new(2, &settings(&[("noise", 0.05)]));
         for prompt in 0..2 {
             belief.set_prior(prompt, prediction);
@@ -162,14 +227,19 @@ proptest! {
     }
 
     #[test]
-    fn a_late_label_says_nearly_what_it_had_said_in_time(first in 2..=6_u32, second in 2..=6_u32, wait in 1..20_u32) {
+    fn a_late_label_says_nearly_what_it_had_said_in_time(
+        first in 2..=6_u32,
+        second in 2..=6_u32,
+        wait in 1..20_u32,
+    ) {
         let options = [("noise", 0.02), ("drift", 0.01)];
         let [mut in_time, mut late] = [(); 2].map(|()| LogitNormal::new(1, &settings(&options)));
         in_time.observe(&label(0, first, 0, 1.0));
         in_time.observe(&label(0, second, wait, 1.0));
         prop_assert!(!late.observe(&label(0, second, wait, 1.0)));
         prop_assert!(late.observe(&label(0, first, 0, 1.0)));
-        let [in_time, late] = [in_time, late].map(|belief| belief.forecast(0, f32::NAN, wait).pass_rate);
+        let [in_time, late] =
+            [in_time, late].map(|belief| belief.forecast(0, f32::NAN, wait).pass_rate);
         prop_assert!((in_time - late).abs() < 0.06, "{in_time} {late}");
     }
 }
@@ -192,8 +262,8 @@ fn taught(belief: &mut dyn Belief, trust: f64, pass_rate: impl Fn(u32, u32) -> f
     }
 }
 
-fn fitted() -> Settings {
-    Settings { fit_belief: true, ..settings(&[]) }
+fn fitted() -> BeliefSettings {
+    BeliefSettings { fit_belief: true, ..settings(&[]) }
 }
 
 fn steady(prompt: u32, _version: u32) -> f64 {

@@ -100,15 +100,27 @@ proptest! {
     fn bounds_are_those_of_the_whole_history(pulls in pulls(), sources in 1..8_usize) {
         let arms = arms_after(&pulls, sources);
         for cluster in 0..7 {
-            let (got, expected) = (arms.bounds(cluster), History(pulls.clone()).bounds(cluster, sources));
-            prop_assert!(is_near(got.discounted, expected.discounted) && is_near(got.window, expected.window), "{:?} {:?}", got, expected);
-            prop_assert!(is_near(got.combined(), f64::midpoint(expected.discounted, expected.window)));
+            let (got, expected) =
+                (arms.bounds(cluster), History(pulls.clone()).bounds(cluster, sources));
+            prop_assert!(
+                is_near(got.discounted, expected.discounted)
+                    && is_near(got.window, expected.window),
+                "{:?} {:?}",
+                got,
+                expected
+            );
+            prop_assert!(is_near(
+                got.combined(),
+                f64::midpoint(expected.discounted, expected.window)
+            ));
         }
     }
 
     #[test]
     fn places_go_one_by_one_to_the_greatest_bound(
-        pulls in pulls(), sizes in prop::collection::btree_map(0..7_u32, 1..4_usize, 0..6), places in 0..12_usize,
+        pulls in pulls(),
+        sizes in prop::collection::btree_map(0..7_u32, 1..4_usize, 0..6),
+        places in 0..12_usize,
     ) {
         let given = arms_after(&pulls, 2).share_out(&sizes, places);
         prop_assert_eq!(&given, &History(pulls).share_out(&sizes, places, 2));
@@ -121,8 +133,10 @@ proptest! {
     ) {
         let clusters = PASS_RATE_BINS as usize * sources;
         let longest = window_length(sources) + clusters;
-        let (mut arms, mut waited, lots) = (Arms::new(sources), vec![0; clusters], Stream::new(seed));
-        let everyone: BTreeMap<u32, usize> = (0..clusters as u32).map(|cluster| (cluster, 1)).collect();
+        let (mut arms, mut waited, lots) =
+            (Arms::new(sources), vec![0; clusters], Stream::new(seed));
+        let everyone: BTreeMap<u32, usize> =
+            (0..clusters as u32).map(|cluster| (cluster, 1)).collect();
         for place in 0..3 * longest {
             let best = *arms.share_out(&everyone, 1).keys().next().unwrap();
             arms.pull(best, lots.unit(place as u64) < rates[best as usize]);
@@ -145,9 +159,18 @@ proptest! {
     ) {
         let arms = arms_after(&pulls, 2);
         let sources: Vec<u32> = (0..rows.len() as u32).map(|prompt| prompt % 2).collect();
-        let places = Places { n, surplus_waits, explore_share, arms: Some(&arms), source_floors: &[floor, 0.0], sources: &sources };
+        let places = Places {
+            n,
+            surplus_waits,
+            explore_share,
+            arms: Some(&arms),
+            source_floors: &[floor, 0.0],
+            sources: &sources,
+        };
         for (count, placed) in outcomes(&rows, &places)?.into_values() {
-            for (places, admission) in placed.into_iter().filter(|(_, admission)| !admission.is_nan()) {
+            for (places, admission) in
+                placed.into_iter().filter(|(_, admission)| !admission.is_nan())
+            {
                 let frequency = places as f64 / count as f64;
                 let error = (admission * (1.0 - admission) / count as f64).sqrt();
                 let near = (frequency - admission).abs() <= 6.0 * error + 2.0 / count as f64;

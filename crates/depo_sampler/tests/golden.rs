@@ -83,9 +83,7 @@ fn answers(caller: &Caller) -> u64 {
 #[test]
 fn a_run_gives_the_answers_that_it_always_gave() {
     let threads = RUNS.map(|(rule, belief, _)| {
-        thread::spawn(move || {
-            (rule, belief, answers(&run(rule, belief, CandidatesFrom::Epoch)))
-        })
+        thread::spawn(move || (rule, belief, answers(&run(rule, belief, CandidatesFrom::Epoch))))
     });
     assert_eq!(threads.map(|thread| thread.join().unwrap()), RUNS);
 }

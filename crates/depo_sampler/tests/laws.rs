@@ -36,7 +36,11 @@ proptest! {
     }
 
     #[test]
-    fn a_sample_is_distinct_and_of_the_size_asked(key: u64, len in 0..200_usize, count in 0..250_usize) {
+    fn a_sample_is_distinct_and_of_the_size_asked(
+        key: u64,
+        len in 0..200_usize,
+        count in 0..250_usize,
+    ) {
         let mut items = Stream::new(key).sample(len, count);
         items.sort_unstable();
         items.dedup();
@@ -46,7 +50,9 @@ proptest! {
 
     #[test]
     fn the_pool_finds_every_free_prompt_and_none_twice(
-        seed: u64, len in 0..200_usize, claims in prop::collection::vec((0..300_usize, any::<u64>()), 0..20),
+        seed: u64,
+        len in 0..200_usize,
+        claims in prop::collection::vec((0..300_usize, any::<u64>()), 0..20),
     ) {
         let mut pool = PromptPool::new((0..len as u64).collect(), vec![0; len], seed).unwrap();
         let mut claimed = vec![];
@@ -58,7 +64,8 @@ proptest! {
             prop_assert_eq!(prompts.len(), count.min(free), "claimed twice");
             claimed.extend(prompts);
             let keep = Stream::new(release);
-            let released: Vec<u32> = claimed.iter().copied().filter(|&prompt| keep.unit(prompt.into()) < 0.5).collect();
+            let released: Vec<u32> =
+                claimed.iter().copied().filter(|&prompt| keep.unit(prompt.into()) < 0.5).collect();
             for &prompt in &released {
                 pool.release(prompt);
             }
@@ -87,7 +94,10 @@ proptest! {
     }
 
     #[test]
-    fn duplicate_ids_are_named_with_their_positions(len in 2..50_usize, places in any::<(usize, usize)>()) {
+    fn duplicate_ids_are_named_with_their_positions(
+        len in 2..50_usize,
+        places in any::<(usize, usize)>(),
+    ) {
         let (first, second) = (places.0 % len, places.1 % len);
         prop_assume!(first < second);
         let mut ids: Vec<u64> = (0..len as u64).collect();
@@ -97,7 +107,10 @@ proptest! {
     }
 
     #[test]
-    fn replay_equals_a_list_cut_from_the_front(capacity in 1..12_usize, pushes in prop::collection::vec(0..8_usize, 1..12)) {
+    fn replay_equals_a_list_cut_from_the_front(
+        capacity in 1..12_usize,
+        pushes in prop::collection::vec(0..8_usize, 1..12),
+    ) {
         let mut replay = TargetReplay::new(capacity, 3);
         let mut all: Vec<Target> = vec![];
         for count in pushes {
@@ -115,22 +128,41 @@ proptest! {
 
     #[test]
     fn advantages_equal_the_textbook(
-        groups in prop::collection::vec(prop::collection::vec(prop_oneof![Just(f32::NAN), Just(0.0), Just(1.0), -3.0..3.0_f32], 5), 1..6),
+        groups in prop::collection::vec(
+            prop::collection::vec(
+                prop_oneof![Just(f32::NAN), Just(0.0), Just(1.0), -3.0..3.0_f32], 5
+            ),
+            1..6
+        ),
         ddof in 0..2_usize, scale_by_std: bool, epsilon in 0.0..1e-3_f64,
     ) {
         let options = AdvantageOptions { scale_by_std, ddof, epsilon, tolerance: 1e-6 };
         let output = group_advantages(&groups.concat(), [groups.len(), 5], &options).unwrap();
         for (row, group) in groups.iter().enumerate() {
-            let known: Vec<f64> = group.iter().filter(|reward| !reward.is_nan()).map(|&reward| f64::from(reward)).collect();
+            let known: Vec<f64> = group
+                .iter()
+                .filter(|reward| !reward.is_nan())
+                .map(|&reward| f64::from(reward))
+                .collect();
             let mean = known.iter().sum::<f64>() / known.len() as f64;
             let differ = known.iter().any(|a| known.iter().any(|b| a - b > 1e-6));
             prop_assert_eq!(output.informative[row], differ);
             prop_assert!(known.is_empty() == output.means[row].is_nan());
             let squares: f64 = known.iter().map(|reward| (reward - mean) * (reward - mean)).sum();
-            let scale = if scale_by_std { (squares / (known.len() as f64 - ddof as f64)).sqrt() + epsilon } else { 1.0 };
+            let scale = if scale_by_std {
+                (squares / (known.len() as f64 - ddof as f64)).sqrt() + epsilon
+            } else {
+                1.0
+            };
             for (column, &reward) in group.iter().enumerate() {
-                let expected = if differ && !reward.is_nan() { (f64::from(reward) - mean) / scale } else { 0.0 };
-                prop_assert!((f64::from(output.advantages[5 * row + column]) - expected).abs() < 1e-5);
+                let expected = if differ && !reward.is_nan() {
+                    (f64::from(reward) - mean) / scale
+                } else {
+                    0.0
+                };
+                prop_assert!(
+                    (f64::from(output.advantages[5 * row + column]) - expected).abs() < 1e-5
+                );
             }
         }
     }

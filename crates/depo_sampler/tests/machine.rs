@@ -68,14 +68,26 @@ proptest! {
         let before = caller.issued.len();
         caller.apply(&Op::Batch(n));
         let group_size = caller.settings.group_size as u32;
-        let is_full = |id: &u64| caller.sampler.in_flight().any(|draw| draw.draw_id == *id && draw.n_rollouts == group_size);
-        let (drawn, full) = (caller.issued.len() - before, caller.issued[before..].iter().filter(|id| is_full(id)).count());
+        let is_full = |id: &u64| {
+            caller
+                .sampler
+                .in_flight()
+                .any(|draw| draw.draw_id == *id && draw.n_rollouts == group_size)
+        };
+        let (drawn, full) = (
+            caller.issued.len() - before,
+            caller.issued[before..].iter().filter(|id| is_full(id)).count(),
+        );
         prop_assert!(full <= n && drawn >= n.min(free), "{} draws, {} of full groups", drawn, full);
         prop_assert!(caller.settings.max_age > 0 || drawn == n.min(free));
     }
 
     #[test]
-    fn the_same_calls_give_the_same_answers(prompts in 1..40_usize, settings in settings(), ops in ops()) {
+    fn the_same_calls_give_the_same_answers(
+        prompts in 1..40_usize,
+        settings in settings(),
+        ops in ops(),
+    ) {
         let mut first = Caller::new(prompts, settings.clone());
         let mut second = Caller::new(prompts, settings);
         for op in &ops {
@@ -86,7 +98,11 @@ proptest! {
     }
 
     #[test]
-    fn wrong_arguments_change_nothing(prompts in 1..20_usize, settings in settings(), ops in ops()) {
+    fn wrong_arguments_change_nothing(
+        prompts in 1..20_usize,
+        settings in settings(),
+        ops in ops(),
+    ) {
         let mut caller = Caller::new(prompts, settings);
         caller.apply_all(&ops);
         let before = format!("{:?}", caller.sampler.state());
@@ -94,8 +110,12 @@ proptest! {
         let id = caller.issued.last().map_or(0, |&id| id as i64);
         let sampler = &mut caller.sampler;
         prop_assert!(sampler.offer(&[outside], &[0.5], 99).is_err());
-        prop_assert!(sampler.offer(&caller.pending, &vec![1.5; caller.pending.len() + 1], 99).is_err());
-        prop_assert!(sampler.observe(&[id], &[1.0, 0.0, f32::INFINITY, 1.0], [1, 4], &[0.5], 99).is_err());
+        prop_assert!(
+            sampler.offer(&caller.pending, &vec![1.5; caller.pending.len() + 1], 99).is_err()
+        );
+        prop_assert!(
+            sampler.observe(&[id], &[1.0, 0.0, f32::INFINITY, 1.0], [1, 4], &[0.5], 99).is_err()
+        );
         prop_assert!(sampler.observe(&[id], &[1.0, 0.0], [1, 2], &[0.5], 99).is_err());
         prop_assert!(sampler.observe(&[id], &[1.0; 4], [1, 4], &[-0.5], 99).is_err());
         prop_assert!(sampler.beliefs(&[-1], &[0.5], 99).is_err());
@@ -104,7 +124,10 @@ proptest! {
     }
 
     #[test]
-    fn a_prompt_named_twice_is_told_by_its_first_repetition(settings in settings(), among in prop::collection::vec(0..12_i64, 0..12)) {
+    fn a_prompt_named_twice_is_told_by_its_first_repetition(
+        settings in settings(),
+        among in prop::collection::vec(0..12_i64, 0..12),
+    ) {
         let mut sampler = Caller::new(12, settings).sampler;
         let again = (0..among.len()).find(|&position| among[..position].contains(&among[position]));
         let message = sampler.propose_among(1, 0, &among).err().map(|error| error.to_string());

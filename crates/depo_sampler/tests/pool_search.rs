@@ -105,8 +105,15 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(40))]
 
     #[test]
-    fn nominated_are_the_best_of_all_that_are_free(prompts in 1..700_usize, seed: u64, steps in 1..30, fit_belief: bool, min_age in 0..40_u32) {
-        let mut run = Run::new(prompts, seed, Settings { seed, fit_belief, min_age, ..pool_settings() });
+    fn nominated_are_the_best_of_all_that_are_free(
+        prompts in 1..700_usize,
+        seed: u64,
+        steps in 1..30,
+        fit_belief: bool,
+        min_age in 0..40_u32,
+    ) {
+        let mut run =
+            Run::new(prompts, seed, Settings { seed, fit_belief, min_age, ..pool_settings() });
         for _ in 0..steps {
             let n = 1 + prompts / 32 + (seed % 5) as usize;
             let scores = run.scores();
@@ -115,13 +122,20 @@ proptest! {
             let candidates = run.step(n);
             prop_assert_eq!(candidates.len(), (CANDIDATES_PER_DRAW * n).min(prompts - busy.len()));
             prop_assert!(candidates.iter().all(|prompt| !busy.contains(prompt)), "in flight");
-            let is_free = |prompt: u32| !busy.contains(&prompt) && labelled_at[prompt as usize].is_none_or(|label| version - label >= min_age);
+            let is_free = |prompt: u32| {
+                !busy.contains(&prompt)
+                    && labelled_at[prompt as usize].is_none_or(|label| version - label >= min_age)
+            };
             let free: Vec<u32> = (0..prompts as u32).filter(|&prompt| is_free(prompt)).collect();
             let nominated = &candidates[..((CANDIDATES_PER_DRAW - 1) * n).min(free.len())];
             prop_assert!(nominated.iter().all(|&prompt| is_free(prompt)), "labelled just now");
             let score = |&prompt: &u32| scores[prompt as usize];
             let worst = nominated.iter().map(score).fold(f64::INFINITY, f64::min);
-            let best = free.iter().filter(|prompt| !nominated.contains(prompt)).map(score).fold(f64::NEG_INFINITY, f64::max);
+            let best = free
+                .iter()
+                .filter(|prompt| !nominated.contains(prompt))
+                .map(score)
+                .fold(f64::NEG_INFINITY, f64::max);
             prop_assert!(worst >= best - TOLERANCE, "{} < {}", worst, best);
         }
     }
@@ -129,14 +143,23 @@ proptest! {
     #[test]
     fn a_split_run_equals_a_run_in_one_piece(
         prompts in 1..300_usize, settings in settings(),
-        rule in prop::sample::select(vec![RuleKind::Budget, RuleKind::Mopps, RuleKind::PrimePools]), ops in ops(), n in 1..40_usize,
+        rule in prop::sample::select(vec![RuleKind::Budget, RuleKind::Mopps, RuleKind::PrimePools]),
+        ops in ops(),
+        n in 1..40_usize,
     ) {
-        let settings = searching(Settings { rule, belief: BeliefKind::LogitNormal, use_history: true, ..settings });
+        let settings = searching(Settings {
+            rule,
+            belief: BeliefKind::LogitNormal,
+            use_history: true,
+            ..settings
+        });
         prop_assert!(settings.candidates_from == CandidatesFrom::Pool);
         let mut whole = Caller::new(prompts, settings.clone());
         let mut split = Caller::new(prompts, settings);
         // What is known before makes the index one of many boxes.
-        let known = (0..6).flat_map(|_| [Op::Batch(n), Op::Step(2)]).chain((0..n).map(|place| Op::Observe(place, place as u64)));
+        let known = (0..6)
+            .flat_map(|_| [Op::Batch(n), Op::Step(2)])
+            .chain((0..n).map(|place| Op::Observe(place, place as u64)));
         whole.apply_all(&known.collect::<Vec<Op>>());
         split.sampler.load_state(whole.sampler.state(), true).unwrap();
         (split.version, split.issued) = (whole.version, whole.issued.clone());

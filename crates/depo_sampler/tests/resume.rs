@@ -13,7 +13,11 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(200))]
 
     #[test]
-    fn a_split_run_equals_a_run_in_one_piece(prompts in 1..40_usize, settings in settings(), ops in ops()) {
+    fn a_split_run_equals_a_run_in_one_piece(
+        prompts in 1..40_usize,
+        settings in settings(),
+        ops in ops(),
+    ) {
         let mut whole = Caller::new(prompts, settings.clone());
         let mut split = Caller::new(prompts, settings);
         split_equals_whole(&mut whole, &mut split, &ops)?;
@@ -21,7 +25,11 @@ proptest! {
 
     #[test]
     fn beliefs_and_open_draws_follow_their_ids_into_another_pool(
-        prompts in 2..30_usize, settings in settings(), ops in ops(), drop in 0..5_usize, add in 0..5_u64,
+        prompts in 2..30_usize,
+        settings in settings(),
+        ops in ops(),
+        drop in 0..5_usize,
+        add in 0..5_u64,
     ) {
         let mut old = Caller::new(prompts, settings.clone());
         old.apply_all(&ops);
@@ -29,9 +37,13 @@ proptest! {
         let ids: Vec<u64> = (0..add).chain(kept.iter().rev().copied()).collect();
         let mut new = build(&ids, &settings);
         let report = new.load_state(old.sampler.state(), false).unwrap();
-        prop_assert_eq!((report.matched, report.missing, report.added), (kept.len(), prompts - kept.len(), add as usize));
+        prop_assert_eq!(
+            (report.matched, report.missing, report.added),
+            (kept.len(), prompts - kept.len(), add as usize)
+        );
 
-        let old_index = |id: u64| old.ids.iter().position(|&other| other == id).map(|index| index as i64);
+        let old_index =
+            |id: u64| old.ids.iter().position(|&other| other == id).map(|index| index as i64);
         for (index, &id) in ids.iter().enumerate() {
             let Some(before) = old_index(id) else { continue };
             let then = old.sampler.beliefs(&[before], &[f32::NAN], old.version).unwrap();

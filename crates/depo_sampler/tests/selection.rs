@@ -74,63 +74,106 @@ proptest! {
             prop_assert_eq!(allotment.picks.len(), n.min(candidates.len()));
             for pick in allotment.picks {
                 let admission = &mut admissions[pick.candidate];
-                prop_assert!(admission.is_nan() || (*admission - pick.admission).abs() < 1e-12, "depends on the draw");
+                prop_assert!(
+                    admission.is_nan() || (*admission - pick.admission).abs() < 1e-12,
+                    "depends on the draw"
+                );
                 *admission = pick.admission;
                 drawn[pick.candidate] += 1;
             }
             allotment.surplus.iter().for_each(|&index| waiting[index] += 1);
         }
-        for (index, &admission) in admissions.iter().enumerate().filter(|(_, admission)| !admission.is_nan()) {
+        for (index, &admission) in
+            admissions.iter().enumerate().filter(|(_, admission)| !admission.is_nan())
+        {
             // An admitted candidate without a place keeps its admission and waits for the next
             // batch.
             let frequency = f64::from(drawn[index] + waiting[index]) / SEEDS as f64;
             let error = (admission * (1.0 - admission) / SEEDS as f64).sqrt();
-            prop_assert!((frequency - admission).abs() <= 6.0 * error + 1.0 / SEEDS as f64, "{} {}", frequency, admission);
+            prop_assert!(
+                (frequency - admission).abs() <= 6.0 * error + 1.0 / SEEDS as f64,
+                "{} {}",
+                frequency,
+                admission
+            );
         }
     }
 
     #[test]
     fn where_nobody_waits_recorded_admission_is_the_frequency_over_random_arrivals(
-        rows in standings(), n in 1..8_usize, explore_share in 0.0..=0.5_f64, floor in prop_oneof![Just(0.0), 0.1..0.5_f32],
+        rows in standings(),
+        n in 1..8_usize,
+        explore_share in 0.0..=0.5_f64,
+        floor in prop_oneof![Just(0.0), 0.1..0.5_f32],
     ) {
         const SEEDS: u64 = 2000;
         // Ties, or a floor; the two together are only nearly exact.
         let score = |score: f32| if floor > 0.0 { score } else { (3.0 * score).floor() };
-        let (standings, scores): (Vec<_>, Vec<_>) = rows.into_iter().map(|(standing, merit)| (standing, score(merit))).unzip();
+        let (standings, scores): (Vec<_>, Vec<_>) =
+            rows.into_iter().map(|(standing, merit)| (standing, score(merit))).unzip();
         let candidates = candidates(&standings, &scores);
         let sources: Vec<u32> = (0..candidates.len() as u32).map(|prompt| prompt % 2).collect();
-        let places = Places { n, surplus_waits: false, explore_share, arms: None, source_floors: &[floor, 0.0], sources: &sources };
+        let places = Places {
+            n,
+            surplus_waits: false,
+            explore_share,
+            arms: None,
+            source_floors: &[floor, 0.0],
+            sources: &sources,
+        };
         let mut drawn = vec![0_u32; candidates.len()];
         let mut admissions = vec![f64::NAN; candidates.len()];
         for seed in 0..SEEDS {
             let stream = |purpose| Stream::of(seed, purpose, &[]);
             let arrived: Vec<Candidate> =
-                stream("arrival").sample(candidates.len(), candidates.len()).into_iter().map(|index| candidates[index]).collect();
+                stream("arrival")
+                    .sample(candidates.len(), candidates.len())
+                    .into_iter()
+                    .map(|index| candidates[index])
+                    .collect();
             for pick in allot(&arrived, &places, stream("rounding"), stream("exploration")).picks {
                 let prompt = arrived[pick.candidate].prompt as usize;
-                prop_assert!(admissions[prompt].is_nan() || (admissions[prompt] - pick.admission).abs() < 1e-12, "depends on the arrival");
+                prop_assert!(
+                    admissions[prompt].is_nan()
+                        || (admissions[prompt] - pick.admission).abs() < 1e-12,
+                    "depends on the arrival"
+                );
                 admissions[prompt] = pick.admission;
                 drawn[prompt] += 1;
             }
         }
-        for (&count, &admission) in drawn.iter().zip(&admissions).filter(|(_, admission)| !admission.is_nan()) {
+        for (&count, &admission) in
+            drawn.iter().zip(&admissions).filter(|(_, admission)| !admission.is_nan())
+        {
             let frequency = f64::from(count) / SEEDS as f64;
             let error = (admission * (1.0 - admission) / SEEDS as f64).sqrt();
-            prop_assert!((frequency - admission).abs() <= 6.0 * error + 1.0 / SEEDS as f64, "{} {}", frequency, admission);
+            prop_assert!(
+                (frequency - admission).abs() <= 6.0 * error + 1.0 / SEEDS as f64,
+                "{} {}",
+                frequency,
+                admission
+            );
         }
     }
 
     #[test]
     fn merit_goes_to_the_best_and_floors_come_first(
-        scores in prop::collection::vec(0.0..1.0_f32, 1..40), n in 1..12_usize, floor in 0.0..=1.0_f32,
+        scores in prop::collection::vec(0.0..1.0_f32, 1..40),
+        n in 1..12_usize,
+        floor in 0.0..=1.0_f32,
     ) {
         let candidates = candidates(&vec![Standing::Competing; scores.len()], &scores);
         let picks: Vec<usize> =
-            give_out(&candidates, n, 0.0, &[floor, 0.0], 1).picks.iter().map(|pick| pick.candidate).collect();
+            give_out(&candidates, n, 0.0, &[floor, 0.0], 1)
+                .picks
+                .iter()
+                .map(|pick| pick.candidate)
+                .collect();
         let mut by_score: Vec<usize> = (0..scores.len()).collect();
         by_score.sort_by(|&a, &b| scores[b].total_cmp(&scores[a]));
         let quota = (f64::from(floor) * n as f64 - 1e-6).ceil() as usize;
-        let floored: Vec<usize> = by_score.iter().copied().filter(|index| index % 2 == 0).take(quota).collect();
+        let floored: Vec<usize> =
+            by_score.iter().copied().filter(|index| index % 2 == 0).take(quota).collect();
         let others = by_score.into_iter().filter(|index| !floored.contains(index));
         let expected: Vec<usize> = floored.iter().copied().chain(others).take(n).collect();
         prop_assert_eq!(picks, expected);

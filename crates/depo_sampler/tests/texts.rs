@@ -31,15 +31,29 @@ fn buffers() -> impl Strategy<Value = (Vec<u8>, Vec<i64>)> {
 
 proptest! {
     #[test]
-    fn the_check_passes_what_a_look_at_each_text_passes((utf8, offsets) in buffers(), first_row in 0..1000_usize) {
+    fn the_check_passes_what_a_look_at_each_text_passes(
+        (utf8, offsets) in buffers(),
+        first_row in 0..1000_usize,
+    ) {
         let narrow: Vec<i32> = offsets.iter().map(|&offset| offset as i32).collect();
-        for texts in [Texts::new(&utf8, Offsets::Wide(&offsets)), Texts::new(&utf8, Offsets::Narrow(&narrow))] {
+        for texts in [
+            Texts::new(&utf8, Offsets::Wide(&offsets)),
+            Texts::new(&utf8, Offsets::Narrow(&narrow)),
+        ] {
             let checked = texts.check(first_row);
-            prop_assert_eq!(checked.is_ok(), !offsets.is_empty() && first_fault(&utf8, &offsets).is_none());
+            prop_assert_eq!(
+                checked.is_ok(),
+                !offsets.is_empty() && first_fault(&utf8, &offsets).is_none()
+            );
             if let Err(error) = checked && !offsets.is_empty() {
                 // All offsets are looked at before the first byte is.
-                let delimited = |pair: &[i64]| 0 <= pair[0] && pair[0] <= pair[1] && pair[1] <= utf8.len() as i64;
-                let row = offsets.windows(2).position(|pair| !delimited(pair)).or(first_fault(&utf8, &offsets));
+                let delimited = |pair: &[i64]| {
+                    0 <= pair[0] && pair[0] <= pair[1] && pair[1] <= utf8.len() as i64
+                };
+                let row = offsets
+                    .windows(2)
+                    .position(|pair| !delimited(pair))
+                    .or(first_fault(&utf8, &offsets));
                 let named = format!("at row {}", first_row + row.unwrap_or_default());
                 prop_assert!(error.to_string().contains(&named), "{error} does not say {named}");
             }

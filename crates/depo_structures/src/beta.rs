@@ -299,13 +299,19 @@ mod tests {
         /// On a machine without AVX2 both are the same code.
         #[test]
         fn wide_instructions_give_the_same_bits(
-            shapes in prop::array::uniform16([1.0..2000.0_f32, 1.0..2000.0_f32]), units in prop::array::uniform16([1e-9..1.0_f64, 1e-9..1.0_f64]), at in 0.01..0.99_f64,
+            shapes in prop::array::uniform16([1.0..2000.0_f32, 1.0..2000.0_f32]),
+            units in prop::array::uniform16([1e-9..1.0_f64, 1e-9..1.0_f64]),
+            at in 0.01..0.99_f64,
         ) {
             let target = Target::new(at);
             let bounded = target.bounded(&shapes);
             prop_assert_eq!(bounded, target.bounded_lanes(&shapes));
-            let (items, distances) = (bounded.map(|(item, _)| item), units.map(|[unit, _]| unit * target.reach));
-            prop_assert_eq!(target.densities_beside(&items, &distances), target.densities_beside_lanes(&items, &distances));
+            let (items, distances) =
+                (bounded.map(|(item, _)| item), units.map(|[unit, _]| unit * target.reach));
+            prop_assert_eq!(
+                target.densities_beside(&items, &distances),
+                target.densities_beside_lanes(&items, &distances)
+            );
             let bits = |variates: Lanes| variates.map(f64::to_bits);
             prop_assert_eq!(bits(attempts(&shapes, &units)), bits(attempts_lanes(&shapes, &units)));
         }
@@ -313,17 +319,26 @@ mod tests {
         /// The beta function of whole numbers is made of factorials; no hazard within reach is
         /// above its bound.
         #[test]
-        fn densities_are_right_and_hazards_bounded(alpha in 1..100_u16, beta in 1..100_u16, at in 0.001..0.999_f64, share in 0.0..1.0_f64) {
+        fn densities_are_right_and_hazards_bounded(
+            alpha in 1..100_u16,
+            beta in 1..100_u16,
+            at in 0.001..0.999_f64,
+            share in 0.0..1.0_f64,
+        ) {
             let target = Target::new(at);
             let [(item, bound), ..] = target.bounded(&[[alpha.into(), beta.into()]; LANES]);
             let [p, q] = [alpha - 1, beta - 1].map(i32::from);
-            let factors = (1..=q).map(|step| f64::from(p + 1 + step) / f64::from(step)).product::<f64>() * f64::from(p + 1);
+            let factors =
+                (1..=q).map(|step| f64::from(p + 1 + step) / f64::from(step)).product::<f64>()
+                    * f64::from(p + 1);
             let density = at.powi(p) * (1.0 - at).powi(q) * factors;
             prop_assert!((f64::from(item.density) - density).abs() <= 1e-6 * density + 1e-40, "{} \
                 {density}", item.density);
             let distance = share * target.reach;
             let [right, left] = target.densities_beside(&[item; LANES], &[distance; LANES]);
-            prop_assert!((right[0] + left[0]) / target.survival(item, distance) <= f64::from(bound));
+            prop_assert!(
+                (right[0] + left[0]) / target.survival(item, distance) <= f64::from(bound)
+            );
         }
     }
 }

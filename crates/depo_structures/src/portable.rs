@@ -101,9 +101,17 @@ mod tests {
 
     proptest! {
         #[test]
-        fn the_logarithm_is_that_of_the_library_but_for_rounding(mantissa in 1.0..2.0_f64, exponent in -1000..1000_i32) {
+        fn the_logarithm_is_that_of_the_library_but_for_rounding(
+            mantissa in 1.0..2.0_f64,
+            exponent in -1000..1000_i32,
+        ) {
             let x = mantissa * 2.0_f64.powi(exponent);
-            prop_assert!((ln(x) - x.ln()).abs() <= 1e-15 * (1.0 + x.ln().abs()), "{} {}", ln(x), x.ln());
+            prop_assert!(
+                (ln(x) - x.ln()).abs() <= 1e-15 * (1.0 + x.ln().abs()),
+                "{} {}",
+                ln(x),
+                x.ln()
+            );
         }
 
         #[test]

@@ -32,10 +32,17 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(100))]
 
     #[test]
-    fn an_updated_tree_is_the_tree_of_the_new_weights(mut weights in weights(), changes in prop::collection::vec((any::<u32>(), weight()), 0..50)) {
+    fn an_updated_tree_is_the_tree_of_the_new_weights(
+        mut weights in weights(),
+        changes in prop::collection::vec((any::<u32>(), weight()), 0..50),
+    ) {
         let mut tree = SumTree::new(&weights);
         let len = weights.len() as u32;
-        let changes: Vec<(u32, f32)> = changes.into_iter().filter(|_| len > 0).map(|(item, weight)| (item % len, weight)).collect();
+        let changes: Vec<(u32, f32)> = changes
+            .into_iter()
+            .filter(|_| len > 0)
+            .map(|(item, weight)| (item % len, weight))
+            .collect();
         for &(item, weight) in &changes {
             weights[item as usize] = weight;
         }
@@ -46,11 +53,19 @@ proptest! {
     }
 
     #[test]
-    fn draws_are_distinct_eligible_and_as_many_as_there_are(weights in weights(), count in 0..200_usize, seed: u64, modulus in 1..5_u32) {
+    fn draws_are_distinct_eligible_and_as_many_as_there_are(
+        weights in weights(),
+        count in 0..200_usize,
+        seed: u64,
+        modulus in 1..5_u32,
+    ) {
         let mut tree = SumTree::new(&weights);
         let before = tree.clone();
         let drawn = tree.draw_distinct(count, words(seed), |item| item % modulus == 0);
-        let available = (0..).zip(&weights).filter(|&(item, &weight)| weight > 0.0 && item % modulus == 0).count();
+        let available = (0..)
+            .zip(&weights)
+            .filter(|&(item, &weight)| weight > 0.0 && item % modulus == 0)
+            .count();
         prop_assert_eq!(drawn.len(), count.min(available));
         prop_assert_eq!(drawn.iter().collect::<BTreeSet<_>>().len(), drawn.len());
         prop_assert!(drawn.iter().all(|&item| weights[item as usize] > 0.0 && item % modulus == 0));
@@ -59,11 +74,18 @@ proptest! {
 
     #[test]
     fn the_best_are_those_of_a_stable_sort(
-        scores in prop::collection::vec(prop_oneof![(-9..9_i8).prop_map(f32::from), Just(f32::NAN), Just(f32::NEG_INFINITY), -1.0..1.0_f32], 0..3000),
+        scores in prop::collection::vec(
+            prop_oneof![
+                (-9..9_i8).prop_map(f32::from), Just(f32::NAN), Just(f32::NEG_INFINITY),
+                -1.0..1.0_f32
+            ],
+            0..3000
+        ),
         count in 0..300_usize, target in -2.0..2.0_f32,
     ) {
         let key = |score: f32| -(score - target).abs();
-        let mut expected: Vec<u32> = (0..scores.len() as u32).filter(|&item| !scores[item as usize].is_nan()).collect();
+        let mut expected: Vec<u32> =
+            (0..scores.len() as u32).filter(|&item| !scores[item as usize].is_nan()).collect();
         expected.sort_by(|&a, &b| key(scores[b as usize]).total_cmp(&key(scores[a as usize])));
         expected.truncate(count);
         prop_assert_eq!(best(&scores, count, key), expected);
@@ -102,12 +124,23 @@ proptest! {
 
     #[test]
     fn the_best_in_a_tree_of_boxes_are_those_of_a_scan(
-        points in prop::collection::vec(points(), 1..1500), moves in prop::collection::vec((any::<u32>(), points(), any::<bool>()), 0..1500),
-        target in points(), count in 0..80_usize, floor in prop_oneof![Just(f64::NEG_INFINITY), -9.0..0.0], slack in 0.0..0.5, modulus in 1..4_u32,
+        points in prop::collection::vec(points(), 1..1500),
+        moves in prop::collection::vec((any::<u32>(), points(), any::<bool>()), 0..1500),
+        target in points(),
+        count in 0..80_usize,
+        floor in prop_oneof![Just(f64::NEG_INFINITY), -9.0..0.0],
+        slack in 0.0..0.5,
+        modulus in 1..4_u32,
     ) {
         let len = points.len() as u32;
-        let mut lies: Vec<Option<[f32; 3]>> = points.iter().enumerate().map(|(item, &point)| (item % 3 > 0).then_some(point)).collect();
-        let entries = |lies: &[Option<[f32; 3]>]| (0..len).filter_map(|item| lies[item as usize].map(|point| (point, item))).collect();
+        let mut lies: Vec<Option<[f32; 3]>> = points
+            .iter()
+            .enumerate()
+            .map(|(item, &point)| (item % 3 > 0).then_some(point))
+            .collect();
+        let entries = |lies: &[Option<[f32; 3]>]| {
+            (0..len).filter_map(|item| lies[item as usize].map(|point| (point, item))).collect()
+        };
         let mut tree = BoxTree::new(points.len(), REGION, UNITS, entries(&lies));
         for (item, point, stays) in moves {
             let item = item % len;
@@ -120,20 +153,33 @@ proptest! {
         }
         let score = |item: u32| (nearness(target, lies[item as usize].unwrap()), item);
         let wanted = |item: &&u32| item.is_multiple_of(modulus);
-        let scores = |items: &[u32], scored: &mut Vec<(f64, u32)>| scored.extend(items.iter().filter(wanted).map(|&item| score(item)));
-        let best = |tree: &BoxTree<3>, slack: f64| tree.best(count, floor, slack, |bounds| nearest_in(target, bounds), scores);
+        let scores = |items: &[u32], scored: &mut Vec<(f64, u32)>| {
+            scored.extend(items.iter().filter(wanted).map(|&item| score(item)))
+        };
+        let best = |tree: &BoxTree<3>, slack: f64| {
+            tree.best(count, floor, slack, |bounds| nearest_in(target, bounds), scores)
+        };
 
-        let held = (0..len).filter(|&item| lies[item as usize].is_some() && item.is_multiple_of(modulus));
-        let mut expected: Vec<(f64, u32)> = held.map(score).filter(|&(score, _)| score >= floor).collect();
+        let held =
+            (0..len).filter(|&item| lies[item as usize].is_some() && item.is_multiple_of(modulus));
+        let mut expected: Vec<(f64, u32)> =
+            held.map(score).filter(|&(score, _)| score >= floor).collect();
         expected.sort_by(|a, b| b.0.total_cmp(&a.0).then(a.1.cmp(&b.1)));
         expected.truncate(count);
         prop_assert_eq!(best(&tree, 0.0), expected.clone());
 
         let found = best(&tree, slack);
-        prop_assert_eq!(&found, &best(&BoxTree::new(points.len(), REGION, UNITS, entries(&lies)), slack), "the order of arrival shows");
+        prop_assert_eq!(
+            &found,
+            &best(&BoxTree::new(points.len(), REGION, UNITS, entries(&lies)), slack),
+            "the order of arrival shows"
+        );
         let worst = found.last().map_or(floor, |last| last.0).max(floor);
         let left_out = expected.iter().filter(|item| !found.contains(item));
-        prop_assert!(left_out.clone().all(|&(score, _)| score <= worst + slack || (found.len() < count && score <= floor + slack)));
+        prop_assert!(
+            left_out.clone().all(|&(score, _)| score <= worst + slack
+                || (found.len() < count && score <= floor + slack))
+        );
     }
 }
 

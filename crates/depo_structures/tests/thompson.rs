@@ -44,11 +44,17 @@ proptest! {
 
     #[test]
     fn an_updated_tree_is_the_tree_of_the_new_shapes(
-        mut shapes in shapes(), changes in prop::collection::vec((any::<u32>(), shape()), 0..50), target in 0.001..0.999_f64,
+        mut shapes in shapes(),
+        changes in prop::collection::vec((any::<u32>(), shape()), 0..50),
+        target in 0.001..0.999_f64,
     ) {
         let mut updated = tree(target, &shapes);
         let len = shapes.len();
-        let changes: Vec<(i64, [f32; 2])> = changes.into_iter().filter(|_| len > 0).map(|(item, shape)| (i64::from(item) % len as i64, shape)).collect();
+        let changes: Vec<(i64, [f32; 2])> = changes
+            .into_iter()
+            .filter(|_| len > 0)
+            .map(|(item, shape)| (i64::from(item) % len as i64, shape))
+            .collect();
         let (items, changed): (Vec<i64>, Vec<[f32; 2]>) = changes.into_iter().unzip();
         for (&item, &shape) in items.iter().zip(&changed) {
             shapes[item as usize] = shape;
@@ -60,23 +66,37 @@ proptest! {
 
     #[test]
     fn draws_are_distinct_eligible_in_order_and_as_many_as_there_are(
-        shapes in shapes(), count in 0..200_usize, seed: u64, modulus in 1..5_u32, target in 0.001..0.999_f64,
+        shapes in shapes(),
+        count in 0..200_usize,
+        seed: u64,
+        modulus in 1..5_u32,
+        target in 0.001..0.999_f64,
     ) {
         let mut drawn_from = tree(target, &shapes);
         let before = drawn_from.clone();
         let hits = drawn_from.draw_nearest(count, words(seed), |item| item % modulus == 0);
         let available = (0..shapes.len() as u32).filter(|item| item % modulus == 0).count();
         prop_assert_eq!(hits.len(), count.min(available));
-        prop_assert_eq!(hits.iter().map(|&(item, _)| item).collect::<BTreeSet<_>>().len(), hits.len());
-        prop_assert!(hits.iter().all(|&(item, above)| item % modulus == 0 && (0.0..=1.0).contains(&(target + f64::from(above)))));
+        prop_assert_eq!(
+            hits.iter().map(|&(item, _)| item).collect::<BTreeSet<_>>().len(),
+            hits.len()
+        );
+        prop_assert!(hits.iter().all(|&(item, above)| item % modulus == 0
+            && (0.0..=1.0).contains(&(target + f64::from(above)))));
         prop_assert!(hits.is_sorted_by_key(|&(_, above)| above.abs()));
         prop_assert!(drawn_from == before);
     }
 
     #[test]
     fn a_window_gives_each_side_its_places_and_fills_up_from_the_other(
-        few in prop::collection::vec(prop_oneof![Just(f32::NAN), (-4..4_i8).prop_map(f32::from), -1.0..1.0_f32], 0..60),
-        len in 0..3000_usize, window in [-2.0..2.0_f32, -2.0..2.0_f32], count in 0..100_usize, share in 0.0..=1.0_f64, seed: u64,
+        few in prop::collection::vec(
+            prop_oneof![Just(f32::NAN), (-4..4_i8).prop_map(f32::from), -1.0..1.0_f32], 0..60
+        ),
+        len in 0..3000_usize,
+        window in [-2.0..2.0_f32, -2.0..2.0_f32],
+        count in 0..100_usize,
+        share in 0.0..=1.0_f64,
+        seed: u64,
     ) {
         let (low, high) = (window[0].min(window[1]), window[0].max(window[1]));
         let scores: Vec<f32> = few.iter().copied().cycle().take(len).collect();
@@ -95,7 +115,9 @@ proptest! {
 
     #[test]
     fn counts_are_those_of_a_sum_over_all_groups(
-        groups in prop::collection::vec((0..5_i64, 0..=8_u8, 0..40_u32), 0..60), decay in 0.0..=1.0_f64, cut in 0..60_usize,
+        groups in prop::collection::vec((0..5_i64, 0..=8_u8, 0..40_u32), 0..60),
+        decay in 0.0..=1.0_f64,
+        cut in 0..60_usize,
     ) {
         let mut counts = DiscountedCounts::new(5, decay);
         let add = |counts: &mut DiscountedCounts, groups: &[(i64, u8, u32)]| {
@@ -106,14 +128,23 @@ proptest! {
         add(&mut counts, &groups);
         for item in 0..5 {
             let of_item = groups.iter().filter(|group| group.0 == item);
-            let sum = |part: fn(u8) -> u8| of_item.clone().map(|group| f64::from(part(group.1)) * decay.powi(50 - group.2 as i32)).sum::<f64>();
+            let sum = |part: fn(u8) -> u8| {
+                of_item
+                    .clone()
+                    .map(|group| f64::from(part(group.1)) * decay.powi(50 - group.2 as i32))
+                    .sum::<f64>()
+            };
             let expected = [sum(|successes| successes), sum(|successes| 8 - successes)];
             for (count, expected) in counts.at(item as usize, 50).iter().zip(expected) {
-                prop_assert!((f64::from(*count) - expected).abs() <= 1e-5 * expected + 1e-30, "{count} {expected}");
+                prop_assert!(
+                    (f64::from(*count) - expected).abs() <= 1e-5 * expected + 1e-30,
+                    "{count} {expected}"
+                );
             }
         }
         // Groups of one version in one call are groups one after another.
-        let groups: Vec<_> = groups.into_iter().map(|(item, successes, _)| (item, successes, 3)).collect();
+        let groups: Vec<_> =
+            groups.into_iter().map(|(item, successes, _)| (item, successes, 3)).collect();
         let (mut together, mut apart) = (counts.clone(), counts);
         add(&mut apart, &groups);
         let (first, second) = groups.split_at(cut.min(groups.len()));

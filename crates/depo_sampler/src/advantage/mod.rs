@@ -265,7 +265,10 @@ mod tests {
         #![proptest_config(ProptestConfig::with_cases(400))]
 
         #[test]
-        fn vector_instructions_give_the_bits_of_the_plain_loop((size, rewards) in groups(), options in options()) {
+        fn vector_instructions_give_the_bits_of_the_plain_loop(
+            (size, rewards) in groups(),
+            options in options(),
+        ) {
             let shape = [rewards.len() / size, size];
             let fast = group_advantages(&rewards, shape, &options).expect("finite rewards");
             let plain = plainly(|| group_advantages(&rewards, shape, &options)).expect("finite \
@@ -278,19 +281,34 @@ mod tests {
         /// Both are computed in double precision: they differ by the last bit of a float at most,
         /// here allowed three times.
         #[test]
-        fn counts_of_two_values_say_what_sums_say((size, rewards) in groups_of_two_values(), options in options()) {
+        fn counts_of_two_values_say_what_sums_say(
+            (size, rewards) in groups_of_two_values(),
+            options in options(),
+        ) {
             let Some(counted) = of_two_values(&rewards, size, &options) else {
                 prop_assert!(rewards.iter().all(|reward| reward.is_nan()), "only unknown rewards \
                     have no value");
                 return Ok(());
             };
             let summed = of_any_values(&rewards, size, &options);
-            let near = |a: &f32, b: &f32| (a.is_nan() && b.is_nan()) || (a - b).abs() <= 3.0 * f32::EPSILON * a.abs().max(f32::MIN_POSITIVE);
-            prop_assert!(counted.advantages.iter().zip(&summed.advantages).all(|(a, b)| near(a, b)), "{:?}, {:?}", counted.advantages, summed.advantages);
+            let near = |a: &f32, b: &f32| {
+                (a.is_nan() && b.is_nan())
+                    || (a - b).abs() <= 3.0 * f32::EPSILON * a.abs().max(f32::MIN_POSITIVE)
+            };
+            prop_assert!(
+                counted.advantages.iter().zip(&summed.advantages).all(|(a, b)| near(a, b)),
+                "{:?}, {:?}",
+                counted.advantages,
+                summed.advantages
+            );
             prop_assert_eq!(counted.informative, summed.informative);
             let largest = rewards.iter().fold(0.0_f32, |largest, reward| largest.max(reward.abs()));
             let means = counted.means.iter().zip(&summed.means);
-            prop_assert!(means.clone().all(|(a, b)| near(a, b) || (a - b).abs() <= f32::EPSILON * largest), "{:?}", means.collect::<Vec<_>>());
+            prop_assert!(
+                means.clone().all(|(a, b)| near(a, b) || (a - b).abs() <= f32::EPSILON * largest),
+                "{:?}",
+                means.collect::<Vec<_>>()
+            );
         }
     }
 }

@@ -8,14 +8,14 @@
 use super::fit::Fit;
 use super::records::{PromptRecord, Records};
 use super::{
-    BaseRate, Belief, Forecast, LABEL_MEMORY, Label, NamedOption, PRIOR_MARGIN, Registered,
+    BaseRate, Belief, BeliefSettings, Forecast, LABEL_MEMORY, Label, NamedOption, PRIOR_MARGIN,
+    Registered,
 };
 use crate::error::Result;
-use crate::portable::{ln, power};
 use crate::rng::Stream;
-use crate::settings::Settings;
 use crate::state::{Carry, StateMap, StateReader};
 use crate::variates::Variates;
+use depo_structures::portable::{ln, power};
 
 const BASE_CONCENTRATION: NamedOption =
     NamedOption { name: "base_concentration", default: 1.0, range: (1e-3, 1e3) };
@@ -118,7 +118,7 @@ pub struct DiscountedBeta {
 
 impl DiscountedBeta {
     /// Nothing is known of any of `len` prompts.
-    pub fn new(len: usize, settings: &Settings) -> Self {
+    pub fn new(len: usize, settings: &BeliefSettings) -> Self {
         let [base, text, discount] = [BASE_CONCENTRATION, TEXT_CONCENTRATION, DISCOUNT]
             .map(|option| option.of(&settings.belief_options));
         let priors = BASE_CONCENTRATIONS

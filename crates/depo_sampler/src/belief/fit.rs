@@ -2,9 +2,9 @@
 //! that parameters follow the policy.
 
 use crate::error::{Error, Result};
-use crate::portable::exp;
 use crate::state::{StateMap, StateReader};
 use crate::vectors::vectorised;
+use depo_structures::portable::exp;
 
 const LABELS_BEFORE_LEARNING: u64 = 32;
 

@@ -4,8 +4,8 @@
 
 use std::f64::consts::PI;
 
-use crate::portable::{exp, exps, ln, lns, powers};
 use crate::vectors::vectorised;
+use depo_structures::portable::{exp, exps, ln, lns, powers};
 
 /// Nodes of the rule, evenly spaced over mean +- `REACH` standard deviations. For smooth integrands
 /// the sum converges geometrically; Gauss-Hermite rules of this order place so few nodes where a
@@ -208,7 +208,11 @@ vectorised! {
             mean += weight * informative;
             square += weight * informative * informative;
         }
-        Outlook { pass_rate, p_informative: mean.clamp(0.0, 1.0), deviation: (square - mean * mean).max(0.0).sqrt() }
+        Outlook {
+            pass_rate,
+            p_informative: mean.clamp(0.0, 1.0),
+            deviation: (square - mean * mean).max(0.0).sqrt(),
+        }
     }
 }
 
@@ -217,7 +221,9 @@ vectorised! {
         let (right, wrong) = pass_rates(odds_against(prior));
         // In logarithms: the likelihood of many rollouts underflows.
         let mut logs = lns(right);
-        logs.iter_mut().zip(lns(wrong)).for_each(|(log, of_wrong)| *log = rights * *log + wrongs * of_wrong);
+        logs.iter_mut()
+            .zip(lns(wrong))
+            .for_each(|(log, of_wrong)| *log = rights * *log + wrongs * of_wrong);
         let highest = logs.iter().copied().fold(f64::NEG_INFINITY, f64::max);
         for log in &mut logs {
             *log -= highest;
@@ -231,16 +237,27 @@ vectorised! {
         }
         (mean, square) = (mean / total, square / total);
         let variance = (prior.variance * (square - mean * mean)).max(LEAST_VARIANCE);
-        LogitGaussian { mean: (prior.mean + mean * prior.variance.sqrt()).clamp(-FARTHEST_MEAN, FARTHEST_MEAN), variance }
+        LogitGaussian {
+            mean: (prior.mean + mean * prior.variance.sqrt()).clamp(-FARTHEST_MEAN, FARTHEST_MEAN),
+            variance,
+        }
     }
 }
 
 vectorised! {
     /// Log-likelihoods of one sequence of outcomes on every `stride`-th node, one distribution per
     /// lane.
-    fn log_likelihoods(gaussians: [LogitGaussian; LANES], stride: usize, successes: u32, failures: u32) -> [f64; LANES] {
+    fn log_likelihoods(
+        gaussians: [LogitGaussian; LANES],
+        stride: usize,
+        successes: u32,
+        failures: u32,
+    ) -> [f64; LANES] {
         let progressions = gaussians.map(|gaussian| gaussian.progression(stride));
-        let (mut odds, ratios) = (exps(progressions.map(|[first, _]| first)), exps(progressions.map(|[_, ratio]| ratio)));
+        let (mut odds, ratios) = (
+            exps(progressions.map(|[first, _]| first)),
+            exps(progressions.map(|[_, ratio]| ratio)),
+        );
         let mut totals = [0.0; LANES];
         for weight in weights().step_by(stride) {
             let (right, wrong) = pass_rates(odds);

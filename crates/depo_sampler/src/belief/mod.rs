@@ -13,7 +13,7 @@ pub use logit_gaussian::LogitGaussian;
 pub use logit_normal::LogitNormal;
 
 use crate::error::{Error, Result};
-use crate::registry::{NamedOption, registry};
+use crate::registry::{NamedNumbers, NamedOption, registry};
 use crate::rng::Stream;
 use crate::state::{Carry, StateMap, StateReader};
 
@@ -22,6 +22,28 @@ pub(crate) const PRIOR_MARGIN: f64 = 1e-3;
 
 /// Share of its weight that a label keeps in the running base rate when the next one arrives.
 pub(crate) const LABEL_MEMORY: f64 = 0.999;
+
+/// What a belief is built from.
+#[derive(Debug, Clone, PartialEq)]
+pub struct BeliefSettings {
+    /// Rollouts of a prompt, G, at least 2.
+    pub group_size: usize,
+    /// Seed of every random draw.
+    pub seed: u64,
+    /// Whether a prompt's own past results enter its forecast.
+    pub use_history: bool,
+    /// Whether the model's parameters are fitted to the labels.
+    pub fit_belief: bool,
+    /// Numbers that the model alone has, by name; those not named have their defaults.
+    pub belief_options: NamedNumbers,
+}
+
+impl Default for BeliefSettings {
+    fn default() -> Self {
+        let belief_options = NamedNumbers::new();
+        Self { group_size: 8, seed: 0, use_history: true, fit_belief: true, belief_options }
+    }
+}
 
 /// What is expected of one prompt's next group of rollouts.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -119,11 +141,11 @@ pub trait Belief {
     fn restore(&mut self, state: &mut StateReader, carry: &Carry) -> Result<()>;
 }
 
-type Registered = crate::registry::Registered<dyn Belief + Send>;
+type Registered = crate::registry::Registered<dyn Belief + Send, BeliefSettings>;
 
 registry! {
     /// The models of pass rates.
-    BeliefKind of dyn Belief + Send as "belief" in BELIEF {
+    BeliefKind of dyn Belief + Send, built from BeliefSettings, as "belief" in BELIEF {
         /// Beta with a discounted history.
         Beta: beta;
         /// Logit-normal random walk.

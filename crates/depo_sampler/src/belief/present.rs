@@ -66,7 +66,8 @@ vectorised! {
     fn believed(lanes: &Lanes, dynamics: Dynamics) -> [[f64; LANES]; 2] {
         let (mut means, mut variances) = (lanes.means, lanes.variances);
         for lane in 0..LANES {
-            let (growth, elapsed, precision) = (lanes.growths[lane], lanes.elapsed[lane], lanes.precisions[lane]);
+            let (growth, elapsed, precision) =
+                (lanes.growths[lane], lanes.elapsed[lane], lanes.precisions[lane]);
             let mean = LogitGaussian::within_reach(means[lane] * growth + dynamics.drift * elapsed);
             let variance = variances[lane] * growth * growth + dynamics.noise * elapsed;
             let text = logit(lanes.predicted_rewards[lane]) * lanes.factors[lane];
@@ -287,8 +288,14 @@ mod tests {
     proptest! {
         #[test]
         fn a_box_of_records_holds_what_is_believed_of_each(
-            records in prop::collection::vec(record(), 1..LANES), labelled: bool, has_text: bool, version in 0..3500_u32, drift in -0.1..0.1_f64,
-            noise in 1e-6..0.1_f64, spread in -0.02..0.02_f64, text_precisions in [0.0..8.0_f64, 0.0..8.0],
+            records in prop::collection::vec(record(), 1..LANES),
+            labelled: bool,
+            has_text: bool,
+            version in 0..3500_u32,
+            drift in -0.1..0.1_f64,
+            noise in 1e-6..0.1_f64,
+            spread in -0.02..0.02_f64,
+            text_precisions in [0.0..8.0_f64, 0.0..8.0],
         ) {
             let alike = |record: PromptRecord| PromptRecord {
                 history: if labelled { record.history } else { [0.0; 2] },
@@ -297,14 +304,29 @@ mod tests {
             };
             let records: Vec<PromptRecord> = records.into_iter().map(alike).collect();
             let prior = LogitGaussian { mean: -0.7, variance: 5.0 };
-            let present = Present::new([version, 0], prior, Dynamics { drift, noise, spread }, text_precisions);
+            let present = Present::new(
+                [version, 0],
+                prior,
+                Dynamics { drift, noise, spread },
+                text_precisions,
+            );
             let points: Vec<Point> = records.iter().map(point).collect();
-            let side = |axis: usize| [f32::min, f32::max].map(|extreme| points.iter().map(|point| point[axis]).reduce(extreme).expect("records"));
+            let side = |axis: usize| {
+                [f32::min, f32::max].map(|extreme| {
+                    points.iter().map(|point| point[axis]).reduce(extreme).expect("records")
+                })
+            };
             let (_, held) = present.believed_in(&std::array::from_fn(side)).expect("all alike");
             let ([nearest, farthest], [least, greatest]) = (held.distances(), held.variances);
             for LogitGaussian { mean, variance } in present.believed(&records) {
-                prop_assert!(nearest <= mean.abs() + 1e-5 && mean.abs() <= farthest + 1e-5, "{mean} {nearest} {farthest}");
-                prop_assert!(least <= variance * (1.0 + 1e-5) && variance <= greatest * (1.0 + 1e-5), "{variance} {least} {greatest}");
+                prop_assert!(
+                    nearest <= mean.abs() + 1e-5 && mean.abs() <= farthest + 1e-5,
+                    "{mean} {nearest} {farthest}"
+                );
+                prop_assert!(
+                    least <= variance * (1.0 + 1e-5) && variance <= greatest * (1.0 + 1e-5),
+                    "{variance} {least} {greatest}"
+                );
             }
         }
     }

@@ -6,8 +6,8 @@ use std::borrow::Cow;
 use super::logit_gaussian::logit;
 use super::{Label, PRIOR_MARGIN};
 use crate::error::Result;
-use crate::memory::filled;
 use crate::state::{Carry, StateMap, StateReader};
+use depo_structures::memory::filled;
 
 /// What is known of one prompt.
 #[derive(Debug, Clone, Copy)]

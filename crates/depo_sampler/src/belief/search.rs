@@ -75,7 +75,7 @@ impl PoolSearch {
         let score_of_unknown = self.surfaces[0].at(present.prior);
         let floor = if unknown.len() < query.count { f64::NEG_INFINITY } else { score_of_unknown };
         let scores = |prompts: &[u32], scored: &mut Vec<(f64, u32)>| {
-            self.score(prompts, query, records, present, scored)
+            self.score(prompts, query, records, present, scored);
         };
         let known = self.tree.best(
             query.count,

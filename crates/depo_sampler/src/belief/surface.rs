@@ -177,7 +177,9 @@ mod tests {
     proptest! {
         #[test]
         fn nothing_in_a_box_is_above_its_bound(
-            means in [0.0..40.0_f64, 0.0..40.0], deviations in [0.0..30.0_f64, 0.0..30.0], within in prop::collection::vec([0.0..=1.0_f64, 0.0..=1.0], 50),
+            means in [0.0..40.0_f64, 0.0..40.0],
+            deviations in [0.0..30.0_f64, 0.0..30.0],
+            within in prop::collection::vec([0.0..=1.0_f64, 0.0..=1.0], 50),
             optimism in 0.0..3.0_f64, negative: bool,
         ) {
             let surface = OUTLOOKS.surface(optimism);
@@ -187,7 +189,10 @@ mod tests {
             for [mean, deviation] in within {
                 let between = |[low, high]: [f64; 2], share: f64| low + share * (high - low);
                 let (mean, deviation) = (between(means, mean), between(deviations, deviation));
-                let gaussian = LogitGaussian { mean: if negative { -mean } else { mean }, variance: deviation * deviation };
+                let gaussian = LogitGaussian {
+                    mean: if negative { -mean } else { mean },
+                    variance: deviation * deviation,
+                };
                 prop_assert!(surface.at(gaussian) <= bound + 1e-9);
             }
         }

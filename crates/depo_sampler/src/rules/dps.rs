@@ -13,10 +13,9 @@
 //! decay below 1, and the entropy bonus (0 by default). Labels and candidates no newer than the
 //! last label count as one version later.
 
-use super::{Asked, Judgement, Registered, Search, SelectionRule};
+use super::{Asked, Judgement, Registered, RuleSettings, Search, SelectionRule};
 use crate::belief::{Belief, Label};
 use crate::error::{Error, Result};
-use crate::settings::Settings;
 use crate::state::{Carry, StateMap, StateReader};
 
 const STATES: usize = 3;
@@ -48,7 +47,7 @@ struct Dps {
 }
 
 impl Dps {
-    fn new(settings: &Settings, len: usize) -> Self {
+    fn new(settings: &RuleSettings, len: usize) -> Self {
         Self { candidates_per_draw: settings.candidates_per_draw, chains: vec![UNSEEN; len] }
     }
 }

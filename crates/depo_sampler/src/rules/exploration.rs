@@ -10,9 +10,9 @@ use std::collections::{BTreeMap, VecDeque};
 use std::str::FromStr;
 
 use crate::error::{Error, Result};
-use crate::portable::ln;
 use crate::registry::by_name;
 use crate::state::{StateMap, StateReader};
+use depo_structures::portable::ln;
 
 /// Equal bins of the believed pass rate, per source.
 pub const PASS_RATE_BINS: u32 = 5;

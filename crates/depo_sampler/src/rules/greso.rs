@@ -12,12 +12,11 @@
 //! part), and the released code's test for hard groups, a mean up to 0.11, which is about its
 //! format reward; here a silent group is hard if nothing succeeded.
 
-use super::{Asked, Judgement, NamedOption, Registered, Search, SelectionRule};
+use super::{Asked, Judgement, NamedOption, Registered, RuleSettings, Search, SelectionRule};
 use crate::belief::{Belief, Label};
 use crate::error::Result;
-use crate::portable::power;
-use crate::settings::Settings;
 use crate::state::{Carry, StateMap, StateReader};
+use depo_structures::portable::power;
 
 const LEAST_KEEP: f64 = 0.01;
 const PROBABILITY_RANGE: (f64, f64) = (0.05, 0.95);
@@ -72,7 +71,7 @@ struct Greso {
 }
 
 impl Greso {
-    fn new(settings: &Settings, len: usize) -> Self {
+    fn new(settings: &RuleSettings, len: usize) -> Self {
         let keep = KEEP.of(&settings.rule_options);
         Self {
             scan_cap: settings.scan_cap,

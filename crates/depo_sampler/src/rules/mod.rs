@@ -13,7 +13,7 @@ use std::str::FromStr;
 
 use crate::belief::{Belief, Forecast, Label};
 use crate::error::{Error, Result};
-use crate::registry::{NamedOption, by_name, registry};
+use crate::registry::{NamedNumbers, NamedOption, by_name, registry};
 use crate::rng::Stream;
 use crate::state::{Carry, StateMap, StateReader};
 
@@ -198,7 +198,26 @@ pub struct Asked {
     pub stream: Stream,
 }
 
-/// Decides who is admitted.
+/// What a rule is built from.
+#[derive(Debug, Clone, PartialEq)]
+pub struct RuleSettings {
+    /// Rollouts of a prompt, G, at least 2.
+    pub group_size: usize,
+    /// Rule window: lowest and highest predicted reward admitted, 0 <= low < high <= 1.
+    pub window: (f64, f64),
+    /// Rules that compare candidates: how many for each prompt drawn, at least 1.
+    pub candidates_per_draw: usize,
+    /// Where these come from.
+    pub candidates_from: CandidatesFrom,
+    /// Policy versions after its last label before a prompt is nominated from the whole pool again.
+    pub min_age: u32,
+    /// Rules that admit and reject: candidates looked at per prompt wanted, at least 1.
+    pub scan_cap: usize,
+    /// Numbers that the rule alone has, by name; those not named have their defaults.
+    pub rule_options: NamedNumbers,
+}
+
+/// Decides which candidates are admitted.
 pub trait SelectionRule {
     /// How candidates are looked for.
     fn search(&self) -> Search;
@@ -231,11 +250,11 @@ pub trait SelectionRule {
     }
 }
 
-type Registered = crate::registry::Registered<dyn SelectionRule + Send>;
+type Registered = crate::registry::Registered<dyn SelectionRule + Send, RuleSettings>;
 
 registry! {
     /// The selection rules.
-    RuleKind of dyn SelectionRule + Send as "rule" in RULE {
+    RuleKind of dyn SelectionRule + Send, built from RuleSettings, as "rule" in RULE {
         /// Everyone, in epoch order.
         Uniform: uniform;
         /// Predicted rewards within a window: DEPO as published.

@@ -10,11 +10,11 @@
 use depo_structures::{GREATEST_COUNT, GREATEST_TARGET, LEAST_COUNT, LEAST_TARGET, ThompsonTree};
 
 use super::{
-    Asked, CandidatesFrom, Judgement, NamedOption, Registered, Search, SelectionRule, Wanted,
+    Asked, CandidatesFrom, Judgement, NamedOption, Registered, RuleSettings, Search, SelectionRule,
+    Wanted,
 };
 use crate::belief::{Belief, Label};
 use crate::error::Result;
-use crate::settings::Settings;
 use crate::state::{Carry, StateMap, StateReader};
 use crate::variates::Variates;
 
@@ -41,7 +41,7 @@ struct Mopps {
 }
 
 impl Mopps {
-    fn new(settings: &Settings, len: usize) -> Self {
+    fn new(settings: &RuleSettings, len: usize) -> Self {
         let mut policy = Self {
             candidates_per_draw: settings.candidates_per_draw,
             decay: DECAY.of(&settings.rule_options),

@@ -7,10 +7,9 @@
 //! initial pool (a matter of the data), temperatures tuned per stage, and the copying of good
 //! groups over silent ones within a batch.
 
-use super::{Asked, Judgement, NamedOption, Registered, Search, SelectionRule};
+use super::{Asked, Judgement, NamedOption, Registered, RuleSettings, Search, SelectionRule};
 use crate::belief::{Belief, Label};
 use crate::error::{Error, Result};
-use crate::settings::Settings;
 use crate::state::{Carry, StateMap, StateReader};
 
 /// Policy versions of a stage.
@@ -45,7 +44,7 @@ struct Polaris {
 }
 
 impl Polaris {
-    fn new(settings: &Settings, len: usize) -> Self {
+    fn new(settings: &RuleSettings, len: usize) -> Self {
         Self {
             scan_cap: settings.scan_cap,
             stage_steps: STAGE_STEPS.of(&settings.rule_options),

@@ -8,15 +8,15 @@
 //! from all of it. Its gate that refuses groups without advantage is the trainer's backfill.
 
 use super::{
-    Asked, CandidatesFrom, Judgement, NamedOption, Registered, Search, SelectionRule, Wanted,
+    Asked, CandidatesFrom, Judgement, NamedOption, Registered, RuleSettings, Search, SelectionRule,
+    Wanted,
 };
 use crate::belief::{Belief, Label};
 use crate::error::Result;
-use crate::portable::ln;
-use crate::settings::Settings;
 use crate::state::{Carry, StateMap, StateReader};
 use crate::variates::Variates;
 use depo_structures::SumTree;
+use depo_structures::portable::ln;
 
 const WEIGHT_RANGE: (f64, f64) = (1e-6, 1e6);
 
@@ -55,7 +55,7 @@ struct PrimePools {
 }
 
 impl PrimePools {
-    fn new(settings: &Settings, len: usize) -> Self {
+    fn new(settings: &RuleSettings, len: usize) -> Self {
         Self {
             candidates_per_draw: settings.candidates_per_draw,
             hard_up_to: HARD_UP_TO.of(&settings.rule_options),

@@ -8,7 +8,7 @@
 
 use super::{Asked, Judgement, Registered, Search, SelectionRule};
 use crate::belief::Belief;
-use crate::portable::power;
+use depo_structures::portable::power;
 
 pub(super) const RULE: Registered = Registered {
     name: "thompson",

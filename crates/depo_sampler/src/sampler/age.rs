@@ -4,10 +4,10 @@
 use std::borrow::Cow;
 
 use crate::error::{Error, Result};
-use crate::memory::zeros;
 use crate::rng::Permutation;
 use crate::sampler::pool::epoch_order;
 use crate::state::{Carry, StateMap, StateReader};
+use depo_structures::memory::zeros;
 
 /// Superseded entries that the log may always hold.
 const SLACK: usize = 16;
@@ -185,7 +185,10 @@ mod tests {
     proptest! {
         #[test]
         fn the_order_is_that_of_epoch_0_and_then_of_last_labels(
-            seed: u64, len in 1..40_usize, labels in prop::collection::vec(any::<u32>(), 0..100), saved_at in 0..100_usize,
+            seed: u64,
+            len in 1..40_usize,
+            labels in prop::collection::vec(any::<u32>(), 0..100),
+            saved_at in 0..100_usize,
         ) {
             let order = epoch_order(seed, 0, len);
             let mut expected: Vec<u32> = (0..len).map(|rank| order.at(rank) as u32).collect();
@@ -207,7 +210,11 @@ mod tests {
                 expected.retain(|&other| other != prompt);
                 expected.push(prompt);
                 unlabelled_from[prompt as usize] = version as u32 + 1;
-                prop_assert!((0..len as u32).all(|prompt| ages.unlabelled_from(prompt) == unlabelled_from[prompt as usize]));
+                prop_assert!(
+                    (0..len as u32)
+                        .all(|prompt| ages.unlabelled_from(prompt)
+                            == unlabelled_from[prompt as usize])
+                );
                 prop_assert!(ages.order.len() <= len + len / 2 + SLACK);
                 prop_assert_eq!(ages.iter().collect::<Vec<u32>>(), expected.clone());
             }

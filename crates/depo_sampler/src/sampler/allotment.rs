@@ -277,6 +277,28 @@ fn kind_on_merit(standing: Standing) -> DrawKind {
     }
 }
 
+/// The picks of a plan: on merit, to fill up, explored.
+fn picks_of(
+    plan: &Plan,
+    ranking: &Ranking,
+    candidates: &[Candidate],
+    admissions: &[f64],
+) -> Vec<Pick> {
+    let Division { merit, gate, fill, .. } = plan.division;
+    let pick = |position: usize, kind: DrawKind| Pick {
+        candidate: ranking.order[position],
+        kind,
+        admission: admissions[position],
+    };
+    let on_merit = |position: usize| {
+        pick(position, kind_on_merit(candidates[ranking.order[position]].standing))
+    };
+    let mut picks: Vec<Pick> = (0..merit).map(on_merit).collect();
+    picks.extend((gate..gate + fill).map(|position| pick(position, DrawKind::Fill)));
+    picks.extend(plan.explored().map(|position| pick(position, DrawKind::Explore)));
+    picks
+}
+
 /// Gives out the places. `explore_share * n` is rounded to a whole number at random, without bias;
 /// recorded admissions are averages over both ways to round, and over ties where nobody waits, so
 /// they are the exact probabilities, given the arms if there are any.
@@ -306,18 +328,7 @@ pub fn allot(
     }
     let plan = if rounding.unit(0) < fraction { rounded_up } else { rounded_down };
     let Division { merit, gate, fill, len, .. } = plan.division;
-    let pick = |position: usize, kind: DrawKind| Pick {
-        candidate: ranking.order[position],
-        kind,
-        admission: admissions[position],
-    };
-    let on_merit = |position: usize| {
-        pick(position, kind_on_merit(candidates[ranking.order[position]].standing))
-    };
-    let mut picks: Vec<Pick> = (0..merit).map(on_merit).collect();
-    picks.extend((gate..gate + fill).map(|position| pick(position, DrawKind::Fill)));
-    picks.extend(plan.explored().map(|position| pick(position, DrawKind::Explore)));
-
+    let picks = picks_of(&plan, &ranking, candidates, &admissions);
     let contested = merit > ranking.admitted + ranking.floored;
     Allotment {
         picks,

@@ -62,32 +62,8 @@ impl Sampler {
         logprob_targets: &[f32],
         policy_version: u32,
     ) -> Result<Vec<Observation>> {
-        let (rows, group_size) = (draw_ids.len(), self.settings.group_size);
-        let fits = shape == [rows, group_size] && rewards.len() == rows * group_size;
-        require(
-            fits,
-            "rewards",
-            format!("shape {shape:?}"),
-            &format!("shape {:?}", [rows, group_size]),
-        )?;
-        let len = logprob_targets.len();
-        require(
-            len == rows,
-            "logprob_targets",
-            format!("length {len}"),
-            &format!("length {rows}, one per draw"),
-        )?;
-        require_no_infinity(rewards, group_size)?;
-        let valid =
-            |target: &f32| target.is_nan() || (0.0..=1.0 + LOGPROB_ROUNDING).contains(target);
-        if let Some(at) = logprob_targets.iter().position(|target| !valid(target)) {
-            let got = format!("{} at position {at}", logprob_targets[at]);
-            return Err(Error::argument(
-                "logprob_targets",
-                got,
-                "exp(mean log-prob) within 0..1, or NaN for unknown",
-            ));
-        }
+        let group_size = self.settings.group_size;
+        check_arrays([draw_ids.len(), group_size], rewards, shape, logprob_targets)?;
         self.advance_clock(policy_version);
         let groups = rewards.chunks_exact(group_size).zip(logprob_targets);
         let observed = draw_ids.iter().zip(groups);
@@ -137,7 +113,6 @@ impl Sampler {
         logprob_target: f32,
         policy_version: u32,
     ) -> Observation {
-        let weight = (1.0 / f64::from(draw.admission)).min(self.settings.max_target_weight);
         let informative = summary.is_informative(self.settings.tolerance);
         let label = Label {
             prompt: draw.prompt,
@@ -145,37 +120,36 @@ impl Sampler {
             rollouts: summary.known as u32,
             informative,
             version: policy_version,
-            weight,
+            weight: (1.0 / f64::from(draw.admission)).min(self.settings.max_target_weight),
         };
-        let late = self.belief.observe(&label);
-        // Policies think in groups: a probe of one rollout would look to them like a group without
-        // signal.
-        if draw.n_rollouts as usize == self.settings.group_size {
-            self.rule.observe(&label);
-        }
-        if draw.kind == DrawKind::Explore {
-            self.explored.pull(self.cluster_of(&draw), informative);
-        }
+        self.learn(&draw, &label);
         let pass_rate = (successes as f64 / summary.known as f64) as f32;
         self.replay.push(Target {
             prompt: draw.prompt,
             reward_target: pass_rate,
             logprob_target: logprob_target.clamp(0.0, 1.0),
             count: summary.known as f32,
-            weight: weight as f32,
+            weight: label.weight as f32,
             policy_version,
         });
-        self.counters[Counter::Labelled] += 1;
-        self.counters[Counter::Informative] += u64::from(informative);
-        self.counters[Counter::Late] += u64::from(late);
         let mean_reward = summary.mean as f32;
-        Observation {
-            status: Status::Labelled,
-            informative,
-            mean_reward,
-            pass_rate,
-            draw: Some(draw),
+        let draw = Some(draw);
+        Observation { status: Status::Labelled, informative, mean_reward, pass_rate, draw }
+    }
+
+    /// Passes a label to everything that learns from it, and counts it.
+    fn learn(&mut self, draw: &Draw, label: &Label) {
+        let late = self.belief.observe(label);
+        // Rules expect whole groups: a probe of one rollout would look like a group without signal.
+        if draw.n_rollouts as usize == self.settings.group_size {
+            self.rule.observe(label);
         }
+        if draw.kind == DrawKind::Explore {
+            self.explored.pull(self.cluster_of(draw), label.informative);
+        }
+        self.counters[Counter::Labelled] += 1;
+        self.counters[Counter::Informative] += u64::from(label.informative);
+        self.counters[Counter::Late] += u64::from(late);
     }
 
     /// Frees the prompts of draws without a label; returns how many were in flight.
@@ -190,4 +164,39 @@ impl Sampler {
         self.counters[Counter::Released] += released as u64;
         released
     }
+}
+
+/// Checks shapes and values of what was observed, before anything changes.
+fn check_arrays(
+    expected: [usize; 2],
+    rewards: &[f32],
+    shape: [usize; 2],
+    logprob_targets: &[f32],
+) -> Result<()> {
+    let [rows, group_size] = expected;
+    let fits = shape == [rows, group_size] && rewards.len() == rows * group_size;
+    require(
+        fits,
+        "rewards",
+        format!("shape {shape:?}"),
+        &format!("shape {:?}", [rows, group_size]),
+    )?;
+    let len = logprob_targets.len();
+    require(
+        len == rows,
+        "logprob_targets",
+        format!("length {len}"),
+        &format!("length {rows}, one per draw"),
+    )?;
+    require_no_infinity(rewards, group_size)?;
+    let valid = |target: &f32| target.is_nan() || (0.0..=1.0 + LOGPROB_ROUNDING).contains(target);
+    if let Some(at) = logprob_targets.iter().position(|target| !valid(target)) {
+        let got = format!("{} at position {at}", logprob_targets[at]);
+        return Err(Error::argument(
+            "logprob_targets",
+            got,
+            "exp(mean log-prob) within 0..1, or NaN for unknown",
+        ));
+    }
+    Ok(())
 }
