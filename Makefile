@@ -14,6 +14,8 @@ export PYTHONWARNINGS := ignore::SyntaxWarning
 unexport PYTHONDONTWRITEBYTECODE
 SETUP_INPUTS := $(wildcard requirements/*.txt) pyproject.toml Cargo.toml $(wildcard crates/*/Cargo.toml)
 RUST_SOURCES := $(shell find crates -name '*.rs')
+# All files: `cargo fmt` does not see the modules that a macro declares.
+RUST_FILES := $(RUST_SOURCES) $(wildcard benches/*.rs)
 
 .PHONY: help setup demo results smollm2 test lint instructions levels bench bench-peers wheel clean
 help: ## Show this list
@@ -50,10 +52,11 @@ $(VENV_PEERS)/.packages: requirements/peers.txt requirements/referees.txt | $(VE
 
 $(VENV)/.core: $(VENV)/.packages $(RUST_SOURCES)
 	@echo "building the Rust core"
+	@$(VENV)/bin/uv pip uninstall --quiet --python $(PY) depo 2>/dev/null || true
 	@VIRTUAL_ENV=$(abspath $(VENV)) $(VENV)/bin/maturin develop --quiet --release
 	@touch $@
 
-demo: setup ## Train GRPO, DAPO, DEPO and depo from the same start and compare them: runs/demo/comparison.html
+demo: setup ## Train grpo, dapo, depo_paper and depo from the same start and compare them: runs/demo/comparison.html
 	$(VENV)/bin/depo compare configs/quickstart.toml --output runs/demo
 
 results: setup ## The same with three paired seeds and GRPO's learning rate swept: docs/results/quickstart.md
@@ -73,7 +76,7 @@ test: setup $(VENV_VERL)/.packages ## Run all tests, Rust and Python; those of t
 	$(VENV_VERL)/bin/python -m pytest -q tests/integrations/verl
 
 lint: setup ## rustfmt, clippy, ruff, mypy, stubtest
-	cargo fmt --all --check
+	rustfmt --edition 2024 --check $(RUST_FILES)
 	cargo clippy --quiet --workspace --all-targets --all-features -- -D warnings
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .

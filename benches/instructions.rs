@@ -25,7 +25,7 @@ fn main() {
         "draw by weight" => draws(repeats),
         "change weights" => changes(repeats),
         "best of all" => (0..repeats).for_each(|_| {
-            drop(black_box(best(black_box(&numbers(PROMPTS)), BATCH, |score| score)))
+            drop(black_box(best(black_box(&numbers(PROMPTS)), BATCH, |score| score)));
         }),
         other => panic!("OPERATION: got {other}"),
     }

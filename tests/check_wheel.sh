@@ -20,4 +20,5 @@ draws = sampler.sample(8, policy_version=0)
 verdicts = sampler.observe(draws, [[0, 1, 0, 1]] * 8, policy_version=0)
 assert len(draws) == 8 and all(verdict.informative for verdict in verdicts)
 PY
+PATH=/usr/bin:/bin "$room/venv/bin/depo" --version
 echo "$(basename "$wheel"): $size bytes; imports and samples with numpy alone"
