@@ -48,7 +48,7 @@ UNITS = (("s", 1.0), ("ms", 1e-3), ("us", 1e-6), ("ns", 1e-9))
 
 INTRODUCTION = """# Performance
 
-Written by `make bench-peers`: one process, one thread, interleaved rounds in shuffled order, process
+Written by `make bench-peers`: one process, one thread, rounds in shuffled order, process
 CPU time, medians over {rounds} rounds.
 In brackets: how many times depo's time a peer takes, the median over the
 rounds. A bar is the ratio (or depo's time) that is asked for;

@@ -183,7 +183,7 @@ def test_chat_prompts(tmp_path: Path) -> None:
         }
         for row in tiny_rows()
     ]
-    reward = lambda completions, **_: [float(len(each[0]["content"]) % 2) for each in completions]
+    reward = lambda completions, **_: [float(len(each[0]["content"]) % 2) for each in completions]  # noqa: E731
     trainer = tiny_trainer(
         tmp_path,
         trainer_class=RecordingTrainer,

@@ -116,7 +116,7 @@ def test_backfill_ends(tmp_path: Path, options: dict[str, Any], rounds: int) -> 
 
     And each round's size is what the selector says.
     """
-    reward = lambda completions, **_: [1.0] * len(completions)
+    reward = lambda completions, **_: [1.0] * len(completions)  # noqa: E731
     selector = SelectorConfig.from_preset("depo", **{"warmup_steps": 0, **options})
     trainer = tiny_trainer(
         tmp_path,

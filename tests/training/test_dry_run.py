@@ -382,4 +382,4 @@ def test_the_size_of_a_checkpoint(tmp_path: Path) -> None:
 
 def tensor_bytes(path: Path) -> int:
     with safe_open(path, "pt") as file:
-        return sum(file.get_tensor(name).nbytes for name in file.keys())
+        return sum(file.get_tensor(name).nbytes for name in file.keys())  # noqa: SIM118

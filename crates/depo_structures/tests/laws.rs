@@ -154,7 +154,7 @@ proptest! {
         let score = |item: u32| (nearness(target, lies[item as usize].unwrap()), item);
         let wanted = |item: &&u32| item.is_multiple_of(modulus);
         let scores = |items: &[u32], scored: &mut Vec<(f64, u32)>| {
-            scored.extend(items.iter().filter(wanted).map(|&item| score(item)))
+            scored.extend(items.iter().filter(wanted).map(|&item| score(item)));
         };
         let best = |tree: &BoxTree<3>, slack: f64| {
             tree.best(count, floor, slack, |bounds| nearest_in(target, bounds), scores)

@@ -75,8 +75,9 @@ def _run(parser: Parser, action: Action, arguments: Sequence[str] | None) -> NoR
         if error.name is None or error.name.partition(".")[0] == "depo":
             raise
         parser.fail(f"the package {error.name} is missing: {install_hint('train')}")
-    except (OSError, ImportError) as error:
-        named = isinstance(error, OSError) and error.filename
-        parser.fail(f"{error.filename}: {error.strerror}" if named else str(error))
+    except OSError as error:
+        parser.fail(f"{error.filename}: {error.strerror}" if error.filename else str(error))
+    except ImportError as error:
+        parser.fail(str(error))
     except KeyboardInterrupt:
         parser.exit(EXIT_STATUS["stopped"], f"{parser.prog}: interrupted\n")

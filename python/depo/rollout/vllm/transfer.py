@@ -71,7 +71,7 @@ class TensorUpdateInfo(WeightTransferUpdateInfo):  # type: ignore[misc]
         yield from self.tensors.items()
         if self.file:
             with safe_open(self.file, framework="pt") as tensors:
-                yield from ((name, tensors.get_tensor(name)) for name in tensors.keys())
+                yield from ((name, tensors.get_tensor(name)) for name in tensors.keys())  # noqa: SIM118
 
 
 @dataclass
