@@ -51,8 +51,8 @@ def _run_file(data: Path, settings: str, directory: Path) -> Path:
     )
     file = directory / "run.toml"
     file.write_text(
-        f"[run]\nsteps = 3\nprompts_per_step = 4\neval_every = 0\nsave_every = "
-        f"0\n\n{sources}\n[reward]\n{others}"
+        f'[run]\nsteps = 3\nprompts_per_step = 4\neval_every = "off"\nsave_every = '
+        f'"off"\n\n{sources}\n[reward]\n{others}'
     )
     return file
 

@@ -269,12 +269,12 @@ def test_settings_and_estimator_come_from_the_custom_config(
     )
     source, resumed = DepoDataSource(args), DepoDataSource(args)
     config, estimator = source.rows.sampler.config, source.rows.sampler.estimator
-    assert (
-        config.policy,
-        config.warmup_steps,
-        config.probe_rollouts,
-        source.rows.sampler.seed,
-    ) == ("window", 2, 0, 3)
+    assert (config.rule, config.warmup_steps, config.probe_rollouts, source.rows.sampler.seed) == (
+        "window",
+        2,
+        "all",
+        3,
+    )
     assert estimator is not None
     for rollout_id in range(3):
         rollout(args, source, mixed)

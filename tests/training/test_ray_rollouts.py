@@ -12,6 +12,7 @@ import signal
 import socket
 import sys
 import threading
+import time
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -112,8 +113,10 @@ def test_worker_killed_while_it_generates_is_replaced_and_nothing_is_lost(
 ) -> None:
     engine.load_weights(policy(2), 9)
     expected = local(2, 9).generate(PROMPTS, 64, KEYS, temperature=1.0)
+    started = time.monotonic()
     before = engine.generate(PROMPTS, 64, KEYS, temperature=1.0)
-    killed = threading.Timer(0.1, os.kill, (workers_of(before)[1], signal.SIGKILL))
+    midway = (time.monotonic() - started) / 2  # of the next one, on any machine
+    killed = threading.Timer(midway, os.kill, (workers_of(before)[1], signal.SIGKILL))
     killed.start()
     after = engine.generate(PROMPTS, 64, KEYS, temperature=1.0)
     killed.join()

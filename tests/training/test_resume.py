@@ -127,7 +127,7 @@ def test_killed_run_continues_as_if_nothing_had_happened(
 
 
 @pytest.mark.parametrize(
-    ("belief", "probe_rollouts"), [("logit_normal", 1), ("beta", 2), ("beta", 0)]
+    ("belief", "probe_rollouts"), [("logit_normal", 1), ("beta", 2), ("beta", "all")]
 )
 def test_run_stopped_after_every_step_continues_as_if_nothing_had_happened(
     shared: Path, tmp_path: Path, belief: str, probe_rollouts: int

@@ -99,8 +99,9 @@ def token_loss(ratio: Tensor, advantage: float, config: LossConfig) -> Tensor:
         if unclipped * advantage <= clipped * advantage
         else torch.tensor(-clipped * advantage, dtype=ratio.dtype)
     )
-    if config.dual_clip and advantage < 0 and loss.item() > -config.dual_clip * advantage:
-        return torch.tensor(-config.dual_clip * advantage, dtype=ratio.dtype)
+    bound = config.dual_clip
+    if bound != "off" and advantage < 0 and loss.item() > -bound * advantage:
+        return torch.tensor(-bound * advantage, dtype=ratio.dtype)
     return loss
 
 

@@ -234,7 +234,7 @@ def test_bad_input_is_named() -> None:
             {"daro_min_weight": 5.0, "daro_max_weight": 4.0},
             "loss.daro_max_weight: got 4.0, expected at least loss.daro_min_weight = 5.0",
         ),
-        ({"surrogate": "cispo", "dual_clip": 3.0}, "loss.dual_clip: got 3.0, expected 0"),
+        ({"surrogate": "cispo", "dual_clip": 3.0}, "loss.dual_clip: got 3.0, expected off"),
         ({"mask": "nthr"}, "loss.mask: got 'nthr', expected dagrpo, module:function"),
     ],
 )
