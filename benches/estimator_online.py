@@ -51,7 +51,7 @@ from tokenizers import Regex, Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from depo.config import EstimatorConfig
-from depo.config.sections import ESTIMATOR_PRESETS
+from depo.config.estimator import ESTIMATOR_PRESETS
 from depo.estimator import BertDifficultyEstimator
 from depo.sampler.calibration import auroc, expected_calibration_error
 from depo.types.records import TargetBatch

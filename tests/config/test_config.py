@@ -25,10 +25,10 @@ from depo.config import (
     dump_config,
     load_config,
 )
+from depo.config.estimator import ESTIMATOR_PRESETS
 from depo.config.load import KEYS, SECTIONS, differences
 from depo.config.loss import LOSS_PRESETS
 from depo.config.presets import SELECTOR_PRESETS
-from depo.config.sections import ESTIMATOR_PRESETS
 from depo.types.errors import ConfigError
 
 SPECIAL: Mapping[str, Any] = {

@@ -8,10 +8,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from depo.config.distributed import DistributedConfig
+from depo.config.estimator import EstimatorConfig
 from depo.config.loss import LossConfig
 from depo.config.sections import (
     DataConfig,
-    EstimatorConfig,
     EvaluationConfig,
     OptimizerConfig,
     PolicyConfig,

@@ -12,10 +12,11 @@ from typing import Any, get_args, get_type_hints
 import tomli_w
 from pydantic import TypeAdapter, ValidationError
 
+from depo.config.estimator import ESTIMATOR_PRESETS
 from depo.config.keys import describe
 from depo.config.loss import LOSS_PRESETS
 from depo.config.presets import SELECTOR_PRESETS
-from depo.config.sections import ESTIMATOR_PRESETS, SourceConfig, TrainConfig
+from depo.config.sections import SourceConfig, TrainConfig
 from depo.types.errors import ConfigError
 
 SECTIONS: Mapping[str, Any] = get_type_hints(TrainConfig)

@@ -133,53 +133,38 @@ class SelectorConfig:
     backfill_rounds: int = key(16, "trainers: at most this many draws for one step", ge=1)
 
     def __post_init__(self) -> None:
-        low, high = self.window
-        floors = self.source_floors.values()
         check_section("selection", self)
-        require(
-            self.preset in SELECTOR_PRESETS,
-            "selection.preset",
-            self.preset,
-            "one of " + ", ".join(SELECTOR_PRESETS),
-        )
-        require(0.0 <= low < high <= 1.0, "selection.window", self.window, "0 <= low < high <= 1")
-        for name, options in (
-            ("rule_options", self.rule_options),
-            ("belief_options", self.belief_options),
-        ):
+        presets = "one of " + ", ".join(SELECTOR_PRESETS)
+        require(self.preset in SELECTOR_PRESETS, "selection.preset", self.preset, presets)
+        low, high = self.window
+        fits = 0.0 <= low < high <= 1.0
+        require(fits, "selection.window", self.window, "0 <= low < high <= 1")
+        self._check_numbers()
+        self._check_candidates()
+
+    def _check_numbers(self) -> None:
+        for name in ("rule_options", "belief_options"):
+            options = getattr(self, name)
             finite = all(math.isfinite(value) for value in options.values())
             require(finite, f"selection.{name}", dict(options), "finite numbers")
-        expected = f"at most scan_cap = {self.scan_cap}"
-        require(
-            self.candidates_per_draw <= self.scan_cap,
-            "selection.candidates_per_draw",
-            self.candidates_per_draw,
-            expected,
-        )
-        searched = (
-            self.rule == "budget"
-            and self.belief == "logit_normal"
-            and self.use_history
-            and self.candidates_per_draw >= 2
-        )
+        floors = dict(self.source_floors)
+        fits = all(share >= 0 for share in floors.values()) and sum(floors.values()) <= 1.0
+        expected = "shares >= 0 that sum to at most 1"
+        require(fits, "selection.source_floors", floors, expected)
+
+    def _check_candidates(self) -> None:
+        compared, cap = self.candidates_per_draw, self.scan_cap
+        expected = f"at most scan_cap = {cap}"
+        require(compared <= cap, "selection.candidates_per_draw", compared, expected)
+        by_belief = self.belief == "logit_normal" and self.use_history and compared >= 2
+        # The core knows which rules search the pool; a configuration is checked without it.
+        searched = self.rule in ("mopps", "prime_pools") or (self.rule == "budget" and by_belief)
         expected = (
             "epoch, or rule budget with belief logit_normal, use_history and "
             "candidates_per_draw of at least 2, or rule mopps or prime_pools"
         )
-        searched |= self.rule in ("mopps", "prime_pools")
-        require(
-            self.candidates_from == "epoch" or searched,
-            "selection.candidates_from",
-            self.candidates_from,
-            expected,
-        )
-        expected = "shares >= 0 that sum to at most 1"
-        require(
-            all(share >= 0 for share in floors) and sum(floors) <= 1.0,
-            "selection.source_floors",
-            dict(self.source_floors),
-            expected,
-        )
+        fits = self.candidates_from == "epoch" or searched
+        require(fits, "selection.candidates_from", self.candidates_from, expected)
 
     @property
     def measures_rejects(self) -> bool:

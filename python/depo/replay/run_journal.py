@@ -40,41 +40,32 @@ def read_run(directory: Path, *, with_texts: bool) -> RolloutLog:
         for line, row in enumerate(rows, start=1)
     ]
     group_size = max(sizes, default=0)
-    for number_of_line, (row, size) in enumerate(zip(rows, sizes, strict=True), start=1):
-        where = f"{directory / JOURNAL_FILE}, line {number_of_line}"
-        prompt_id, admission = (
-            text_or_empty(row, "prompt_id", where),
-            number(row, "admission", where),
-        )
-        require(
-            bool(prompt_id), where, "prompt_id", row.get("prompt_id"), "a text that is not empty"
-        )
-        require(0.0 < admission <= 1.0, where, "admission", admission, "a probability in (0, 1]")
-        require(
-            not with_texts or prompt_id in texts,
-            where,
-            "prompt_id",
-            prompt_id,
-            f"a prompt of the sources in {CONFIG_FILE}, to know its text",
-        )
-        prompt = Prompt(
-            text=texts.get(prompt_id, ""),
-            id=prompt_id,
-            source=text_or_empty(row, "source", where) or "default",
-        )
+    for line, (row, size) in enumerate(zip(rows, sizes, strict=True), start=1):
+        where = f"{directory / JOURNAL_FILE}, line {line}"
+        prompt, weight = _drawn(row, where, texts if with_texts else None)
         if size == group_size and row.get("status") == VerdictStatus.LABELLED:
-            collector.add(
-                integer(row, "step", where),
-                prompt,
-                _outcomes(row, where, selection.success_threshold),
-                1.0 / admission,
-            )
+            outcomes = _outcomes(row, where, selection.success_threshold)
+            collector.add(integer(row, "step", where), prompt, outcomes, weight)
     covers_pool = selection.measures_rejects
     probes = sum(size < group_size for size in sizes)
-    notes = (
-        [f"{probes} probes with fewer than {group_size} rollouts are left out"] if probes else []
-    )
+    note = f"{probes} probes with fewer than {group_size} rollouts are left out"
+    notes = [note] if probes else []
     return collector.build("depo", group_size=group_size, covers_pool=covers_pool, notes=notes)
+
+
+def _drawn(
+    row: Mapping[str, Any], where: str, texts: Mapping[str, str] | None
+) -> tuple[Prompt, float]:
+    """Return a row's prompt and 1 / admission."""
+    prompt_id = text_or_empty(row, "prompt_id", where)
+    admission = number(row, "admission", where)
+    expected = "a text that is not empty"
+    require(bool(prompt_id), where, "prompt_id", row.get("prompt_id"), expected)
+    require(0.0 < admission <= 1.0, where, "admission", admission, "a probability in (0, 1]")
+    expected = f"a prompt of the sources in {CONFIG_FILE}, to know its text"
+    require(texts is None or prompt_id in texts, where, "prompt_id", prompt_id, expected)
+    source = text_or_empty(row, "source", where) or "default"
+    return Prompt(text=(texts or {}).get(prompt_id, ""), id=prompt_id, source=source), 1 / admission
 
 
 def _outcomes(row: Mapping[str, Any], where: str, success_threshold: float) -> list[bool]:

@@ -24,6 +24,8 @@ from numpy.typing import ArrayLike
 from depo.config.selector import SelectorConfig
 from depo.sampler.calibration import CalibrationWindow
 from depo.sampler.core import DRAW_KINDS, build_core, draws_of, pool_of, texts_of
+from depo.sampler.saving import load_sampler, save_sampler
+from depo.sampler.verdicts import calibration_columns, verdicts_of
 from depo.sampler.warnings import SamplerWarnings
 from depo.types.errors import StateError
 from depo.types.protocols import DifficultyEstimator
@@ -36,35 +38,27 @@ from depo.types.records import (
     Prompt,
     TargetBatch,
     Verdict,
-    VerdictStatus,
 )
 
 STATE_VERSION = 1
-VERDICT_STATUSES = (
-    VerdictStatus.LABELLED,
-    VerdictStatus.UNKNOWN,
-    VerdictStatus.CLOSED,
-    VerdictStatus.NEVER_ISSUED,
-)
 
-LOGPROB_ROUNDING = 1e-3  # a mean log-probability may exceed 0 by so much
-REJECTED_BEFORE_CLAIMS = (
-    30  # rejected prompts that were drawn all the same, before anything is said of the rejected
-)
+LOGPROB_ROUNDING = 1e-3  # tolerance for mean log-probabilities slightly above 0 (rounding)
+REJECTED_BEFORE_CLAIMS = 30
+"""Rejected prompts that must have been drawn before metrics say anything about the rejected."""
 
 logger = logging.getLogger(__name__)
 
 
 class PromptSampler:
-    """Chooses prompts, remembers what became of them, and can be saved at any moment.
+    """Select prompts for rollouts, learn from their rewards, and save at any moment.
 
-    Any number of threads may call. `sample`, `prepare`, `beliefs` and `update_estimator`, which ask
-    the estimator, and `load_state_dict` wait for one another; no other call waits for the
-    estimator, and labels that arrive while `sample` predicts count at once. A state is that of one
-    moment; a batch that is being chosen then is in it as candidates. The same seed and the same
-    calls in the same order give the same draws on every platform. Order is that in which calls take
-    effect: labels that arrive in another order, or at another time between two batches, make
-    another run.
+    Any number of threads may call. `sample`, `prepare`, `beliefs`, `update_estimator` and
+    `load_state_dict` wait for one another, because they use the estimator. No other call waits for
+    it; labels that arrive while `sample` predicts count at once. `state_dict` is an atomic
+    snapshot; a batch in progress is saved as pending candidates.
+
+    The same seed and the same calls in the same order give the same draws on every platform. Calls
+    are ordered by when they take effect.
 
     Args:
         prompts: The pool, as `Prompt` records or plain strings, or a `PromptTable`, which is kept
@@ -95,12 +89,10 @@ class PromptSampler:
         self._core = build_core(self.prompts, group_size, self.config, seed)
         self._calibration = CalibrationWindow()
         self._warnings = SamplerWarnings(self.config)
-        # Reentrant, because an estimator or a signal handler may call. Whoever takes both takes
-        # `_scoring` first.
-        self._scoring = (
-            threading.RLock()
-        )  # held by who asks the estimator, and from the first proposal of a batch to its draws
-        self._labelling = threading.RLock()  # core and calibration window change together
+        # Both are reentrant, because an estimator or a signal handler may call. A thread that needs
+        # both takes `_scoring` first. `_scoring` is held while the estimator works and from the
+        # first proposal of a batch to its draws; `_labelling` while core and calibration change.
+        self._scoring, self._labelling = threading.RLock(), threading.RLock()
 
     def sample(
         self, n: int, *, policy_version: int, among: Sequence[int] | Int64Array | None = None
@@ -116,8 +108,8 @@ class PromptSampler:
         Args:
             n: Number of groups wanted [>= 1].
             policy_version: Current version; see the module's first paragraph.
-            among: Distinct positions in the pool: no other prompts are candidates, and all of them
-                that are free are looked at. None: in epoch order.
+            among: Distinct positions in the pool. Only these prompts are candidates; every one not
+                in flight is scored. None: candidates come in epoch order.
 
         Raises:
             ValueError: A position is twice in `among`, or `prepare` has begun a batch without
@@ -144,9 +136,9 @@ class PromptSampler:
             return draws_of(self.prompts, taken, np.full(taken["prompts"].size, policy_version))
 
     def prepare(self, n: int, *, policy_version: int) -> None:
-        """Score now, as `sample(n)` without `among` would, what the next `sample`.
+        """Score the candidates for the next `sample(n)` ahead of time.
 
-        Which must be such a one, draws from: it takes as long, at another time.
+        That call must not pass `among`. Total work is unchanged.
         """
         self._score(n, policy_version, None)
 
@@ -168,8 +160,8 @@ class PromptSampler:
         """Record the rewards of some draws, in any order, at any later time; each draw counts once.
 
         Args:
-            draws: B draws or draw ids. Ids that were never issued, or were observed or released
-                before, are ignored and said so.
+            draws: B draws or draw ids. Unknown, already observed and released ids are ignored; the
+                verdict's status says which.
             rewards: [B, G] of any finite scale; NaN = unknown (verifier failure, aborted rollout).
                 A group that is partly known counts as far as it is known.
             policy_version: Version of the weights that generated the rollouts; older than the
@@ -199,17 +191,8 @@ class PromptSampler:
         targets_B = np.exp(np.minimum(logprobs_B, 0.0))
         with self._labelling:
             seen = self._core.observe(draw_ids, rewards_BG, targets_B, policy_version)
-            self._calibration_add(seen)
-        return [
-            Verdict(
-                draw_id=int(draw_ids[row]),
-                status=VERDICT_STATUSES[seen["statuses"][row]],
-                informative=bool(seen["informative"][row]),
-                mean_reward=float(seen["mean_rewards"][row]),
-                pass_rate=float(seen["pass_rates"][row]),
-            )
-            for row in range(len(draw_ids))
-        ]
+            self._calibration.add(*calibration_columns(seen, self.config, self.group_size))
+        return verdicts_of(draw_ids, seen)
 
     def release(self, draws: Sequence[Draw | int], *, reason: str = "aborted") -> int:
         """Free the prompts of draws that will never be observed; returns how many were in flight.
@@ -314,12 +297,8 @@ class PromptSampler:
             OSError: The files could not be written; the save before is still there.
             StateError: The estimator's state holds something that cannot be saved as it is.
         """
-        from depo.state.checkpoints import save_checkpoint
-
         with self._scoring:  # sampler and estimator at the same moment
-            estimator = self.estimator.state_dict() if self.estimator else None
-            state = {"sampler": self.state_dict(), "estimator": estimator}
-        return save_checkpoint(Path(directory), 0, state, {}, keep=1)
+            return save_sampler(self, Path(directory))
 
     def load(self, directory: Path | str, *, strict: bool = True) -> dict[str, int]:
         """Restore what `save` wrote: sampler and estimator, or neither.
@@ -334,28 +313,8 @@ class PromptSampler:
         Raises:
             StateError: No complete save, a damaged file, or a state that does not fit this sampler.
         """
-        from depo.state.checkpoints import latest_checkpoint, load_checkpoint
-
-        newest = latest_checkpoint(Path(directory))
-        if newest is None:
-            raise StateError(f"{directory}: got no complete save, expected one by `save`")
-        state = load_checkpoint(newest).state
-        if (self.estimator is None) != (state["estimator"] is None):
-            got, expected = ("no", "one") if state["estimator"] is None else ("an", "none")
-            raise StateError(f"{newest}: got {got} estimator, expected {expected}, as here")
         with self._scoring:
-            return self._load_both(state, strict)
-
-    def _load_both(self, state: Mapping[str, Any], strict: bool) -> dict[str, int]:
-        if self.estimator is None:
-            return self.load_state_dict(state["sampler"], strict=strict)
-        before = self.estimator.state_dict()
-        self.estimator.load_state_dict(state["estimator"])
-        try:
-            return self.load_state_dict(state["sampler"], strict=strict)
-        except BaseException:
-            self.estimator.load_state_dict(before)
-            raise
+            return load_sampler(self, Path(directory), strict)
 
     def state_dict(self) -> dict[str, Any]:
         """Return everything that a bit-exact continuation needs, open draws included.
@@ -408,12 +367,9 @@ class PromptSampler:
                     begun = True
                     self._core.offer(candidates, self._predict(candidates), policy_version)
             except BaseException as error:
-                if begun or not isinstance(
-                    error, (ValueError, IndexError)
-                ):  # which `propose` raises before it changes anything
-                    self._core.take(
-                        0, policy_version
-                    )  # ends the batch: its candidates head the next one
+                # `propose` raises these two before it changes anything.
+                if begun or not isinstance(error, (ValueError, IndexError)):
+                    self._core.take(0, policy_version)  # ends the batch; its candidates come next
                 raise
 
     def _predict(self, indices: Int64Array) -> Float32Array:
@@ -429,29 +385,6 @@ class PromptSampler:
             logprob_targets=targets["logprob_targets"],
             counts=targets["counts"],
             weights=targets["weights"] * targets["counts"] / self.group_size,
-        )
-
-    def _calibration_add(self, seen: Mapping[str, Any]) -> None:
-        """Keep what was predicted of the newly labelled, where it shows.
-
-        Not in the warm-up, when nothing was predicted to be rejected, nor in a probe.
-        """
-        hidden = [DRAW_KINDS.index(DrawKind.WARMUP)]
-        if self.config.probe_rollouts not in ("all", self.group_size):
-            hidden.append(DRAW_KINDS.index(DrawKind.REPROBE))
-        judged = (seen["statuses"] == VERDICT_STATUSES.index(VerdictStatus.LABELLED)) & ~np.isin(
-            seen["kinds"], hidden
-        )
-        rejected = np.isin(
-            seen["kinds"], [DRAW_KINDS.index(DrawKind.EXPLORE), DRAW_KINDS.index(DrawKind.FILL)]
-        )
-        self._calibration.add(
-            seen["p_informative"][judged],
-            seen["predicted_rewards"][judged],
-            seen["admissions"][judged],
-            seen["informative"][judged],
-            seen["pass_rates"][judged],
-            rejected[judged],
         )
 
 

@@ -117,22 +117,10 @@ class VllmEngine:
         check_heads(policy.config, config.tensor_parallel, on_cpu=on_cpu)
         if VllmEngine._open:
             VllmEngine._open.close()
-        from vllm import LLM
-
-        from depo.rollout.vllm.transfer import register_backend
-
-        register_backend()
-        options = engine_options(
-            config, policy, max_model_len=self._max_prompt_tokens + max_new_tokens, on_cpu=on_cpu
-        )
-        with tempfile.TemporaryDirectory() as directory, unchanged_host():
-            policy.config.save_pretrained(directory)
-            self._llm = LLM(
-                model=directory,
-                max_num_seqs=sequences_per_batch,
-                weight_transfer_config={"backend": backend},
-                **options,
-            )
+        longest = self._max_prompt_tokens + max_new_tokens
+        options = engine_options(config, policy, max_model_len=longest, on_cpu=on_cpu)
+        transfer = {"weight_transfer_config": {"backend": backend}}
+        self._llm = _start_vllm(policy, max_num_seqs=sequences_per_batch, **transfer, **options)
         VllmEngine._open = self
         self._config = policy.config
         self._processes = config.tensor_parallel
@@ -351,3 +339,15 @@ class VllmEngine:
             responses=tuple(decode_responses(response_ids, finished, self._tokenizer)),
             policy_version=self._policy_version,
         )
+
+
+def _start_vllm(policy: PreTrainedModel, **options: Any) -> Any:
+    """Start vLLM with the architecture of `policy`, without its weights."""
+    from vllm import LLM
+
+    from depo.rollout.vllm.transfer import register_backend
+
+    register_backend()
+    with tempfile.TemporaryDirectory() as directory, unchanged_host():
+        policy.config.save_pretrained(directory)
+        return LLM(model=directory, **options)

@@ -6,6 +6,7 @@ draw.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from itertools import chain, cycle
 
 import numpy as np
@@ -38,63 +39,60 @@ _NO_STEP = "no training step was done"
 _NO_ESTIMATOR = "no estimator predicted anything in this run"
 
 
+SMOOTHED = "Light lines are single steps, strong ones averages over neighbouring steps."
+
+CAPTIONS: Mapping[str, tuple[str, str]] = {
+    "reward": (
+        "Training reward",
+        f"Mean reward of what was rolled out: it depends on which prompts were drawn. {SMOOTHED}",
+    ),
+    "accuracy": (
+        "Held-out accuracy",
+        "Mean reward on prompts that are never trained on, by difficulty band: what was learned.",
+    ),
+    "prediction": (
+        "Predicted against observed reward",
+        "Over the groups rolled out, which are the hardest to predict.",
+    ),
+    "rejected": (
+        "Candidates rejected",
+        "Share of the scored candidates that the selection rule rejected, and why the others were "
+        "rolled out.",
+    ),
+    "informative": (
+        "Informative groups",
+        "The higher the informative share, the fewer rollouts go without any gradient.",
+    ),
+    "generated": (
+        "Sequences and tokens generated",
+        "With selection, a dashed line estimates what uniform sampling would have cost.",
+    ),
+    "calibration": (
+        "Calibration of P(informative)",
+        "On the diagonal, groups are informative as often as believed.",
+    ),
+    "cpu": (
+        "CPU seconds by part",
+        "Where the run's CPU time went, all threads of the training process; grey: outside of the "
+        "training steps.",
+    ),
+}
+"""Figure -> title and caption, in the order in which the figures tell a run's story."""
+
+
 def run_charts(run: RunRecords, journal: JournalColumns) -> list[Chart]:
-    """Return all figures of a run, in the order in which they tell its story."""
-    smoothed = "Light lines are single steps, strong ones averages over neighbouring steps."
-    return [
-        render(
-            "reward",
-            "Training reward",
-            f"Mean reward of what was rolled out: it depends on which prompts were drawn. "
-            f"{smoothed}",
-            _reward(run),
-        ),
-        render(
-            "accuracy",
-            "Held-out accuracy",
-            "Mean reward on prompts that are never trained on, by difficulty band: what was "
-            "learned.",
-            _accuracy(run),
-        ),
-        render(
-            "prediction",
-            "Predicted against observed reward",
-            "Over the groups rolled out, which are the hardest to predict.",
-            _prediction(journal),
-        ),
-        render(
-            "rejected",
-            "Candidates rejected",
-            "Share of the scored candidates that the policy rejected, and why the others were "
-            "rolled out.",
-            _rejected(run, journal),
-        ),
-        render(
-            "informative",
-            "Informative groups",
-            "The higher the informative share, the fewer rollouts go without any gradient.",
-            _informative(run),
-        ),
-        render(
-            "generated",
-            "Sequences and tokens generated",
-            "With selection, a dashed line estimates what uniform sampling would have cost.",
-            _generated(run),
-        ),
-        render(
-            "calibration",
-            "Calibration of P(informative)",
-            "On the diagonal, groups are informative as often as believed.",
-            _calibration(run, journal),
-        ),
-        render(
-            "cpu",
-            "CPU seconds by part",
-            "Where the run's CPU time went, all threads of the training process; grey: outside of "
-            "the training steps.",
-            _cpu(run),
-        ),
-    ]
+    """Return all figures of a run."""
+    drawn: Mapping[str, Drawn] = {
+        "reward": _reward(run),
+        "accuracy": _accuracy(run),
+        "prediction": _prediction(journal),
+        "rejected": _rejected(run, journal),
+        "informative": _informative(run),
+        "generated": _generated(run),
+        "calibration": _calibration(run, journal),
+        "cpu": _cpu(run),
+    }
+    return [render(name, *CAPTIONS[name], figure) for name, figure in drawn.items()]
 
 
 def _reward(run: RunRecords) -> Drawn:

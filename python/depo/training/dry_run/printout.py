@@ -56,23 +56,30 @@ def dry_run(config: TrainConfig) -> int:
     lengths = _lengths(config, sources, limit)
     estimator = _estimator_shape(config, shape.vocabulary if shape else 1, lengths, problems)
     if shape is not None:
-        on_gpu = config.run.device.startswith("cuda") or (
-            config.run.device == "auto" and bool(machine.gpus)
-        )
-        gpu_bytes = min(machine.gpus, default=0)
-        memory = MemoryModel(
-            config=config,
-            policy=shape,
-            lengths=lengths,
-            estimator=estimator,
-            on_gpu=on_gpu,
-            gpu_bytes=gpu_bytes,
-        )
+        memory = _memory_model(config, machine, shape, lengths, estimator)
         lines += [*_memory_lines(memory), *_checkpoint_lines(memory)]
         _check_room(memory, machine, problems)
     lines += _machine_lines(config, machine)
     print("\n".join([*lines, "", *_problem_lines(problems)]))
     return 1 if problems else 0
+
+
+def _memory_model(
+    config: TrainConfig,
+    machine: Machine,
+    policy: PolicyShape,
+    lengths: Lengths,
+    estimator: EstimatorShape | None,
+) -> MemoryModel:
+    device = config.run.device
+    return MemoryModel(
+        config=config,
+        policy=policy,
+        lengths=lengths,
+        estimator=estimator,
+        on_gpu=device.startswith("cuda") or (device == "auto" and bool(machine.gpus)),
+        gpu_bytes=min(machine.gpus, default=0),
+    )
 
 
 def _lengths(config: TrainConfig, sources: Sequence[Source], limit: int) -> Lengths:

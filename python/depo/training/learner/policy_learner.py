@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import itertools
 import math
-from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -27,6 +26,7 @@ from depo.training.learner.losses import (
     token_logprobs,
     truncated_weights,
 )
+from depo.training.learner.moments import load_moments, moments_of
 from depo.training.learner.packing import (
     TrainBatch,
     TrainSequence,
@@ -35,6 +35,7 @@ from depo.training.learner.packing import (
     microbatches,
     response_logits,
 )
+from depo.training.learner.update_sums import UpdateSums, means
 from depo.types.errors import StateError
 from depo.types.records import Float32Array, RolloutGroup, TokenFactors
 
@@ -42,9 +43,9 @@ STATE_VERSION = 1
 
 
 class PolicyLearner:
-    """Trains a causal language model on rollout groups with a clipped policy-gradient loss.
+    """Train a causal language model on rollout groups with a clipped policy-gradient loss.
 
-    (GRPO, Dr. GRPO, DAPO, GSPO, CISPO).
+    GRPO, Dr. GRPO, DAPO, GSPO and CISPO.
 
     The model is trained in place and always runs without dropout, so that the importance ratio
     measures the policy and not noise.
@@ -87,37 +88,22 @@ class PolicyLearner:
         device: torch.device | str = "cpu",
         max_logprob_mismatch: float = math.inf,
     ) -> None:
-        if (loss.kl_weight > 0) != (reference_model is not None):
-            given = "none" if reference_model is None else "a model"
-            raise ValueError(
-                f"reference_model: got {given}, expected one if and only if loss.kl_weight > 0 "
-                f"(it is {loss.kl_weight})"
-            )
+        _check_reference(loss, reference_model)
         for module in filter(None, (model, reference_model)):
             module.to(device)  # type: ignore[arg-type]
             module.train(False)
         self.model, self._reference_model = model, reference_model
-        self._parameters = {
-            name: parameter
-            for name, parameter in model.named_parameters()
-            if parameter.requires_grad
-        }
+        named = model.named_parameters()
+        self._parameters = {name: each for name, each in named if each.requires_grad}
         if not self._parameters:
             raise ValueError("model: got no trainable parameter, expected at least 1")
         self._loss_config, self._optimizer_config = loss, optimizer
-        self._max_new_tokens, self._temperature, self._pad_token_id = (
-            max_new_tokens,
-            temperature,
-            pad_token_id,
-        )
+        self._max_new_tokens, self._temperature = max_new_tokens, temperature
+        self._pad_token_id = pad_token_id
         self._device, self._max_logprob_mismatch = torch.device(device), max_logprob_mismatch
         self._autocast, self._checkpointing = policy.autocast, policy.gradient_checkpointing
         if self._checkpointing:
-            enable = (
-                getattr(model, "activation_checkpointing_enable", None)
-                or model.gradient_checkpointing_enable
-            )  # the older name, before 5.20
-            enable({"use_reentrant": False})
+            _enable_checkpointing(model)
         self.optimizer = torch.optim.AdamW(
             self._parameters.values(),
             lr=optimizer.learning_rate,
@@ -174,7 +160,7 @@ class PolicyLearner:
         bounds = [
             len(groups) * part // n_parts * advantages_BG.shape[1] for part in range(n_parts + 1)
         ]
-        sums: defaultdict[str, Tensor | float] = defaultdict(float)
+        sums = UpdateSums()
         with self._training():
             if self._loss_config.rollout_correction == "truncate" and n_parts > 1:
                 sequences = self._with_learner_logprobs(sequences)
@@ -182,24 +168,17 @@ class PolicyLearner:
                 self._optimizer_step(sequences[start:end], sums, step, policy_lag)
         metrics = {
             "lr": learning_rate,
-            "updated": float(sums["steps"] > 0),
-            "trained_sequences": float(sums["sequences"]),
+            "updated": float(sums.steps is not None),
+            "trained_sequences": float(sums.sequences or 0),
         }
-        if sums["steps"]:
-            metrics |= _means(self._totals(sums))
+        if sums.steps:
+            metrics |= means(self._totals(sums.known()))
         return {f"policy/{name}": value for name, value in metrics.items()}
 
     def _optimizer_step(
-        self,
-        sequences: Sequence[TrainSequence],
-        sums: defaultdict[str, Tensor | float],
-        step: int,
-        policy_lag: int,
+        self, sequences: Sequence[TrainSequence], sums: UpdateSums, step: int, policy_lag: int
     ) -> None:
-        """Accumulate the gradient of one minibatch, check it, apply it.
-
-        And add to the sums behind the metrics.
-        """
+        """Accumulate the gradient of one minibatch, check it, apply it, and add to the sums."""
         weights = self._weights(sequences)
         trained = self._trained(sequences)
         if not trained:
@@ -207,35 +186,19 @@ class PolicyLearner:
         self.optimizer.zero_grad(set_to_none=True)
         loss_total = torch.zeros((), device=self._device)
         for rows, batch in self._batches(sequences, trained, weights):
-            loss = self._batch_loss(batch, sums if rows else defaultdict(float))
+            loss = self._batch_loss(batch, sums if rows else UpdateSums(steps=sums.steps))
             loss.backward()  # type: ignore[no-untyped-call]
             loss_total += loss.detach()
-        grad_norm = float(
-            self._whole(
-                torch.nn.utils.clip_grad_norm_(
-                    self._parameters.values(), self._optimizer_config.grad_clip
-                )
-            )
+        norm = torch.nn.utils.clip_grad_norm_(
+            self._parameters.values(), self._optimizer_config.grad_clip
         )
-        for name, value in (
-            ("loss", self._totals({"loss": loss_total})["loss"]),
-            ("gradient norm", grad_norm),
-        ):
-            if not math.isfinite(value):
-                raise RuntimeError(
-                    f"step {step}: the {name} is {value}; the optimizer step was not taken and "
-                    f"the weights are unchanged by it"
-                )
-        if not sums["steps"] and not policy_lag:
-            self._check_mismatch(self._totals(sums), step)
+        grad_norm = float(self._whole(norm))
+        _require_finite("loss", self._totals({"loss": loss_total})["loss"], step)
+        _require_finite("gradient norm", grad_norm, step)
+        if not sums.steps and not policy_lag:
+            self._check_mismatch(self._totals(sums.known()), step)
         self.optimizer.step()
-        for name, value in (
-            ("loss", float(loss_total)),
-            ("grad_norm", grad_norm),
-            ("steps", 1),
-            ("sequences", len(trained)),
-        ):
-            sums[name] += value
+        sums.add(loss=float(loss_total), grad_norm=grad_norm, steps=1, sequences=len(trained))
 
     def _check_mismatch(self, sums: Mapping[str, float], step: int) -> None:
         """Raise if engine and learner do not compute the same policy."""
@@ -336,7 +299,7 @@ class PolicyLearner:
         ).tolist()
         return weights
 
-    def _batch_loss(self, batch: TrainBatch, sums: defaultdict[str, Tensor | float]) -> Tensor:
+    def _batch_loss(self, batch: TrainBatch, sums: UpdateSums) -> Tensor:
         """Return this micro-batch's part of the loss."""
         config = self._loss_config
         logits_LV = self._logits(self.model, batch)
@@ -353,10 +316,8 @@ class PolicyLearner:
                 old_logprobs_L, batch.rollout_logprobs_L, config.rollout_correction_cap
             )
             advantages_L = advantages_L * rollout_weights_L
-            sums["rollout_weight"] += rollout_weights_L.sum()
-            sums["rollout_weight_capped"] += (
-                rollout_weights_L >= config.rollout_correction_cap
-            ).sum()
+            capped_L = rollout_weights_L >= config.rollout_correction_cap
+            sums.add(rollout_weight=rollout_weights_L.sum(), rollout_weight_capped=capped_L.sum())
         token_loss = policy_loss(logprobs_L, old_logprobs_L, advantages_L, batch.lengths_N, config)
         loss_L = token_loss.loss_L
         if self._reference_model is not None:
@@ -368,7 +329,7 @@ class PolicyLearner:
                 )
             reference_kl_L = k3_kl(logprobs_L, reference_logprobs_L)
             loss_L = loss_L + config.kl_weight * reference_kl_L
-            sums["reference_kl"] += reference_kl_L.detach().sum()
+            sums.add(reference_kl=reference_kl_L.detach().sum())
         self._add_statistics(batch, logits_LV, logprobs_L, token_loss, sums)
         return (loss_L * batch.weights_L).sum()
 
@@ -379,18 +340,20 @@ class PolicyLearner:
         logits_LV: Tensor,
         logprobs_L: Tensor,
         token_loss: TokenLoss,
-        sums: defaultdict[str, Tensor | float],
+        sums: UpdateSums,
     ) -> None:
         """Add this micro-batch's tokens to the sums behind the metrics."""
         n_tokens = batch.target_ids_L.numel()
-        if not sums["steps"]:
-            sums["logprob_mismatch"] += (batch.rollout_logprobs_L - logprobs_L).abs().sum()
-            sums["first_tokens"] += n_tokens
-        sums["tokens"] += n_tokens
-        sums["ratio_mean"] += token_loss.ratio_L.sum()
-        sums["clip_share"] += token_loss.clipped_L.sum()
-        sums["kl"] += k3_kl(batch.rollout_logprobs_L, logprobs_L).sum()
-        sums["entropy"] += token_entropy(logits_LV, self._temperature).sum()
+        if not sums.steps:
+            mismatch = (batch.rollout_logprobs_L - logprobs_L).abs().sum()
+            sums.add(logprob_mismatch=mismatch, first_tokens=n_tokens)
+        sums.add(
+            tokens=n_tokens,
+            ratio_mean=token_loss.ratio_L.sum(),
+            clip_share=token_loss.clipped_L.sum(),
+            kl=k3_kl(batch.rollout_logprobs_L, logprobs_L).sum(),
+            entropy=token_entropy(logits_LV, self._temperature).sum(),
+        )
 
     def _logits(self, model: PreTrainedModel, batch: TrainBatch) -> Tensor:
         """Return the logits [L, V] that predict the response tokens."""
@@ -431,12 +394,7 @@ class PolicyLearner:
 
         Like torch's own, the tensors are the live ones. The model's weights are not in it.
         """
-        names = list(self._parameters)
-        states = self.optimizer.state_dict()["state"]
-        return {
-            "version": STATE_VERSION,
-            "moments": {names[index]: {**state} for index, state in states.items()},
-        }
+        return {"version": STATE_VERSION, "moments": moments_of(self.optimizer, self._parameters)}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restore what `state_dict` returned.
@@ -451,43 +409,28 @@ class PolicyLearner:
             raise StateError(
                 f"learner state version: got {state.get('version')!r}, expected {STATE_VERSION}"
             )
-        names = list(self._parameters)
-        moments: dict[int, dict[str, Tensor]] = {}
-        for name, tensors in state["moments"].items():
-            if name not in self._parameters:
-                raise StateError(
-                    f"learner state: got moments of {name!r}, expected parameters of this model "
-                    f"such as {names[0]!r}"
-                )
-            expected = {
-                "step": (),
-                "exp_avg": tuple(self._parameters[name].shape),
-                "exp_avg_sq": tuple(self._parameters[name].shape),
-            }
-            got = {key: tuple(tensor.shape) for key, tensor in tensors.items()}
-            if got != expected:
-                raise StateError(
-                    f"learner state of {name!r}: got shapes {got}, expected {expected}"
-                )
-            moments[names.index(name)] = {key: tensor.clone() for key, tensor in tensors.items()}
-        self.optimizer.load_state_dict(
-            {"state": moments, "param_groups": self.optimizer.state_dict()["param_groups"]}
+        load_moments(self.optimizer, self._parameters, state["moments"])
+
+
+def _check_reference(loss: LossConfig, reference_model: PreTrainedModel | None) -> None:
+    if (loss.kl_weight > 0) != (reference_model is not None):
+        given = "none" if reference_model is None else "a model"
+        raise ValueError(
+            f"reference_model: got {given}, expected one if and only if loss.kl_weight > 0 "
+            f"(it is {loss.kl_weight})"
         )
 
 
-def _means(sums: Mapping[str, float]) -> dict[str, float]:
-    """Divide the sums behind the metrics by what they ran over."""
-    per_step = {name: sums[name] / sums["steps"] for name in ("loss", "grad_norm")}
-    per_token_names = (
-        "clip_share",
-        "ratio_mean",
-        "kl",
-        "entropy",
-        "reference_kl",
-        "rollout_weight",
-        "rollout_weight_capped",
-    )
-    per_token = {name: sums[name] / sums["tokens"] for name in per_token_names if name in sums}
-    return (
-        per_step | per_token | {"logprob_mismatch": sums["logprob_mismatch"] / sums["first_tokens"]}
-    )
+def _enable_checkpointing(model: PreTrainedModel) -> None:
+    # The second is the name before transformers 5.20.
+    new = getattr(model, "activation_checkpointing_enable", None)
+    enable = new or model.gradient_checkpointing_enable
+    enable({"use_reentrant": False})
+
+
+def _require_finite(name: str, value: float, step: int) -> None:
+    if not math.isfinite(value):
+        raise RuntimeError(
+            f"step {step}: the {name} is {value}; the optimizer step was not taken and the weights "
+            f"are unchanged by it"
+        )
