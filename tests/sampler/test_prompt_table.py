@@ -344,7 +344,7 @@ def test_the_example_in_the_documentation_runs(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     section = (
-        (Path(__file__).parents[2] / "docs" / "embedding.md")
+        (Path(__file__).parents[2] / "docs" / "integrations" / "own_loop.md")
         .read_text(encoding="utf-8")
         .partition("## Millions of prompts")[2]
     )
@@ -356,7 +356,7 @@ def test_the_example_in_the_documentation_runs(
     pyarrow.parquet.write_table(pa.table(columns), tmp_path / "prompts.parquet")
     monkeypatch.chdir(tmp_path)
     names: dict[str, Any] = {}
-    exec(compile(example, "embedding.md", "exec"), names)
+    exec(compile(example, "own_loop.md", "exec"), names)
     drawn = names["draws"][0].prompt
     assert (
         capsys.readouterr().out == f"{drawn.text} {drawn.text.replace('problem', 'difficulty')}\n"
