@@ -26,3 +26,8 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(threads)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Run the tests of vLLM last: it leaves a process group behind, which forks would inherit."""
+    items.sort(key=lambda item: "vllm" in item.path.name)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import traceback
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -127,6 +128,9 @@ def on_all_ranks(directory: Path, work: Callable[[int], None]) -> None:
             work(rank)
             torch.distributed.destroy_process_group()
             status = 0
+        except BaseException:
+            traceback.print_exc()  # the parent only sees a status
+            raise
         finally:
             os._exit(status)
     assert [os.waitpid(child, 0)[1] for child in children] == [0] * RANKS

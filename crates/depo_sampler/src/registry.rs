@@ -88,7 +88,9 @@ macro_rules! registry {
             /// Every kind.
             pub const ALL: &[Self] = &[$(Self::$kind),*];
 
-            pub(crate) fn registered(self) -> &'static $crate::registry::Registered<$kept, $settings> {
+            pub(crate) fn registered(
+                self,
+            ) -> &'static $crate::registry::Registered<$kept, $settings> {
                 match self { $(Self::$kind => &$module::$constant,)* }
             }
 

@@ -285,6 +285,16 @@ mod tests {
         })
     }
 
+    /// The least box that holds the points of some records.
+    fn box_of(records: &[PromptRecord]) -> [[f32; 2]; 4] {
+        let points: Vec<Point> = records.iter().map(point).collect();
+        std::array::from_fn(|axis| {
+            [f32::min, f32::max].map(|extreme| {
+                points.iter().map(|point| point[axis]).reduce(extreme).expect("records")
+            })
+        })
+    }
+
     proptest! {
         #[test]
         fn a_box_of_records_holds_what_is_believed_of_each(
@@ -304,19 +314,9 @@ mod tests {
             };
             let records: Vec<PromptRecord> = records.into_iter().map(alike).collect();
             let prior = LogitGaussian { mean: -0.7, variance: 5.0 };
-            let present = Present::new(
-                [version, 0],
-                prior,
-                Dynamics { drift, noise, spread },
-                text_precisions,
-            );
-            let points: Vec<Point> = records.iter().map(point).collect();
-            let side = |axis: usize| {
-                [f32::min, f32::max].map(|extreme| {
-                    points.iter().map(|point| point[axis]).reduce(extreme).expect("records")
-                })
-            };
-            let (_, held) = present.believed_in(&std::array::from_fn(side)).expect("all alike");
+            let dynamics = Dynamics { drift, noise, spread };
+            let present = Present::new([version, 0], prior, dynamics, text_precisions);
+            let (_, held) = present.believed_in(&box_of(&records)).expect("all alike");
             let ([nearest, farthest], [least, greatest]) = (held.distances(), held.variances);
             for LogitGaussian { mean, variance } in present.believed(&records) {
                 prop_assert!(

@@ -17,6 +17,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 
 from depo.config import LossConfig, OptimizerConfig, PolicyConfig
 from depo.rollout.precision import mixed_precision
+from depo.training.learner.checks import check_mismatch, check_reference, require_finite
 from depo.training.learner.losses import (
     TokenLoss,
     k3_kl,
@@ -88,7 +89,7 @@ class PolicyLearner:
         device: torch.device | str = "cpu",
         max_logprob_mismatch: float = math.inf,
     ) -> None:
-        _check_reference(loss, reference_model)
+        check_reference(loss, reference_model)
         for module in filter(None, (model, reference_model)):
             module.to(device)  # type: ignore[arg-type]
             module.train(False)
@@ -193,36 +194,18 @@ class PolicyLearner:
             self._parameters.values(), self._optimizer_config.grad_clip
         )
         grad_norm = float(self._whole(norm))
-        _require_finite("loss", self._totals({"loss": loss_total})["loss"], step)
-        _require_finite("gradient norm", grad_norm, step)
+        require_finite("loss", self._totals({"loss": loss_total})["loss"], step)
+        require_finite("gradient norm", grad_norm, step)
         if not sums.steps and not policy_lag:
-            self._check_mismatch(self._totals(sums.known()), step)
+            check_mismatch(self._totals(sums.known()), step, self._max_logprob_mismatch)
         self.optimizer.step()
         sums.add(loss=float(loss_total), grad_norm=grad_norm, steps=1, sequences=len(trained))
 
-    def _check_mismatch(self, sums: Mapping[str, float], step: int) -> None:
-        """Raise if engine and learner do not compute the same policy."""
-        mismatch = sums["logprob_mismatch"] / sums["first_tokens"]
-        if mismatch > self._max_logprob_mismatch:
-            raise RuntimeError(
-                f"step {step}: got a mean |rollout - learner| log-prob of {mismatch:.3g} nats "
-                f"over {sums['first_tokens']:.0f} tokens, "
-                f"expected at most {self._max_logprob_mismatch:g} (rollout.max_logprob_mismatch); "
-                f"the optimizer step was not taken. Engine and learner do not "
-                "compute the same policy: are the engine's weights those of this step, its prefix "
-                "cache reset, its compute type and temperature the learner's?"
-            )
-
     def _trained(self, sequences: Sequence[TrainSequence]) -> list[int]:
-        """Return which sequences need a forward pass.
-
-        Those with an advantage, or all with a token if there is a reference.
-        """
-        return [
-            i
-            for i, s in enumerate(sequences)
-            if s.response_length > 0 and (s.advantages.any() or self._reference_model is not None)
-        ]
+        """Return the sequences with an advantage, or all with a token if there is a reference."""
+        always = self._reference_model is not None
+        rows = enumerate(sequences)
+        return [i for i, s in rows if s.response_length > 0 and (s.advantages.any() or always)]
 
     def _batches(
         self, sequences: Sequence[TrainSequence], trained: Sequence[int], weights: Sequence[float]
@@ -272,12 +255,8 @@ class PolicyLearner:
                 .float()
                 .cpu()
             )
-            noted.update(
-                (row, logprobs.numpy())
-                for row, logprobs in zip(
-                    rows, torch.split(logprobs_L, batch.lengths_N.tolist()), strict=False
-                )
-            )
+            parts = torch.split(logprobs_L, batch.lengths_N.tolist())
+            noted.update((row, part.numpy()) for row, part in zip(rows, parts, strict=False))
         noted = self._all_rows(noted)
         return [
             replace(sequence, learner_logprobs=noted.get(row))
@@ -286,17 +265,15 @@ class PolicyLearner:
 
     def _weights(self, sequences: Sequence[TrainSequence]) -> list[float]:
         """Weigh each sequence of a minibatch by the minibatch's own denominators."""
-        lengths_N = torch.tensor(
-            [sequence.response_length for sequence in sequences], dtype=torch.int64
-        )
+        lengths = [sequence.response_length for sequence in sequences]
+        lengths_N = torch.tensor(lengths, dtype=torch.int64)
         counts = {
             "n_sequences": len(sequences),
             "n_tokens": int(lengths_N.sum()),
             "max_new_tokens": self._max_new_tokens,
         }
-        weights: list[float] = sequence_weights(
-            lengths_N, self._loss_config.aggregation, **counts
-        ).tolist()
+        aggregation = self._loss_config.aggregation
+        weights: list[float] = sequence_weights(lengths_N, aggregation, **counts).tolist()
         return weights
 
     def _batch_loss(self, batch: TrainBatch, sums: UpdateSums) -> Tensor:
@@ -412,25 +389,8 @@ class PolicyLearner:
         load_moments(self.optimizer, self._parameters, state["moments"])
 
 
-def _check_reference(loss: LossConfig, reference_model: PreTrainedModel | None) -> None:
-    if (loss.kl_weight > 0) != (reference_model is not None):
-        given = "none" if reference_model is None else "a model"
-        raise ValueError(
-            f"reference_model: got {given}, expected one if and only if loss.kl_weight > 0 "
-            f"(it is {loss.kl_weight})"
-        )
-
-
 def _enable_checkpointing(model: PreTrainedModel) -> None:
     # The second is the name before transformers 5.20.
     new = getattr(model, "activation_checkpointing_enable", None)
     enable = new or model.gradient_checkpointing_enable
     enable({"use_reentrant": False})
-
-
-def _require_finite(name: str, value: float, step: int) -> None:
-    if not math.isfinite(value):
-        raise RuntimeError(
-            f"step {step}: the {name} is {value}; the optimizer step was not taken and the weights "
-            f"are unchanged by it"
-        )

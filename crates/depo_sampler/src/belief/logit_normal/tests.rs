@@ -1,7 +1,7 @@
 //! The logit-normal belief against slow references.
 
 use super::super::search::TOLERANCE;
-use super::super::surface::Outlooks;
+use super::super::surface::{Outlooks, Surface};
 use super::*;
 use crate::vectors::tests::plainly;
 use proptest::prelude::*;
@@ -65,6 +65,26 @@ fn knowing(known: &[Known], settings: &BeliefSettings) -> LogitNormal {
     belief
 }
 
+/// Settings with parameters that stay.
+fn fixed(parameters: [f64; 5]) -> BeliefSettings {
+    let names = ["drift", "noise", "spread", "text_precision", "text_precision_labelled"];
+    let belief_options = names.into_iter().map(String::from).zip(parameters).collect();
+    BeliefSettings { belief_options, fit_belief: false, ..BeliefSettings::default() }
+}
+
+/// Whether a search may return this prompt.
+fn may_be_found(belief: &LogitNormal, query: &PoolQuery, prompt: u32) -> bool {
+    let record = belief.records.of(prompt);
+    let rested = query.version.saturating_sub(record.version) >= query.min_age;
+    (query.is_free)(prompt) && (!record.is_labelled() || rested)
+}
+
+/// The score by which a scan would order prompts; a surface for new and one for labelled ones.
+fn score(belief: &LogitNormal, surfaces: &[Surface; 2], prompt: u32, version: u32) -> f64 {
+    let labelled = usize::from(belief.records.is_labelled(prompt));
+    surfaces[labelled].at(belief.believed(prompt, f32::NAN, version))
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(40))]
 
@@ -80,41 +100,22 @@ proptest! {
         ],
         modulus in 1..4_u32,
     ) {
-        let names = ["drift", "noise", "spread", "text_precision", "text_precision_labelled"];
-        let belief_options = names.into_iter().map(String::from).zip(parameters).collect();
-        let mut belief = knowing(
-            &known,
-            &BeliefSettings { belief_options, fit_belief: false, ..BeliefSettings::default() },
-        );
+        let mut belief = knowing(&known, &fixed(parameters));
         let is_free = |prompt: u32| prompt.is_multiple_of(modulus);
-        let found = belief.best_of_pool(&PoolQuery {
-            count,
-            version,
-            min_age,
-            deviations,
-            is_free: &is_free,
-        });
-        let may_be_found = |prompt: u32| {
-            let record = belief.records.of(prompt);
-            is_free(prompt)
-                && (!record.is_labelled() || version.saturating_sub(record.version) >= min_age)
-        };
-
+        let query = PoolQuery { count, version, min_age, deviations, is_free: &is_free };
+        let found = belief.best_of_pool(&query);
         let surfaces = deviations.map(|deviations| Outlooks::new(8).surface(deviations));
-        let believed = |prompt: u32| belief.believed(prompt, f32::NAN, version);
-        let score = |prompt: u32| {
-            surfaces[usize::from(belief.records.is_labelled(prompt))].at(believed(prompt))
-        };
+        let value = |prompt: u32| score(&belief, &surfaces, prompt, version);
         let mut scores: Vec<f64> = (0..belief.records.len() as u32)
-            .filter(|&prompt| may_be_found(prompt))
-            .map(score)
+            .filter(|&prompt| may_be_found(&belief, &query, prompt))
+            .map(value)
             .collect();
         scores.sort_by(|a, b| b.total_cmp(a));
         // Unknown prompts are not looked for everywhere.
         if count * 16 >= belief.records.len() {
             scores.truncate(count);
             prop_assert_eq!(found.len(), scores.len());
-            let pairs = found.iter().map(|&prompt| score(prompt)).zip(scores);
+            let pairs = found.iter().map(|&prompt| value(prompt)).zip(scores);
             prop_assert!(
                 pairs
                     .clone()
@@ -123,7 +124,7 @@ proptest! {
                 pairs.collect::<Vec<_>>()
             );
         }
-        prop_assert!(found.iter().all(|&prompt| may_be_found(prompt)));
+        prop_assert!(found.iter().all(|&prompt| may_be_found(&belief, &query, prompt)));
     }
 }
 
