@@ -4,6 +4,7 @@ VENV := .venv
 PY := $(VENV)/bin/python
 VENV_VERL := .venv-verl
 VENV_PEERS := .venv-peers
+VENV_DOCS := .venv-docs
 SMOLLM2 := runs/cache/smollm2-135m-instruct
 export OMP_NUM_THREADS := 1
 export OMP_WAIT_POLICY := passive
@@ -17,7 +18,7 @@ RUST_SOURCES := $(shell find crates -name '*.rs')
 # All files: `cargo fmt` does not see the modules that a macro declares.
 RUST_FILES := $(RUST_SOURCES) $(wildcard benches/*.rs)
 
-.PHONY: help setup demo results smollm2 test lint instructions levels bench bench-peers wheel clean
+.PHONY: help setup demo results smollm2 test lint instructions levels bench bench-peers wheel docs clean
 help: ## Show this list
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  %-12s %s\n", $$1, $$2}'
 
@@ -102,5 +103,15 @@ wheel: setup ## Build the portable wheel (manylinux2014, abi3) and import it in 
 	PATH="$(abspath $(VENV))/bin:$$PATH" $(VENV)/bin/maturin build --quiet --release --zig --compatibility manylinux2014 --out dist
 	PYTHON=$(PYTHON) tests/check_wheel.sh dist/*.whl
 
+$(VENV_DOCS)/.packages: docs/requirements.txt | $(VENV)/bin/uv
+	@echo "installing mkdocs into $(VENV_DOCS)"
+	@$(VENV)/bin/uv venv --quiet --clear --python $(PY) $(VENV_DOCS)
+	@$(VENV)/bin/uv pip install --quiet --python $(VENV_DOCS)/bin/python -r docs/requirements.txt
+	@touch $@
+
+docs: $(VENV_DOCS)/.packages ## Build the documentation site, strictly: site/index.html; check the workflows
+	NO_MKDOCS_2_WARNING=1 $(VENV_DOCS)/bin/mkdocs build --quiet --strict
+	$(VENV_DOCS)/bin/check-jsonschema --builtin-schema vendor.github-workflows .github/workflows/*.yml
+
 clean: ## Remove what was built, but not runs/
-	rm -rf target dist $(VENV) $(VENV_VERL) $(VENV_PEERS) .pytest_cache .mypy_cache .ruff_cache
+	rm -rf target dist site $(VENV) $(VENV_VERL) $(VENV_PEERS) $(VENV_DOCS) .pytest_cache .mypy_cache .ruff_cache

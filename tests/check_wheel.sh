@@ -8,7 +8,10 @@ room=$(mktemp -d)
 trap 'rm -rf "$room"' EXIT
 "${PYTHON:-python3}" -m venv "$room/venv"
 "$room/venv/bin/pip" install --quiet --disable-pip-version-check "$wheel"
+readme=$(cd "$(dirname "$0")/.." && pwd)/README.md
 cd "$room"
+awk '/^```python$/ { block = 1; next } /^```$/ { if (block) exit } block' "$readme" > readme.py
+PATH=/usr/bin:/bin "$room/venv/bin/python" readme.py | grep -q "groups informative"
 PATH=/usr/bin:/bin "$room/venv/bin/python" - <<'PY'
 import sys
 
@@ -21,4 +24,4 @@ verdicts = sampler.observe(draws, [[0, 1, 0, 1]] * 8, policy_version=0)
 assert len(draws) == 8 and all(verdict.informative for verdict in verdicts)
 PY
 PATH=/usr/bin:/bin "$room/venv/bin/depo" --version
-echo "$(basename "$wheel"): $size bytes; imports and samples with numpy alone"
+echo "$(basename "$wheel"): $size bytes; imports and runs the README's first block with numpy alone"
