@@ -127,7 +127,9 @@ proptest! {
                     && labelled_at[prompt as usize].is_none_or(|label| version - label >= min_age)
             };
             let free: Vec<u32> = (0..prompts as u32).filter(|&prompt| is_free(prompt)).collect();
-            let nominated = &candidates[..((CANDIDATES_PER_DRAW - 1) * n).min(free.len())];
+            // The rest comes in epoch order, however few are left.
+            let count = candidates.len() - candidates.len() / CANDIDATES_PER_DRAW;
+            let nominated = &candidates[..count.min(free.len())];
             prop_assert!(nominated.iter().all(|&prompt| is_free(prompt)), "labelled just now");
             let score = |&prompt: &u32| scores[prompt as usize];
             let worst = nominated.iter().map(score).fold(f64::INFINITY, f64::min);

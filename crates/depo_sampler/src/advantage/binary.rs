@@ -5,60 +5,46 @@
 #![allow(clippy::float_cmp, reason = "a reward is one of the two values to the bit, or another")]
 
 use super::{AdvantageOptions, Advantages};
+use crate::vectors::vectorised;
 
 /// Rewards that are compared at a time.
-pub(super) const LANES: usize = 8;
+const LANES: usize = 8;
 
 /// What belongs to the lower and to the higher value.
-pub(super) type Pair<T> = [T; 2];
+type Pair<T> = [T; 2];
 
-/// Which of eight rewards, as bits, are the lower value, the higher one and unknown.
-pub(super) type Masks = [u32; 3];
-
-/// Advantages of rewards that take no more than two values, or None. `masks` compares eight rewards
-/// with the values.
-#[inline(always)]
-pub(super) fn advantages(
-    rewards: &[f32],
-    group_size: usize,
-    options: &AdvantageOptions,
-    masks: impl Fn(&[f32; LANES], Pair<f32>) -> Masks,
-) -> Option<Advantages> {
-    let values = values(rewards)?;
-    let groups = rewards.len() / group_size;
-    let mut counts = [Vec::with_capacity(groups), Vec::with_capacity(groups)];
-    for group in rewards.chunks_exact(group_size) {
-        let [low, high] = count(group, values, &masks)?;
-        counts[0].push(f64::from(low));
-        counts[1].push(f64::from(high));
-    }
-    let [lowest, highest] = values.map(f64::from);
-    let differ = highest - lowest > options.tolerance;
-    let pairs = || counts[0].iter().zip(&counts[1]);
-    let informative = pairs().map(|(low, high)| differ && low * high > 0.0).collect();
-    let means = pairs()
-        .map(|(low, high)| ((low * lowest + high * highest) / (low + high)) as f32)
-        .collect();
-    let mut advantages = vec![0.0; rewards.len()];
-    if differ {
-        scale(&mut counts, highest - lowest, options);
-        let rows = rewards.chunks_exact(group_size).zip(advantages.chunks_exact_mut(group_size));
-        for ((group, row), (&low, &high)) in rows.zip(counts[0].iter().zip(&counts[1])) {
-            write(group, values[1], [low as f32, high as f32], row);
+vectorised! {
+    /// Advantages of rewards that take no more than two values, or None.
+    pub(super) fn advantages(
+        rewards: &[f32],
+        group_size: usize,
+        options: &AdvantageOptions,
+    ) -> Option<Advantages> {
+        let values = values(rewards)?;
+        let groups = rewards.len() / group_size;
+        let mut counts = [Vec::with_capacity(groups), Vec::with_capacity(groups)];
+        for group in rewards.chunks_exact(group_size) {
+            let [low, high] = count(group, values)?;
+            counts[0].push(f64::from(low));
+            counts[1].push(f64::from(high));
         }
-    }
-    Some(Advantages { advantages, informative, means })
-}
-
-/// Compares eight rewards on any processor.
-pub(super) fn masks(rewards: &[f32; LANES], [low, high]: Pair<f32>) -> Masks {
-    let mut masks = [0; 3];
-    for (lane, &reward) in rewards.iter().enumerate() {
-        for (mask, bit) in masks.iter_mut().zip([reward == low, reward == high, reward.is_nan()]) {
-            *mask |= u32::from(bit) << lane;
+        let [lowest, highest] = values.map(f64::from);
+        let differ = highest - lowest > options.tolerance;
+        let pairs = || counts[0].iter().zip(&counts[1]);
+        let informative = pairs().map(|(low, high)| differ && low * high > 0.0).collect();
+        let means = pairs()
+            .map(|(low, high)| ((low * lowest + high * highest) / (low + high)) as f32)
+            .collect();
+        let mut advantages = vec![0.0; rewards.len()];
+        if differ {
+            scale(&mut counts, highest - lowest, options);
+            let rows = rewards.chunks_exact(group_size).zip(advantages.chunks_exact_mut(group_size));
+            for ((group, row), (&low, &high)) in rows.zip(counts[0].iter().zip(&counts[1])) {
+                write(group, values[1], [low as f32, high as f32], row);
+            }
         }
+        Some(Advantages { advantages, informative, means })
     }
-    masks
 }
 
 /// The first two values of the known rewards, equal if there is but one.
@@ -71,24 +57,26 @@ fn values(rewards: &[f32]) -> Option<Pair<f32>> {
 
 /// How many rewards of a group have either value; None if some reward has another.
 #[inline(always)]
-fn count(
-    group: &[f32],
-    values: Pair<f32>,
-    masks: &impl Fn(&[f32; LANES], Pair<f32>) -> Masks,
-) -> Option<Pair<u32>> {
-    let (mut counts, mut others) = ([0; 2], 0);
-    let (chunks, rest) = group.as_chunks();
+fn count(group: &[f32], [low, high]: Pair<f32>) -> Option<Pair<u32>> {
+    let (chunks, rest) = group.as_chunks::<LANES>();
+    let mut lanes = [[0_u32; LANES]; 3];
     for chunk in chunks {
-        let [low, high, unknown] = masks(chunk, values);
-        counts = [counts[0] + low.count_ones(), counts[1] + high.count_ones()];
-        others |= !(low | high | unknown) & 0xff;
+        for lane in 0..LANES {
+            let reward = chunk[lane];
+            lanes[0][lane] += u32::from(reward == low);
+            lanes[1][lane] += u32::from(reward == high);
+            lanes[2][lane] += u32::from(reward.is_nan());
+        }
     }
+    let mut counts = lanes.map(|lanes| lanes.iter().sum::<u32>());
     for &reward in rest {
-        let is = values.map(|value| reward == value);
-        counts = [counts[0] + u32::from(is[0]), counts[1] + u32::from(is[1])];
-        others |= u32::from(!(is[0] || is[1] || reward.is_nan()));
+        for (count, is) in counts.iter_mut().zip([reward == low, reward == high, reward.is_nan()]) {
+            *count += u32::from(is);
+        }
     }
-    (others == 0).then_some(counts)
+    let [lows, highs, unknown] = counts;
+    let distinct = if low == high { lows } else { lows + highs };
+    ((distinct + unknown) as usize == group.len()).then_some([lows, highs])
 }
 
 /// Turns the counts of each group into its two advantages.

@@ -1,13 +1,10 @@
 //! Rewards of a group: what is known of them, and the advantages they give (GRPO, arXiv 2402.03300;
 //! Dr. GRPO, arXiv 2503.20783).
 
-#[cfg(target_arch = "x86_64")]
-mod avx2;
 mod binary;
+mod lanes;
 
 use crate::error::{Error, Result, require};
-#[cfg(target_arch = "x86_64")]
-use crate::vectors::has_avx2;
 
 /// What the known rewards of one group say.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -102,103 +99,11 @@ pub fn group_advantages(
         "finite, at least 0",
     )?;
     require(options.tolerance >= 0.0, "tolerance", options.tolerance, "at least 0")?;
-    if let Some(output) = of_two_values(rewards, group_size, options) {
+    if let Some(output) = binary::advantages(rewards, group_size, options) {
         return Ok(output);
     }
     require_no_infinity(rewards, group_size)?;
-    Ok(of_any_values(rewards, group_size, options))
-}
-
-/// Advantages of finite or unknown rewards.
-fn of_any_values(rewards: &[f32], group_size: usize, options: &AdvantageOptions) -> Advantages {
-    let groups = rewards.len() / group_size;
-    let mut output = Advantages {
-        advantages: vec![0.0; rewards.len()],
-        informative: vec![false; groups],
-        means: vec![0.0; groups],
-    };
-    let done = eight_at_a_time(rewards, group_size, options, &mut output);
-    one_at_a_time(rewards, group_size, options, &mut output, done);
-    output
-}
-
-/// Fills in the groups from `first` on.
-fn one_at_a_time(
-    rewards: &[f32],
-    group_size: usize,
-    options: &AdvantageOptions,
-    output: &mut Advantages,
-    first: usize,
-) {
-    let groups =
-        rewards.chunks_exact(group_size).zip(output.advantages.chunks_exact_mut(group_size));
-    for (index, (group, advantages)) in groups.enumerate().skip(first) {
-        let summary = GroupSummary::of(group);
-        output.informative[index] = summary.is_informative(options.tolerance);
-        output.means[index] = summary.mean as f32;
-        if !output.informative[index] {
-            continue;
-        }
-        // One division for each group: that of every reward would take half of the time.
-        let factor = if options.scale_by_std {
-            1.0 / (deviation(group, &summary, options.ddof) + options.epsilon)
-        } else {
-            1.0
-        };
-        for (advantage, &reward) in advantages.iter_mut().zip(group) {
-            *advantage = if reward.is_nan() {
-                0.0
-            } else {
-                ((f64::from(reward) - summary.mean) * factor) as f32
-            };
-        }
-    }
-}
-
-/// Fills in as many groups as the processor's vector instructions can take, with the same bits.
-/// Returns how many.
-#[cfg(target_arch = "x86_64")]
-#[expect(unsafe_code, reason = "the processor was asked whether it has the instructions")]
-fn eight_at_a_time(
-    rewards: &[f32],
-    group_size: usize,
-    options: &AdvantageOptions,
-    output: &mut Advantages,
-) -> usize {
-    if has_avx2() { unsafe { avx2::fill(rewards, group_size, options, output) } } else { 0 }
-}
-
-/// There is no vector code for this processor.
-#[cfg(not(target_arch = "x86_64"))]
-fn eight_at_a_time(
-    _rewards: &[f32],
-    _group_size: usize,
-    _options: &AdvantageOptions,
-    _output: &mut Advantages,
-) -> usize {
-    0
-}
-
-/// Advantages of rewards that take no more than two values, or None; the same bits on every
-/// processor.
-fn of_two_values(
-    rewards: &[f32],
-    group_size: usize,
-    options: &AdvantageOptions,
-) -> Option<Advantages> {
-    #[cfg(target_arch = "x86_64")]
-    if has_avx2() {
-        #[expect(unsafe_code, reason = "the processor was asked whether it has the instructions")]
-        return unsafe { avx2::of_two_values(rewards, group_size, options) };
-    }
-    binary::advantages(rewards, group_size, options, binary::masks)
-}
-
-/// Standard deviation of the known rewards of a group with at least two of them.
-fn deviation(group: &[f32], summary: &GroupSummary, ddof: usize) -> f64 {
-    let known = group.iter().filter(|reward| !reward.is_nan());
-    let squares: f64 = known.map(|&reward| (f64::from(reward) - summary.mean).powi(2)).sum();
-    (squares / (summary.known - ddof) as f64).sqrt()
+    Ok(lanes::advantages(rewards, group_size, options))
 }
 
 #[cfg(test)]
@@ -256,7 +161,29 @@ mod tests {
             })
     }
 
-    /// Of a mean that is unknown any NaN will do.
+    /// Advantages, group by group.
+    fn group_by_group(rewards: &[f32], size: usize, options: &AdvantageOptions) -> Advantages {
+        let mut output = Advantages { advantages: vec![], informative: vec![], means: vec![] };
+        for group in rewards.chunks_exact(size) {
+            let summary = GroupSummary::of(group);
+            let informative = summary.is_informative(options.tolerance);
+            let known = group.iter().filter(|reward| !reward.is_nan());
+            let squares: f64 =
+                known.map(|&reward| (f64::from(reward) - summary.mean).powi(2)).sum();
+            let deviation = (squares / (summary.known as f64 - options.ddof as f64)).sqrt();
+            let factor =
+                if options.scale_by_std { 1.0 / (deviation + options.epsilon) } else { 1.0 };
+            output.advantages.extend(group.iter().map(|&reward| {
+                let advantage = ((f64::from(reward) - summary.mean) * factor) as f32;
+                if informative && !reward.is_nan() { advantage } else { 0.0 }
+            }));
+            output.informative.push(informative);
+            output.means.push(summary.mean as f32);
+        }
+        output
+    }
+
+    /// The bits of numbers; every NaN counts as equal.
     fn bits(numbers: &[f32]) -> Vec<Option<u32>> {
         numbers.iter().map(|number| (!number.is_nan()).then_some(number.to_bits())).collect()
     }
@@ -265,14 +192,26 @@ mod tests {
         #![proptest_config(ProptestConfig::with_cases(400))]
 
         #[test]
-        fn vector_instructions_give_the_bits_of_the_plain_loop(
+        fn lanes_give_the_bits_of_a_loop_over_groups(
+            (size, rewards) in groups(),
+            options in options(),
+        ) {
+            let fast = lanes::advantages(&rewards, size, &options);
+            let slow = group_by_group(&rewards, size, &options);
+            prop_assert_eq!(bits(&fast.advantages), bits(&slow.advantages));
+            prop_assert_eq!(fast.informative, slow.informative);
+            prop_assert_eq!(bits(&fast.means), bits(&slow.means));
+        }
+
+        #[test]
+        fn vector_instructions_do_not_change_bits(
             (size, rewards) in groups(),
             options in options(),
         ) {
             let shape = [rewards.len() / size, size];
             let fast = group_advantages(&rewards, shape, &options).expect("finite rewards");
-            let plain = plainly(|| group_advantages(&rewards, shape, &options)).expect("finite \
-                rewards");
+            let plain =
+                plainly(|| group_advantages(&rewards, shape, &options)).expect("finite rewards");
             prop_assert_eq!(bits(&fast.advantages), bits(&plain.advantages));
             prop_assert_eq!(fast.informative, plain.informative);
             prop_assert_eq!(bits(&fast.means), bits(&plain.means));
@@ -285,12 +224,11 @@ mod tests {
             (size, rewards) in groups_of_two_values(),
             options in options(),
         ) {
-            let Some(counted) = of_two_values(&rewards, size, &options) else {
-                prop_assert!(rewards.iter().all(|reward| reward.is_nan()), "only unknown rewards \
-                    have no value");
+            let Some(counted) = binary::advantages(&rewards, size, &options) else {
+                prop_assert!(rewards.iter().all(|reward| reward.is_nan()), "no value is known");
                 return Ok(());
             };
-            let summed = of_any_values(&rewards, size, &options);
+            let summed = lanes::advantages(&rewards, size, &options);
             let near = |a: &f32, b: &f32| {
                 (a.is_nan() && b.is_nan())
                     || (a - b).abs() <= 3.0 * f32::EPSILON * a.abs().max(f32::MIN_POSITIVE)
