@@ -17,9 +17,9 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTra
 
 
 def load(file: Path) -> PreTrainedModel:
-    """Return the model, without the mark of a quantized one.
+    """Return the model, free to be saved.
 
-    That keeps transformers from saving it.
+    Transformers refuses to save one that is marked as quantized.
     """
     rounded = AutoModelForCausalLM.from_pretrained(
         file.parent, gguf_file=file.name, dtype=torch.float32

@@ -29,7 +29,7 @@ QUICKSTART = Path(__file__).parent.parent / "configs" / "quickstart.toml"
 def policy_and_rows(cache: str = "runs/cache") -> tuple[Path, Dataset]:
     """Return the directory of the tiny policy, trained first unless it is in the cache.
 
-    And rows in TRL's layout.
+    Also rows in TRL's layout.
     """
     config = load_config(QUICKSTART, ["--warm_start.cache", cache])
     policy = warm_start_policy(

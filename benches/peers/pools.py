@@ -119,7 +119,7 @@ def resident_bytes() -> int:
 def bytes_per_prompt(size: int) -> float:
     """Memory of a sampler that has loaded a state.
 
-    Which touches all that is kept of each prompt but the order of labels.
+    This touches all that is kept of each prompt but the order of labels.
     """
     state = build(size).state_dict()
     before = resident_bytes()

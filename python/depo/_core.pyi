@@ -150,7 +150,7 @@ def in_window(
 ) -> NDArray[np.int64]:
     """Distinct positions drawn uniformly among the scores within low..high.
 
-    And a few among the others (DEPO's window, arXiv 2602.06375).
+    Also a few among the others (DEPO's window, arXiv 2602.06375).
 
     First come those inside, then round(explore_share * count) of the others, each in random order;
     where one side has too few, the other fills up. Takes O(count / share of the scores that are

@@ -29,7 +29,7 @@ def assert_run_judges_both_ways(
 ) -> None:
     """Train for three steps on `data`, read by the source's `settings`.
 
-    And check that responses earned 0 and 1 and nothing else.
+    Also check that responses earned 0 and 1 and nothing else.
 
     The policy answers as its `demonstrations`, rows of prompt and answer.
     """

@@ -1,6 +1,6 @@
 """Backfill: silent groups replaced by those of further generations.
 
-And TRL's computation on the final batch.
+Also TRL's computation on the final batch.
 """
 
 from __future__ import annotations
@@ -114,7 +114,7 @@ def test_backfill_gives_what_trl_computes_on_the_final_rows(tmp_path: Path) -> N
 def test_backfill_ends(tmp_path: Path, options: dict[str, Any], rounds: int) -> None:
     """Where nothing can be learned, silent groups stay, are counted.
 
-    And each round's size is what the selector says.
+    Also each round's size is what the selector says.
     """
     reward = lambda completions, **_: [1.0] * len(completions)  # noqa: E731
     selector = SelectorConfig.from_preset("depo", **{"warmup_steps": 0, **options})

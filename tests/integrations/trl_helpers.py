@@ -235,7 +235,7 @@ def report(trainer: RecordingTrainer) -> dict[str, Any]:
 def main(directory: Path) -> None:
     """Carry out `runs.json` of a directory, a list of runs one after the other.
 
-    And write `NAME.RANK.json` for each.
+    Also write `NAME.RANK.json` for each.
     """
     torch.set_num_threads(1)
     rank = int(os.environ.get("RANK", 0))

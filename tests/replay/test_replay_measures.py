@@ -40,7 +40,7 @@ from tests.replay.replay_helpers import DEPO, G, epochs_log, play, random_log, s
 def logs_and_picks(draw: st.DrawFn) -> tuple[RolloutLog, Picks, int]:
     """Draw a log, picks of some of its records, a few of them cheap probes.
 
-    And how many ticks are not scored.
+    Also how many ticks are not scored.
     """
     log = draw(step_logs())
     records = draw(st.lists(st.integers(0, len(log.successes) - 1), unique=True).map(sorted))

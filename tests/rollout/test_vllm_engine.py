@@ -51,7 +51,7 @@ PARITY = 1e-4
 def host_state() -> dict[str, Any]:
     """Everything of this process that vLLM is known to change.
 
-    And what a learner computes in it.
+    Also what a learner computes in it.
     """
     gradients, metrics = gradients_of_update(
         make_learner(tiny_policy()),

@@ -38,7 +38,7 @@ def generate(engine: VllmEngine, temperature: float = 0.7) -> list[RolloutGroup]
 def split() -> Iterator[tuple[Qwen2ForCausalLM, VllmEngine]]:
     """A policy with tied embeddings, two attention heads and one head of keys and values.
 
-    And an engine of two processes that has its weights.
+    Also an engine of two processes that has its weights.
     """
     policy = build_policy(tied=True)
     engine = start_engine(policy, tensor_parallel=2)

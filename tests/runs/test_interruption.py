@@ -1,6 +1,6 @@
 """The first signal is collected and announced, the second one acts.
 
-And afterwards all is as before.
+Also afterwards all is as before.
 """
 
 from __future__ import annotations

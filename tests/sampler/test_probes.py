@@ -30,7 +30,7 @@ def test_no_prompt_stays_unlabelled_for_longer_than_max_age(
 ) -> None:
     """Over a pool that one batch of probes can reach.
 
-    And all batches together cost what was asked for, to within one group.
+    Also all batches together cost what was asked for, to within one group.
     """
     size = n * (G // (G if probe_rollouts == "all" else probe_rollouts))
     sampler = make(
@@ -76,7 +76,7 @@ def test_probes_take_no_more_than_their_share(
 def sampled_with_probes(probe_rollouts: int | str) -> tuple[list[Draw], LengthEstimator, int]:
     """Return some draws, probes among them, the estimator that learned from their answers.
 
-    And how many groups calibration counts.
+    Also how many groups calibration counts.
     """
     sampler = make(60, max_age=3, probe_rollouts=probe_rollouts, reprobe_share=0.5, warmup_steps=0)
     drawn: list[Draw] = []

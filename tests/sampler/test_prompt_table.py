@@ -49,7 +49,7 @@ ANSWERS = {
 def pools(draw: st.DrawFn) -> tuple[list[Prompt], str]:
     """Distinct prompts with all fields that a table may hold.
 
-    And the name of their answers' kind.
+    Also the name of their answers' kind.
     """
     kind = draw(st.sampled_from(sorted(ANSWERS)))
     rows = st.tuples(TEXTS, st.sampled_from("bac"), ANSWERS[kind][0])

@@ -1,6 +1,6 @@
 """Checkpoints: what is saved comes back bit for bit.
 
-And a crash at any moment leaves a whole checkpoint.
+Also a crash at any moment leaves a whole checkpoint.
 """
 
 from __future__ import annotations

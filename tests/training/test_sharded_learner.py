@@ -86,7 +86,7 @@ def record(
 ) -> tuple[list[dict[str, float]], dict[str, Tensor]]:
     """Return metrics of each update, with the sequences that passed through the model.
 
-    And weights and moments after the last.
+    Also weights and moments after the last.
     """
     passed: list[int] = []
     learner.model.register_forward_pre_hook(

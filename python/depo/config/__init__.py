@@ -1,6 +1,6 @@
 """Settings: frozen dataclasses (standard library alone), and their loader.
 
-Which needs pydantic and tomli-w and is imported on first use.
+This needs pydantic and tomli-w and is imported on first use.
 """
 
 from __future__ import annotations

@@ -98,9 +98,9 @@ def override_defaults(overrides: Sequence[str]) -> TrainConfig:
 
 
 def dump_config(config: TrainConfig) -> str:
-    """Return the configuration as TOML.
+    """Return the configuration as TOML, every key written out.
 
-    That `load_config` reads back equal, every key written out.
+    `load_config` reads it back equal.
     """
     return tomli_w.dumps(asdict(config))
 
@@ -140,9 +140,9 @@ def _build(cls: Any, values: dict[str, Any]) -> Any:
 
 
 def _without_presets(values: Mapping[str, Any], overriding: Mapping[str, Any]) -> dict[str, Any]:
-    """Take out of the file's values what a preset on the command line.
+    """Take out of the file's values what a preset on the command line decides.
 
-    Or the file's that it replaces, decides; a resolved file spells that out.
+    Also what the preset of the file, which it replaces, decides; a resolved file spells that out.
     """
     named = [
         (section, layer.get(f"{section}.preset"))

@@ -313,7 +313,7 @@ class BertDifficultyEstimator:
 def _seeded(seed: int, purpose: str, counter: int, device: torch.device) -> Iterator[None]:
     """Run a block on torch generators seeded by the arguments.
 
-    And give the generators back as they were.
+    Also give the generators back as they were.
     """
     key = derive_key(seed, purpose, counter)
     cuda = (

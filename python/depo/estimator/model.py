@@ -90,9 +90,9 @@ class DifficultyModel(nn.Module):
 
 
 def build_encoder(config: EstimatorConfig, vocabulary: int) -> PreTrainedModel:
-    """Load the encoder that `config.model` names.
+    """Load the encoder that `config.model` names, or initialize a fresh BERT.
 
-    Or initialise a BERT of the configured sizes from torch's global generator.
+    A fresh one has the configured sizes and is drawn from torch's global generator.
 
     Raises:
         ConfigError: The encoder has fewer positions than `max_length`.

@@ -106,7 +106,7 @@ class TextEncoder:
     def pad(self, rows: Sequence[Sequence[int]], device: torch.device) -> tuple[Tensor, Tensor]:
         """Return token ids int64 [M, T] padded on the right.
 
-        And the mask int64 [M, T] (1 = token).
+        Also the mask int64 [M, T] (1 = token).
         """
         width = max(map(len, rows))
         ids_MT = torch.tensor([[*row, *[self._pad] * (width - len(row))] for row in rows])
@@ -117,7 +117,7 @@ class TextEncoder:
     def take_overflow_share(self) -> float:
         """Return the share of prompts that were cut since the last call (0 if there was none).
 
-        And start counting anew.
+        Also start counting anew.
         """
         share = self.overflowed / max(self.seen, 1)
         self.seen = self.overflowed = 0

@@ -1,6 +1,6 @@
 """A PromptSampler over the rows of a framework's data set.
 
-Which row next, what became of it, and all of it on disk.
+These row next, what became of it, and all of it on disk.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """depo's settings inside another framework's configuration.
 
-And the estimator that they describe.
+Also the estimator that they describe.
 """
 
 from __future__ import annotations

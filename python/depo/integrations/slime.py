@@ -107,7 +107,7 @@ class DepoDataSource:
     def observe(self, groups: Sequence[Group]) -> None:
         """Record all groups of a round, kept and dropped ones, train the estimator.
 
-        And begin the next version.
+        Also begin the next version.
         """
         own = [group for group in groups if _last(group[0]).group_index is not None]
         draw_ids = [int(_last(group[0]).group_index) for group in own]

@@ -334,9 +334,9 @@ class DepoGRPOMixin(_Trainer):  # type: ignore[misc]
         ]
 
     def _depo_wanted(self, batch: _Batch, silent: int) -> int:
-        """Return how many groups the next round draws, so many.
+        """Return how many groups the next round draws; 0 means no further round.
 
-        That every process has the same number of responses; 0: no further round.
+        Every process gets the same number of responses.
         """
         selector, sampler = self._depo_selector, self.depo.sampler
         least = batch.size if selector.backfill_draws == "batch" else silent

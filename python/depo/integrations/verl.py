@@ -180,7 +180,7 @@ class DepoRLHFDataset(RLHFDataset):  # type: ignore[misc]
     def learn(self) -> dict[str, float]:
         """Train the estimator on the new labels, if there is one.
 
-        And return depo's metrics, named `depo/...`; without those still unknown.
+        Also return depo's metrics, named `depo/...`; without those still unknown.
         """
         learned = {
             f"depo/{name}": value

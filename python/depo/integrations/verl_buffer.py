@@ -1,6 +1,6 @@
-"""verl's replay buffer, reporting every group.
+"""Report every group of verl's replay buffer to `depo.integrations.verl`.
 
-That it hands to the trainer or throws away to `depo.integrations.verl`.
+Groups that it hands to the trainer and groups that it throws away.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class DepoReplayBuffer(ReplayBuffer):  # type: ignore[misc]
     def __init__(self, **arguments: Any) -> None:
         """Take what verl passes to a custom sampler.
 
-        And from the trainer behind `refill_fn` what it passes to its own alone.
+        Also from the trainer behind `refill_fn` what it passes to its own alone.
         """
         self._trainer: Any = getattr(arguments["refill_fn"], "__self__", None)
         if self._trainer is None:
@@ -150,7 +150,7 @@ class DepoReplayBufferAsync(DepoReplayBuffer, ReplayBufferAsync):  # type: ignor
     def _held(self) -> set[int]:
         """Return the draws of the prompts in TransferQueue.
 
-        Which keeps their rows in these modes.
+        This keeps their rows in these modes.
         """
         prompts = [
             key
@@ -166,7 +166,7 @@ class DepoReplayBufferAsync(DepoReplayBuffer, ReplayBufferAsync):  # type: ignor
 def _last_outputs(tags: Mapping[str, Any], uids: set[str]) -> list[str]:
     """Return the key `{uid}_{session}_{output}` of each session's last output.
 
-    Which carries the session's reward, by session.
+    This carries the session's reward, by session.
     """
     last: dict[tuple[int, str], int] = {}
     for uid, session, output in (key.split("_") for key in tags if key.split("_")[0] in uids):
@@ -175,9 +175,9 @@ def _last_outputs(tags: Mapping[str, Any], uids: set[str]) -> list[str]:
 
 
 def _rewards(judged_N: Any, metric: str) -> Float32Array:
-    """Return the reward of each rollout from its scores per token.
+    """Return the reward of each rollout, float32 [N], NaN where it has none.
 
-    Or from the extra results of the reward function, float32 [N]; NaN where it has none.
+    From its scores per token, or from the extra results of the reward function.
 
     Raises:
         ConfigError: Not one of them has the metric; verl itself says so only where it filters by

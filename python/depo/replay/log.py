@@ -1,6 +1,6 @@
 """A rollout log, whatever wrote it.
 
-Which prompts had an outcome at which tick, and how many of its rollouts succeeded.
+This prompts had an outcome at which tick, and how many of its rollouts succeeded.
 """
 
 from __future__ import annotations

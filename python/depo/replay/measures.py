@@ -190,9 +190,9 @@ def _informative_share(log: RolloutLog, picks: Picks, counted_P: BoolArray) -> f
 
 
 def _predictions(log: RolloutLog, picks: Picks, counted_P: BoolArray) -> tuple[Any, Any, Any]:
-    """Return believed probabilities, outcomes of the recorded groups and weights of the picks.
+    """Return beliefs, outcomes and weights of the picks that count.
 
-    That count and about which something was believed.
+    Only picks about which something was believed.
     """
     known_P = counted_P & np.isfinite(picks.p_informative)
     records = picks.records[known_P]

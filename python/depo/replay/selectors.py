@@ -136,9 +136,9 @@ class SamplerSelector:
 
 
 class Hindsight:
-    """Picks the most probably informative prompts with the belief of a sampler.
+    """Pick the most probably informative prompts by the belief of an informed sampler.
 
-    That is shown every outcome.
+    That sampler is shown every outcome.
 
     Args:
         everything: Drives the sampler through all prompts of each tick.
@@ -191,7 +191,7 @@ class Oracle:
 def replay_config(preset: str, depo: SelectorConfig) -> SelectorConfig:
     """Return the settings of a preset for a replay, without warm-up.
 
-    That counts training steps, and the clock here is the tick.
+    Warm-up counts training steps; the clock of a replay is the tick.
 
     Args:
         preset: Name of a preset, or of a reference.

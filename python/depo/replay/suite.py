@@ -120,9 +120,9 @@ class Suite:
         return [self._done[job] for job in jobs]
 
     def pooled(self, jobs: Iterable[Job]) -> list[Pooled]:
-        """Return the calibration of finished jobs, those of a selector and budget.
+        """Return the calibration of finished jobs, all seeds of a rule and budget together.
 
-        That differ by the seed taken together, in order of appearance.
+        In order of appearance.
         """
         groups: dict[tuple[str, float], list[Job]] = {}
         for job in jobs:

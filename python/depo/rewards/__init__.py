@@ -28,7 +28,7 @@ def check_golds(
 ) -> tuple[list[Prompt], list[Prompt]]:
     """Split prompts into those whose ground truth the reward function can verify and the rest.
 
-    Which would fail every response.
+    This would fail every response.
 
     Only function `math` with `check_golds` on drops any; the rest is logged as a warning.
 

@@ -16,9 +16,9 @@ def judge(
     rollouts: Sequence[RolloutGroup],
     group_size: int,
 ) -> Float32Array:
-    """Return the rewards of every response, float32 [B, group_size], NaN = unknown.
+    """Return the rewards of every response, float32 [B, group_size].
 
-    Or of a probe not generated.
+    NaN means unknown, or not generated because the group is a probe.
     """
     responses = [response for group in rollouts for response in group.responses]
     repeated = [

@@ -86,7 +86,7 @@ class MathScorer:
     def check_golds(self, prompts: Sequence[Prompt]) -> tuple[list[Prompt], list[Prompt]]:
         """Split prompts into those with a ground truth that verifies against itself and the rest.
 
-        Which is logged as a warning.
+        This is logged as a warning.
 
         Raises:
             DataError: A ground truth is neither a string nor a number nor a list of these.

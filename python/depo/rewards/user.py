@@ -242,9 +242,9 @@ async def _gather(values: Sequence[Any]) -> list[Any]:
 
 
 def _run(coroutine: Coroutine[Any, Any, list[Any]]) -> list[Any]:
-    """Run a coroutine in this thread.
+    """Run a coroutine to its end.
 
-    Or on one of its own where an event loop is running already (notebooks).
+    In this thread, or on one of its own where an event loop is running already (notebooks).
     """
     try:
         asyncio.get_running_loop()

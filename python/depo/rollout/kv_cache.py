@@ -1,7 +1,4 @@
-"""Keys and values of a batch of decoding rows, held in buffers.
-
-That are allocated once instead of growing with every token.
-"""
+"""Hold keys and values of decoding rows in buffers that are allocated once."""
 
 from __future__ import annotations
 
@@ -92,9 +89,9 @@ def preallocate(cache: Cache, rows: Tensor, capacity: int) -> None:
 
 
 def plain_attention_dtype(cache: Cache) -> torch.dtype | None:
-    """Return the type of the keys if every layer attends to all positions before it.
+    """Return the type of the keys if one mask serves all layers, else None.
 
-    So that one mask serves all layers; else None.
+    One mask serves where every layer attends to all positions before its own.
     """
     dtypes = [
         layer.dtype if isinstance(layer, PreallocatedLayer) else None for layer in cache.layers

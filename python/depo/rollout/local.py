@@ -220,7 +220,7 @@ class LocalEngine:
     ) -> list[RolloutGroup]:
         """Cut each row at its first end-of-sequence token, decode it.
 
-        And gather rows into groups.
+        Also gather rows into groups.
         """
         is_eos_NT = np.isin(tokens_NT, self._eos_token_ids)
         finished_N: BoolArray = np.asarray(is_eos_NT.any(axis=1))

@@ -14,10 +14,7 @@ from depo.types.records import BoolArray, Int64Array, Prompt
 def check_request(
     prompts: Sequence[Prompt], group_size: int, keys: Sequence[int], temperature: float
 ) -> None:
-    """Raise a ValueError that names the argument of `RolloutEngine.generate`.
-
-    That is out of its range.
-    """
+    """Raise a ValueError that names an argument of `generate` out of its range."""
     if group_size < 1:
         raise ValueError(f"group_size: got {group_size}, expected at least 1")
     if not 0 <= temperature < float("inf"):

@@ -54,7 +54,7 @@ def rollout_metrics(
 def selection_metrics(before: Mapping[str, float], after: Mapping[str, float]) -> dict[str, float]:
     """Return what the sampler did between two calls of its `metrics`.
 
-    And its present calibration.
+    Also its present calibration.
     """
     change = {name: after[name] - before[name] for name in after if name.startswith("sampler/")}
     scanned = change["sampler/scanned"]

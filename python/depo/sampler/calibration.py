@@ -44,9 +44,10 @@ class ReliabilityCurve(NamedTuple):
 
 
 def auroc(values: ArrayLike, labels: ArrayLike, weights: ArrayLike | None = None) -> float:
-    """Return the probability.
+    """Return the area under the ROC curve.
 
-    That a random positive has a higher value than a random negative, ties counted half.
+    The probability that a random positive has a higher value than a random negative; ties count
+    half.
 
     Args:
         values: [N] scores.

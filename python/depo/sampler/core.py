@@ -1,6 +1,6 @@
 """The Rust core that a pool and a configuration make.
 
-And what it says of the pool's prompts as records.
+Also what it says of the pool's prompts as records.
 """
 
 from __future__ import annotations

@@ -50,9 +50,9 @@ def save_checkpoint(
     folders: Mapping[str, Callable[[Path], None]],
     keep: int,
 ) -> Path:
-    """Write `root/step_<step>` so.
+    """Write the checkpoint `root/step_<step>` atomically.
 
-    That a crash at any moment leaves the previous checkpoint or the new one, whole.
+    A crash at any moment leaves the previous checkpoint or the new one, whole.
 
     Args:
         root: Directory of a run's checkpoints; made if missing. One process at a time writes to it.
@@ -112,9 +112,9 @@ def load_checkpoint(path: Path) -> Checkpoint:
 
 
 def latest_checkpoint(root: Path) -> Path | None:
-    """Return the directory that `latest` names.
+    """Return the directory of the newest complete checkpoint, or None without any.
 
-    Or the newest complete one if that is missing or incomplete; None without any.
+    The one that `latest` names, unless that is missing or incomplete.
 
     Complete means: every file of the manifest is there with its size. `load_checkpoint` checks the
     bytes.

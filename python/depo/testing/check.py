@@ -121,7 +121,7 @@ class _Run:
     def finish(self, expected: Sequence[Sequence[str]] | None = None) -> None:
         """Take the other steps, then some in which everything is delivered at once.
 
-        And check what must be true at the end.
+        Also check what must be true at the end.
         """
         self.play(self.steps - len(self.rolled_out))
         self.watch.draining = True
@@ -143,10 +143,7 @@ class _Plan:
     seed: int
 
     def start(self, seed: int, without: str = "") -> _Run:
-        """Return a fresh run in which everything.
-
-        That the harness supports happens, except for one feature.
-        """
+        """Return a fresh run with every feature that the harness supports but one."""
         harness = self._harness(seed)
         features = harness.supports - {without}
         watch = Watch(Script(self.texts, self.group_size, features))
@@ -156,7 +153,7 @@ class _Plan:
     def interrupt(self, whole: _Run) -> _Run:
         """Return a run like `whole`, saved in the middle, with late groups open if there are any.
 
-        And restored into a fresh adapter.
+        Also restored into a fresh adapter.
         """
         first = _Run(
             self._harness(self.seed),

@@ -81,7 +81,7 @@ class MakeHarness(Protocol):
     ) -> AdapterHarness:
         """Return a fresh adapter over prompts with these texts (ground truths are free).
 
-        Which rolls out batch_size groups of group_size in a step.
+        This rolls out batch_size groups of group_size in a step.
 
         A reward of 0.5 or more counts as a success, as is the default.
         """
@@ -119,10 +119,10 @@ class QueuedHarness(ABC, Generic[Handle]):
         """
 
     def reopen(self, text: str, handle: Handle, age: int) -> None:
-        """To be called by `restore` for each group.
+        """Tell the suite about a group that was open at the save.
 
-        That was open at the save, drawn `age` steps before the next step; gives the feature
-        "resumed".
+        `restore` calls this for each such group, drawn `age` steps before the next step. It gives
+        the feature "resumed".
         """
         self._reopened.append((text, handle, age))
 

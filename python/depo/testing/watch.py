@@ -206,7 +206,7 @@ class Watch:
     def rolled_out(self, texts: Sequence[str]) -> list[str]:
         """Take note of what a step has rolled out.
 
-        And return those that were not rolled out before a restore.
+        Also return those that were not rolled out before a restore.
         """
         first = []
         for text in texts:

@@ -1,6 +1,6 @@
 """What was rolled out for one training step.
 
-And how it waits in a checkpoint for a step that is still to come.
+Also how it waits in a checkpoint for a step that is still to come.
 """
 
 from __future__ import annotations

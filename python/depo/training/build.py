@@ -320,7 +320,7 @@ def _worker_engine(
 def _resolved(config: TrainConfig, device: torch.device) -> TrainConfig:
     """Return the configuration with its compute types.
 
-    And what goes by them, decided for all processes: by the learner's device, which may be this
+    Also what goes by them, decided for all processes: by the learner's device, which may be this
     one's.
     """
     if config.distributed.learner_actors:

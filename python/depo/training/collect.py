@@ -42,7 +42,7 @@ class Collector:
     def collect(self, policy_version: int) -> CollectedBatch:
         """Draw and roll out a training batch with the weights of this version.
 
-        Which the engine has.
+        These the engine has.
 
         Without backfill there is one round. With it, rounds follow until `prompts_per_step` groups
         are informative, `backfill_rounds` is reached, `scan_cap` candidates per place of the batch
@@ -89,7 +89,7 @@ class Collector:
     def update_estimator(self) -> dict[str, float]:
         """Train the estimator on the labels since the last call and on replayed ones.
 
-        And return its metrics.
+        Also return its metrics.
         """
         estimator = self.config.estimator
         return self.sampler.update_estimator(
@@ -121,10 +121,9 @@ class Collector:
         return max(left // self.sampler.candidates_per_draw(policy_version), 0)
 
     def _wanted(self, rounds: list[list[JudgedGroup]], affordable: int) -> int:
-        """Return how many prompts the next round draws.
+        """Return how many prompts the next round draws, within the scan cap of the step.
 
-        So that even if it looks at as many candidates as it may, the step stays within the scan
-        cap.
+        Even a round that looks at as many candidates as it may stays within it.
         """
         batch, selection = self.config.run.prompts_per_step, self.config.selection
         if not rounds:

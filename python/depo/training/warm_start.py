@@ -101,9 +101,9 @@ def warm_start_policy(
 def outline_policy(
     sources: Sequence[SourceConfig], held_out: Sequence[SourceConfig], config: WarmStartConfig
 ) -> tuple[PreTrainedTokenizerFast, LlamaConfig]:
-    """Return tokenizer and architecture of the policy.
+    """Return tokenizer and architecture of the warm-started policy, without training it.
 
-    That `warm_start_policy` makes of the same arguments, without training it.
+    They are those that `warm_start_policy` makes of the same arguments.
     """
     tokenizer = build_tokenizer(_demonstration_prompts(sources, held_out))
     return tokenizer, _architecture(tokenizer, config)
@@ -112,7 +112,7 @@ def outline_policy(
 def build_tokenizer(prompts: Sequence[Prompt]) -> PreTrainedTokenizerFast:
     """Return a tokenizer with one token per letter or digit, per run of other characters.
 
-    And per phrase that frames all prompts of a source.
+    Also per phrase that frames all prompts of a source.
     """
     texts_by_source: dict[str, list[str]] = {}
     for prompt in prompts:

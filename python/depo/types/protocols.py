@@ -92,9 +92,9 @@ class AdvantageMask(Protocol):
     def __call__(
         self, group: RolloutGroup, rewards_G: Float32Array, advantages_G: Float32Array, /
     ) -> Float32Array | Sequence[Float32Array]:
-        """Return a factor for each response, [G].
+        """Return a factor for each response, [G], or for each token, G arrays [T].
 
-        Or an array of factors for each response, G arrays [T]; finite and >= 0.
+        Factors are finite and >= 0.
 
         Must be a pure function of its arguments for a run to be repeatable. A response that is left
         out still counts in the loss's denominators.

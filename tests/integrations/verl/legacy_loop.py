@@ -42,7 +42,7 @@ class LegacyLoop:
     ) -> DataProto:
         """Roll a batch out, balance it as verl does (which reorders it), end it.
 
-        And return what it ended with.
+        Also return what it ended with.
         """
         texts = [
             messages[0]["content"]

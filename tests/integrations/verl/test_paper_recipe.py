@@ -23,7 +23,7 @@ SCRIPT = Path(__file__).parents[3] / "examples" / "verl_depo_paper.sh"
 def recipe(directory: Path, **environment: str) -> DictConfig:
     """Return the configuration of the command that the script runs.
 
-    Which a stand-in for python3 writes down instead of running it.
+    These a stand-in for python3 writes down instead of running it.
     """
     python = directory / "python3"
     python.write_text('#!/bin/sh\nprintf "%s\\n" "$@" > "$COMMAND"\n')

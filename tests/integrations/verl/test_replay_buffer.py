@@ -107,7 +107,7 @@ def test_groups_that_dapo_filters_out_are_observed_and_replaced_by_depo(tmp_path
 def test_rollouts_are_judged_by_the_metric_that_dapo_filters_by(tmp_path: Path) -> None:
     """With a penalty of length on the reward, only `acc` says.
 
-    Which groups are solved by all or by none.
+    This groups are solved by all or by none.
     """
     trainer, journal = start(
         tmp_path, *DAPO, "algorithm.filter_groups.metric=acc", "+length_penalty=0.2"

@@ -188,7 +188,7 @@ class Answers(AgentLoopBase):
 class Engine:
     """Agent loop manager around verl's own worker.
 
-    Which runs in a thread of this process instead of an actor of its own.
+    This runs in a thread of this process instead of an actor of its own.
     """
 
     running: ClassVar[list[Engine]] = []
@@ -280,7 +280,7 @@ def make_trainer(config: DictConfig, judge: Judge) -> Any:
 def step(trainer: Any, first: bool = False) -> dict[str, Any]:
     """Run one step as `fit` does, with what `fit` does before its first one.
 
-    And return its metrics.
+    Also return its metrics.
     """
     trainer.global_steps += 1
     if first:

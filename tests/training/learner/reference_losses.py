@@ -1,6 +1,6 @@
 """Slow, obvious counterparts of depo's losses and learner.
 
-And the tiny policy that their tests share.
+Also the tiny policy that their tests share.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Truncated importance weights for what engine and learner compute differently.
 
-And the guard against more than that.
+Also the guard against more than that.
 """
 
 from __future__ import annotations

@@ -253,9 +253,7 @@ class VllmEngine:
         )
 
     def finish_weight_update(self, weight_version: str | None = None) -> None:
-        """Put the received weights into place and forget the keys and values.
-
-        That the old ones computed.
+        """Put received weights into place and forget keys and values of the old ones.
 
         Raises:
             RuntimeError: Requests are running, so that vLLM keeps the old keys and values.
@@ -294,7 +292,7 @@ class VllmEngine:
     def _sampling(self, group_size: int, key: int, temperature: float) -> Any:
         """Return the request's parameters. vLLM seeds sample g with seed + g.
 
-        Which 63 bits leave room for, and takes one sample when it is greedy.
+        These 63 bits leave room for, and takes one sample when it is greedy.
         """
         from vllm import SamplingParams
 

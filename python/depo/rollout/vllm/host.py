@@ -41,7 +41,7 @@ CPU_PROCESSES_ENVIRONMENT_DEFAULTS = {
 def prepare_vllm(processes: int = 1) -> bool:
     """Set the environment for an engine of so many processes, import vLLM.
 
-    And return whether it runs on a CPU.
+    Also return whether it runs on a CPU.
 
     Raises:
         ImportError: It is not installed; the message names the extras.

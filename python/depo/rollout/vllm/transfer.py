@@ -137,7 +137,7 @@ class TensorTrainerTransferEngine(TrainerWeightTransferEngine):  # type: ignore[
     def send_weights(self) -> None:
         """Gather the parameters, a collective of sharded learners.
 
-        And update the engine from rank 0.
+        Also update the engine from rank 0.
         """
         tensors = {name: tensor.detach() for name, tensor in self.source}
         if not self.is_sender:

@@ -1,6 +1,6 @@
-"""What the processes that share a model import (vLLM's `worker_extension_cls`).
+"""Let the processes that share a model receive weights.
 
-So that they too can be sent weights.
+They import this module (vLLM's `worker_extension_cls`).
 """
 
 from depo.rollout.vllm.transfer import register_backend

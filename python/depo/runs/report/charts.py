@@ -48,10 +48,7 @@ class Chart:
 
 
 def render(name: str, title: str, reading: str, drawn: Figure | str) -> Chart:
-    """Return the chart of a figure.
-
-    Or of the clause that says why the records have nothing to draw.
-    """
+    """Return the chart of a figure, or of the clause that says why there is none."""
     if isinstance(drawn, str):
         return Chart(name, title, f"Left out: {drawn}.", None)
     file = io.BytesIO()

@@ -234,7 +234,7 @@ def _generated(records: Records) -> Figure | str:
 def _aligned(runs: Sequence[RunRecords], name: str) -> tuple[Float64Array, Float64Array]:
     """Return the steps [K] at which every run has a value of one metric.
 
-    And the values [S, K] of the S runs.
+    Also the values [S, K] of the S runs.
     """
     series = [run.series(name) for run in runs]
     common = series[0][0]

@@ -30,7 +30,7 @@ img { max-width: 100%; height: auto } pre { background: #f6f6f6; padding: 1em; o
 def write_page(path: Path, title: str, subtitle: str, sections: Sequence[str]) -> Path:
     """Write a page of sections that are HTML already, whole at every moment.
 
-    And return its path.
+    Also return its path.
     """
     draft = path.with_name(f".{path.name}")
     draft.write_text(page(title, subtitle, sections), encoding="utf-8")

@@ -225,7 +225,7 @@ class Cluster:
 def cluster_expected(address: str) -> Iterator[None]:
     """Turn an OSError.
 
-    Which is what a failed connection raises, into a ConfigError about `distributed.address`.
+    This is what a failed connection raises, into a ConfigError about `distributed.address`.
     """
     try:
         yield

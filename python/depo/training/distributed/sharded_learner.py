@@ -134,7 +134,7 @@ def _of_ranks(value: Value) -> list[Value]:
 def _shard(model: PreTrainedModel) -> None:
     """Shard each transformer layer as a unit.
 
-    And what remains (embeddings, head, norms) as another.
+    Also what remains (embeddings, head, norms) as another.
     """
     for module in model.modules():
         if isinstance(module, GradientCheckpointingLayer):

@@ -164,7 +164,7 @@ def check_rollouts(
 ) -> int:
     """Hold the policy against what its engine asks of it, as far as it is known.
 
-    And return how many tokens a prompt may have.
+    Also return how many tokens a prompt may have.
     """
     limit = config.rollout.max_prompt_tokens
     if tokenizer is not None:
@@ -227,7 +227,7 @@ def _load_sources(
 def check_settings(config: TrainConfig, train: Sequence[Source], problems: Problems) -> None:
     """Build what needs neither the policy nor another process.
 
-    And look for packages that the rest needs.
+    Also look for packages that the rest needs.
     """
     with problems.noted():
         if not config.data.train:
@@ -257,9 +257,9 @@ def check_settings(config: TrainConfig, train: Sequence[Source], problems: Probl
 
 
 def check_machine(config: TrainConfig, machine: Machine, problems: Problems) -> None:
-    """Hold the GPUs asked for against those of this machine.
+    """Check that the requested GPUs are there.
 
-    Or the cluster's address against what answers there.
+    On this machine, or on the cluster at the configured address.
     """
     settings = config.distributed
     asked = sum(

@@ -219,7 +219,7 @@ class MemoryModel:
     def rollout(self) -> int:
         """Return the bytes of keys and values.
 
-        And of what sampling needs, while the local engine generates.
+        Also of what sampling needs, while the local engine generates.
         """
         sampling = self.policy.vocabulary * (
             self._compute_size + 3 * 4 + 8
@@ -287,7 +287,7 @@ class MemoryModel:
     def _compute_size(self) -> int:
         """Bytes of a number in matrix products.
 
-        Which goes by the learner's device in all processes.
+        This goes by the learner's device in all processes.
         """
         autocast, settings = self.config.policy.autocast, self.config.distributed
         on_gpu = settings.learner_gpus > 0 if settings.learner_actors else self.on_gpu

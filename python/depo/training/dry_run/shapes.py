@@ -68,7 +68,7 @@ class PolicyShape:
     def of(cls, config: PretrainedConfig) -> PolicyShape:
         """Read it off a model of this configuration on torch's meta device.
 
-        Which holds no numbers.
+        This holds no numbers.
         """
         with torch.device("meta"):
             model = AutoModelForCausalLM.from_config(config)  # type: ignore[no-untyped-call]

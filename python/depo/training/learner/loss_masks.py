@@ -1,6 +1,6 @@
 """Masks on advantages.
 
-Which responses, or tokens of them, a group's loss leaves out or scales down. `loss.mask` names one.
+These responses, or tokens of them, a group's loss leaves out or scales down. `loss.mask` names one.
 
 Any function with the signature of `depo.types.protocols.AdvantageMask` can be plugged in. Methods
 that need more than a group's tokens and rewards, such as NTHR (arXiv 2505.18830: hidden states) or

@@ -46,7 +46,7 @@ class TrainSequence:
 class TrainBatch:
     """N sequences padded on the right to T tokens.
 
-    And their L response tokens without padding, row after row.
+    Also their L response tokens without padding, row after row.
 
     A causal model never looks to the right, so padding there needs neither an attention mask nor
     position ids.
@@ -154,9 +154,9 @@ def _require_lengths(name: str, values: Sequence[Float32Array], group: RolloutGr
 
 
 def microbatches(lengths: Sequence[int], tokens_per_microbatch: int) -> list[list[int]]:
-    """Return index lists that cover `lengths`, longest first.
+    """Return index lists that cover `lengths`, longest first, within the budget.
 
-    So that count * longest stays within the budget.
+    In each, count * longest stays within it.
 
     A sequence longer than the budget is alone. Equal lengths keep their order: a pure function of
     the lengths.
