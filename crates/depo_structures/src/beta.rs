@@ -3,6 +3,7 @@
 #![allow(clippy::inline_always, reason = "the callers' loops become vector instructions")]
 
 use crate::portable::{exps, lns};
+use crate::vectors::wide;
 
 /// Shapes that are computed side by side: the loops over them become vector instructions.
 pub(crate) const LANES: usize = 16;
@@ -195,24 +196,6 @@ fn lanes(number: impl Fn(usize) -> f64) -> Lanes {
         *place = number(lane);
     }
     numbers
-}
-
-/// Does `work` with wide vector instructions where the machine has them; the bits are the same.
-#[inline(always)]
-fn wide<T>(work: impl FnOnce() -> T) -> T {
-    #[cfg(target_arch = "x86_64")]
-    if is_x86_feature_detected!("avx2") {
-        #[expect(unsafe_code, reason = "the machine has AVX2; a third of the time")]
-        return unsafe { on_avx2(work) };
-    }
-    work()
-}
-
-/// `work` and all that it calls are compiled into this function.
-#[cfg(target_arch = "x86_64")]
-#[target_feature(enable = "avx2")]
-fn on_avx2<T>(work: impl FnOnce() -> T) -> T {
-    work()
 }
 
 /// x (x + 1) ... (x + `STIRLING_SHIFT` - 1)

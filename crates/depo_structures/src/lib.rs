@@ -1,7 +1,7 @@
 //! Queries over a number or two per item, for millions of items: draws by weight, the best few, the
 //! draws nearest to a target, a window; over one point per item; and counts that fade. Knows
 //! nothing of prompts, seeds or Python. `portable` has the arithmetic that is the same on all
-//! machines, `memory` arrays in large pages.
+//! machines, `vectors` loops for the processor at hand, `memory` arrays in large pages.
 
 mod best;
 mod beta;
@@ -12,6 +12,7 @@ pub mod memory;
 pub mod portable;
 mod sum_tree;
 mod thompson;
+pub mod vectors;
 mod window;
 
 pub use best::best;

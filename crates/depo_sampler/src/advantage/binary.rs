@@ -5,7 +5,7 @@
 #![allow(clippy::float_cmp, reason = "a reward is one of the two values to the bit, or another")]
 
 use super::{AdvantageOptions, Advantages};
-use crate::vectors::vectorised;
+use crate::vectors::wide;
 
 /// Rewards that are compared at a time.
 const LANES: usize = 8;
@@ -13,38 +13,42 @@ const LANES: usize = 8;
 /// What belongs to the lower and to the higher value.
 type Pair<T> = [T; 2];
 
-vectorised! {
-    /// Advantages of rewards that take no more than two values, or None.
-    pub(super) fn advantages(
-        rewards: &[f32],
-        group_size: usize,
-        options: &AdvantageOptions,
-    ) -> Option<Advantages> {
-        let values = values(rewards)?;
-        let groups = rewards.len() / group_size;
-        let mut counts = [Vec::with_capacity(groups), Vec::with_capacity(groups)];
-        for group in rewards.chunks_exact(group_size) {
-            let [low, high] = count(group, values)?;
-            counts[0].push(f64::from(low));
-            counts[1].push(f64::from(high));
-        }
-        let [lowest, highest] = values.map(f64::from);
-        let differ = highest - lowest > options.tolerance;
-        let pairs = || counts[0].iter().zip(&counts[1]);
-        let informative = pairs().map(|(low, high)| differ && low * high > 0.0).collect();
-        let means = pairs()
-            .map(|(low, high)| ((low * lowest + high * highest) / (low + high)) as f32)
-            .collect();
-        let mut advantages = vec![0.0; rewards.len()];
-        if differ {
-            scale(&mut counts, highest - lowest, options);
-            let rows = rewards.chunks_exact(group_size).zip(advantages.chunks_exact_mut(group_size));
-            for ((group, row), (&low, &high)) in rows.zip(counts[0].iter().zip(&counts[1])) {
-                write(group, values[1], [low as f32, high as f32], row);
+/// Advantages of rewards that take no more than two values, or None.
+pub(super) fn advantages(
+    rewards: &[f32],
+    group_size: usize,
+    options: &AdvantageOptions,
+) -> Option<Advantages> {
+    wide(
+        #[inline(always)]
+        || {
+            let values = values(rewards)?;
+            let groups = rewards.len() / group_size;
+            let mut counts = [Vec::with_capacity(groups), Vec::with_capacity(groups)];
+            for group in rewards.chunks_exact(group_size) {
+                let [low, high] = count(group, values)?;
+                counts[0].push(f64::from(low));
+                counts[1].push(f64::from(high));
             }
-        }
-        Some(Advantages { advantages, informative, means })
-    }
+            let [lowest, highest] = values.map(f64::from);
+            let differ = highest - lowest > options.tolerance;
+            let pairs = || counts[0].iter().zip(&counts[1]);
+            let informative = pairs().map(|(low, high)| differ && low * high > 0.0).collect();
+            let means = pairs()
+                .map(|(low, high)| ((low * lowest + high * highest) / (low + high)) as f32)
+                .collect();
+            let mut advantages = vec![0.0; rewards.len()];
+            if differ {
+                scale(&mut counts, highest - lowest, options);
+                let rows =
+                    rewards.chunks_exact(group_size).zip(advantages.chunks_exact_mut(group_size));
+                for ((group, row), (&low, &high)) in rows.zip(counts[0].iter().zip(&counts[1])) {
+                    write(group, values[1], [low as f32, high as f32], row);
+                }
+            }
+            Some(Advantages { advantages, informative, means })
+        },
+    )
 }
 
 /// The first two values of the known rewards, equal if there is but one.

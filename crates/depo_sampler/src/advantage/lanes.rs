@@ -5,7 +5,7 @@
 #![allow(clippy::inline_always, reason = "it is compiled for the processor of its caller")]
 
 use super::{AdvantageOptions, Advantages};
-use crate::vectors::vectorised;
+use crate::vectors::wide;
 
 /// Groups at a time.
 const LANES: usize = 8;
@@ -13,39 +13,42 @@ const LANES: usize = 8;
 /// One number per group.
 type Lanes<T> = [T; LANES];
 
-vectorised! {
-    /// Advantages of finite or unknown rewards.
-    pub(super) fn advantages(
-        rewards: &[f32],
-        group_size: usize,
-        options: &AdvantageOptions,
-    ) -> Advantages {
-        let groups = rewards.len() / group_size;
-        let mut output = Advantages {
-            advantages: vec![0.0; rewards.len()],
-            informative: vec![false; groups],
-            means: vec![0.0; groups],
-        };
-        let mut columns = vec![[f32::NAN; LANES]; group_size];
-        let blocks = rewards
-            .chunks(LANES * group_size)
-            .zip(output.advantages.chunks_mut(LANES * group_size))
-            .zip(output.informative.chunks_mut(LANES).zip(output.means.chunks_mut(LANES)));
-        for ((rows, advantages), (informative, means)) in blocks {
-            transpose(rows, &mut columns);
-            let summary = Summary::of(&columns);
-            for (lane, (informative, mean)) in informative.iter_mut().zip(means).enumerate() {
-                *informative = summary.spreads[lane] > options.tolerance;
-                *mean = summary.means[lane] as f32;
+/// Advantages of finite or unknown rewards.
+pub(super) fn advantages(
+    rewards: &[f32],
+    group_size: usize,
+    options: &AdvantageOptions,
+) -> Advantages {
+    wide(
+        #[inline(always)]
+        || {
+            let groups = rewards.len() / group_size;
+            let mut output = Advantages {
+                advantages: vec![0.0; rewards.len()],
+                informative: vec![false; groups],
+                means: vec![0.0; groups],
+            };
+            let mut columns = vec![[f32::NAN; LANES]; group_size];
+            let blocks = rewards
+                .chunks(LANES * group_size)
+                .zip(output.advantages.chunks_mut(LANES * group_size))
+                .zip(output.informative.chunks_mut(LANES).zip(output.means.chunks_mut(LANES)));
+            for ((rows, advantages), (informative, means)) in blocks {
+                transpose(rows, &mut columns);
+                let summary = Summary::of(&columns);
+                for (lane, (informative, mean)) in informative.iter_mut().zip(means).enumerate() {
+                    *informative = summary.spreads[lane] > options.tolerance;
+                    *mean = summary.means[lane] as f32;
+                }
+                if informative.contains(&true) {
+                    let factors = summary.factors(&columns, options);
+                    scale(&mut columns, &summary.means, &factors);
+                    transpose_back(&columns, informative, advantages);
+                }
             }
-            if informative.contains(&true) {
-                let factors = summary.factors(&columns, options);
-                scale(&mut columns, &summary.means, &factors);
-                transpose_back(&columns, informative, advantages);
-            }
-        }
-        output
-    }
+            output
+        },
+    )
 }
 
 /// What the known rewards of eight groups say.

@@ -1,22 +1,27 @@
 //! Parameters fitted to the incoming labels: a posterior over a grid, whose likelihoods fade, so
 //! that parameters follow the policy.
 
+#![allow(clippy::inline_always, reason = "the closure's loop becomes vector instructions")]
+
 use crate::error::{Error, Result};
 use crate::state::{StateMap, StateReader};
-use crate::vectors::vectorised;
+use crate::vectors::wide;
 use depo_structures::portable::exp;
 
 const LABELS_BEFORE_LEARNING: u64 = 32;
 
-vectorised! {
-    /// Likelihoods divided by the highest.
-    fn masses(log_likelihoods: &[f64], highest: f64) -> Vec<f64> {
-        let mut masses = log_likelihoods.to_vec();
-        for mass in &mut masses {
-            *mass = exp(*mass - highest);
-        }
-        masses
-    }
+/// Likelihoods divided by the highest.
+fn masses(log_likelihoods: &[f64], highest: f64) -> Vec<f64> {
+    wide(
+        #[inline(always)]
+        || {
+            let mut masses = log_likelihoods.to_vec();
+            for mass in &mut masses {
+                *mass = exp(*mass - highest);
+            }
+            masses
+        },
+    )
 }
 
 /// Discounted log-likelihood of the labels under each setting of `N` parameters; the configured

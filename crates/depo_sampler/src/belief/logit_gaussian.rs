@@ -4,7 +4,7 @@
 
 use std::f64::consts::PI;
 
-use crate::vectors::vectorised;
+use crate::vectors::wide;
 use depo_structures::portable::{exp, exps, ln, lns, powers};
 
 /// Nodes of the rule, evenly spaced over mean +- `REACH` standard deviations. For smooth integrands
@@ -197,78 +197,88 @@ pub(crate) fn growth(elapsed: f64, spread: f64) -> f64 {
     exp((spread * elapsed).clamp(-1.0, 1.0))
 }
 
-vectorised! {
-    fn outlook(gaussian: LogitGaussian, group_size: u32) -> Outlook {
-        let (right, wrong) = pass_rates(odds_against(gaussian));
-        let (all_right, all_wrong) = (powers(right, group_size), powers(wrong, group_size));
-        let (mut pass_rate, mut mean, mut square) = (0.0, 0.0, 0.0);
-        for (node, weight) in weights().enumerate() {
-            let informative = 1.0 - all_right[node] - all_wrong[node];
-            pass_rate += weight * right[node];
-            mean += weight * informative;
-            square += weight * informative * informative;
-        }
-        Outlook {
-            pass_rate,
-            p_informative: mean.clamp(0.0, 1.0),
-            deviation: (square - mean * mean).max(0.0).sqrt(),
-        }
-    }
-}
-
-vectorised! {
-    fn posterior(prior: LogitGaussian, rights: f64, wrongs: f64) -> LogitGaussian {
-        let (right, wrong) = pass_rates(odds_against(prior));
-        // In logarithms: the likelihood of many rollouts underflows.
-        let mut logs = lns(right);
-        logs.iter_mut()
-            .zip(lns(wrong))
-            .for_each(|(log, of_wrong)| *log = rights * *log + wrongs * of_wrong);
-        let highest = logs.iter().copied().fold(f64::NEG_INFINITY, f64::max);
-        for log in &mut logs {
-            *log -= highest;
-        }
-        let (mut total, mut mean, mut square) = (0.0, 0.0, 0.0);
-        for (node, (likelihood, weight)) in exps(logs).into_iter().zip(weights()).enumerate() {
-            let (mass, place) = (weight * likelihood, node as f64 * SPACING - REACH);
-            total += mass;
-            mean += mass * place;
-            square += mass * place * place;
-        }
-        (mean, square) = (mean / total, square / total);
-        let variance = (prior.variance * (square - mean * mean)).max(LEAST_VARIANCE);
-        LogitGaussian {
-            mean: (prior.mean + mean * prior.variance.sqrt()).clamp(-FARTHEST_MEAN, FARTHEST_MEAN),
-            variance,
-        }
-    }
-}
-
-vectorised! {
-    /// Log-likelihoods of one sequence of outcomes on every `stride`-th node, one distribution per
-    /// lane.
-    fn log_likelihoods(
-        gaussians: [LogitGaussian; LANES],
-        stride: usize,
-        successes: u32,
-        failures: u32,
-    ) -> [f64; LANES] {
-        let progressions = gaussians.map(|gaussian| gaussian.progression(stride));
-        let (mut odds, ratios) = (
-            exps(progressions.map(|[first, _]| first)),
-            exps(progressions.map(|[_, ratio]| ratio)),
-        );
-        let mut totals = [0.0; LANES];
-        for weight in weights().step_by(stride) {
-            let (right, wrong) = pass_rates(odds);
-            let (rights, wrongs) = (powers(right, successes), powers(wrong, failures));
-            for lane in 0..LANES {
-                totals[lane] += weight * rights[lane] * wrongs[lane];
-                odds[lane] *= ratios[lane];
+fn outlook(gaussian: LogitGaussian, group_size: u32) -> Outlook {
+    wide(
+        #[inline(always)]
+        || {
+            let (right, wrong) = pass_rates(odds_against(gaussian));
+            let (all_right, all_wrong) = (powers(right, group_size), powers(wrong, group_size));
+            let (mut pass_rate, mut mean, mut square) = (0.0, 0.0, 0.0);
+            for (node, weight) in weights().enumerate() {
+                let informative = 1.0 - all_right[node] - all_wrong[node];
+                pass_rate += weight * right[node];
+                mean += weight * informative;
+                square += weight * informative * informative;
             }
-        }
-        lns(totals.map(|total| (total * stride as f64).max(f64::MIN_POSITIVE)))
-    }
+            Outlook {
+                pass_rate,
+                p_informative: mean.clamp(0.0, 1.0),
+                deviation: (square - mean * mean).max(0.0).sqrt(),
+            }
+        },
+    )
+}
+
+fn posterior(prior: LogitGaussian, rights: f64, wrongs: f64) -> LogitGaussian {
+    wide(
+        #[inline(always)]
+        || {
+            let (right, wrong) = pass_rates(odds_against(prior));
+            // In logarithms: the likelihood of many rollouts underflows.
+            let mut logs = lns(right);
+            logs.iter_mut()
+                .zip(lns(wrong))
+                .for_each(|(log, of_wrong)| *log = rights * *log + wrongs * of_wrong);
+            let highest = logs.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+            for log in &mut logs {
+                *log -= highest;
+            }
+            let (mut total, mut mean, mut square) = (0.0, 0.0, 0.0);
+            for (node, (likelihood, weight)) in exps(logs).into_iter().zip(weights()).enumerate() {
+                let (mass, place) = (weight * likelihood, node as f64 * SPACING - REACH);
+                total += mass;
+                mean += mass * place;
+                square += mass * place * place;
+            }
+            (mean, square) = (mean / total, square / total);
+            let variance = (prior.variance * (square - mean * mean)).max(LEAST_VARIANCE);
+            LogitGaussian {
+                mean: (prior.mean + mean * prior.variance.sqrt())
+                    .clamp(-FARTHEST_MEAN, FARTHEST_MEAN),
+                variance,
+            }
+        },
+    )
+}
+
+/// Log-likelihoods of one sequence of outcomes on every `stride`-th node, one distribution per
+/// lane.
+fn log_likelihoods(
+    gaussians: [LogitGaussian; LANES],
+    stride: usize,
+    successes: u32,
+    failures: u32,
+) -> [f64; LANES] {
+    wide(
+        #[inline(always)]
+        || {
+            let progressions = gaussians.map(|gaussian| gaussian.progression(stride));
+            let (mut odds, ratios) = (
+                exps(progressions.map(|[first, _]| first)),
+                exps(progressions.map(|[_, ratio]| ratio)),
+            );
+            let mut totals = [0.0; LANES];
+            for weight in weights().step_by(stride) {
+                let (right, wrong) = pass_rates(odds);
+                let (rights, wrongs) = (powers(right, successes), powers(wrong, failures));
+                for lane in 0..LANES {
+                    totals[lane] += weight * rights[lane] * wrongs[lane];
+                    odds[lane] *= ratios[lane];
+                }
+            }
+            lns(totals.map(|total| (total * stride as f64).max(f64::MIN_POSITIVE)))
+        },
+    )
 }
 
 /// Odds against success at the nodes.

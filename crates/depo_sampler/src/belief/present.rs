@@ -10,7 +10,7 @@ use depo_structures::Bounds;
 use super::PRIOR_MARGIN;
 use super::logit_gaussian::{Dynamics, LogitGaussian, growth, logit};
 use super::records::PromptRecord;
-use crate::vectors::vectorised;
+use crate::vectors::wide;
 
 /// Mean, standard deviation, version of the newest label, logit of the text prediction.
 pub(super) type Point = [f32; 4];
@@ -61,22 +61,26 @@ struct Lanes {
     factors: [f64; LANES],
 }
 
-vectorised! {
-    /// Means and variances after the time that has elapsed, with the text.
-    fn believed(lanes: &Lanes, dynamics: Dynamics) -> [[f64; LANES]; 2] {
-        let (mut means, mut variances) = (lanes.means, lanes.variances);
-        for lane in 0..LANES {
-            let (growth, elapsed, precision) =
-                (lanes.growths[lane], lanes.elapsed[lane], lanes.precisions[lane]);
-            let mean = LogitGaussian::within_reach(means[lane] * growth + dynamics.drift * elapsed);
-            let variance = variances[lane] * growth * growth + dynamics.noise * elapsed;
-            let text = logit(lanes.predicted_rewards[lane]) * lanes.factors[lane];
-            let share = 1.0 / (1.0 + precision * variance);
-            means[lane] = mean + (1.0 - share) * (text - mean);
-            variances[lane] = variance * share;
-        }
-        [means, variances]
-    }
+/// Means and variances after the time that has elapsed, with the text.
+fn believed(lanes: &Lanes, dynamics: Dynamics) -> [[f64; LANES]; 2] {
+    wide(
+        #[inline(always)]
+        || {
+            let (mut means, mut variances) = (lanes.means, lanes.variances);
+            for lane in 0..LANES {
+                let (growth, elapsed, precision) =
+                    (lanes.growths[lane], lanes.elapsed[lane], lanes.precisions[lane]);
+                let mean =
+                    LogitGaussian::within_reach(means[lane] * growth + dynamics.drift * elapsed);
+                let variance = variances[lane] * growth * growth + dynamics.noise * elapsed;
+                let text = logit(lanes.predicted_rewards[lane]) * lanes.factors[lane];
+                let share = 1.0 / (1.0 + precision * variance);
+                means[lane] = mean + (1.0 - share) * (text - mean);
+                variances[lane] = variance * share;
+            }
+            [means, variances]
+        },
+    )
 }
 
 /// How much text counts.
