@@ -21,7 +21,7 @@ import pytest
 
 pytest.importorskip("torch")
 
-from tests.training.ray_helpers import die, engine_of, make_engine, policy, small_ray  # isort: skip  # before anything else imports Ray
+from tests.training.ray_helpers import die, engine_of, make_engine, policy, small_ray  # isort: skip  # first of all
 
 import ray
 import torch

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 from depo.config import TrainConfig, dump_config, load_config
 from depo.config.load import differences
 from depo.state.checkpoints import latest_checkpoint
+from depo.state.whole_files import write_whole
 from depo.types.errors import ConfigError
 
 CONFIG_FILE = "config.toml"
@@ -49,6 +49,4 @@ def require_same_run(config: TrainConfig, run_directory: Path) -> Path | None:
 def store_config(config: TrainConfig, run_directory: Path) -> None:
     """Write the configuration, every key spelled out, whole or not at all."""
     run_directory.mkdir(parents=True, exist_ok=True)
-    draft = run_directory / f".{CONFIG_FILE}"
-    draft.write_text(dump_config(config), encoding="utf-8")
-    os.replace(draft, run_directory / CONFIG_FILE)
+    write_whole(run_directory / CONFIG_FILE, dump_config(config))

@@ -12,11 +12,11 @@ from __future__ import annotations
 import importlib.util
 import json
 import math
-import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from depo.state.whole_files import write_whole
 from depo.types.errors import StateError
 from depo.types.records import Draw, Float32Array, RolloutGroup, Verdict
 
@@ -34,14 +34,8 @@ class StepRows:
     """
 
     def __init__(self, path: Path, *, resume_step: int | None) -> None:
-        kept = (
-            b""
-            if resume_step is None or not path.exists()
-            else b"".join(_rows_up_to(path, resume_step))
-        )
-        draft = path.with_name(f".{path.name}")
-        draft.write_bytes(kept)
-        os.replace(draft, path)
+        continues = resume_step is not None and path.exists()
+        write_whole(path, b"".join(_rows_up_to(path, resume_step or 0)) if continues else b"")
         self._file = path.open("a", encoding="utf-8")
 
     def append(self, row: Mapping[str, Any]) -> None:

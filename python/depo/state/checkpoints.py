@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from depo.state.files import ARRAYS_FILE, STATE_FILE, StateFiles, read_state
+from depo.state.whole_files import sync, write_whole
 from depo.types.errors import StateError
 
 FORMAT_VERSION = 1
@@ -133,15 +134,11 @@ def _put_in_place(draft: Path, target: Path) -> None:
     elif target.exists():
         _remove(target)
     os.rename(draft, target)
-    _sync(target.parent)
+    sync(target.parent)
 
 
 def _point_latest(root: Path, name: str) -> None:
-    draft = root / f".{_LATEST}"
-    draft.write_text(name + "\n", encoding="utf-8")
-    _sync(draft)
-    os.replace(draft, root / _LATEST)
-    _sync(root)
+    write_whole(root / _LATEST, name + "\n")
 
 
 def _checkpoints(root: Path) -> list[tuple[int, Path]]:
@@ -238,14 +235,5 @@ def _fingerprint(path: Path) -> dict[str, Any]:
 
 def _sync_tree(directory: Path) -> None:
     for path in directory.rglob("*"):
-        _sync(path)
-    _sync(directory)
-
-
-def _sync(path: Path) -> None:
-    """Force a file or a directory to disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+        sync(path)
+    sync(directory)

@@ -6,12 +6,12 @@ Every text that comes in is escaped here.
 from __future__ import annotations
 
 import base64
-import os
 from collections.abc import Sequence
 from html import escape
 from pathlib import Path
 
 from depo.runs.report.charts import Chart
+from depo.state.whole_files import write_whole
 
 _STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; color: #1a1a1a; background: #fff; max-width: 1020px;
@@ -32,9 +32,7 @@ def write_page(path: Path, title: str, subtitle: str, sections: Sequence[str]) -
 
     Also return its path.
     """
-    draft = path.with_name(f".{path.name}")
-    draft.write_text(page(title, subtitle, sections), encoding="utf-8")
-    os.replace(draft, path)
+    write_whole(path, page(title, subtitle, sections))
     return path
 
 
