@@ -1,6 +1,6 @@
-//! Advantages of any rewards, eight groups at a time, one lane per group. Lanes never mix, and every
-//! group is summed in the order of its rewards, so the bits depend on neither the processor nor the
-//! group's neighbors.
+//! Advantages of any rewards, eight groups at a time, one lane per group. Lanes never mix, and
+//! every group is summed in the order of its rewards, so the bits depend on neither the processor
+//! nor the group's neighbors.
 
 #![allow(clippy::inline_always, reason = "it is compiled for the processor of its caller")]
 
