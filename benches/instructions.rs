@@ -1,7 +1,7 @@
 //! Fixed work for `instructions.py`, which counts what the processor executes: `instructions
 //! OPERATION REPEATS`.
 
-#![allow(clippy::unwrap_used, reason = "whoever calls it wrongly sees where")]
+#![allow(clippy::unwrap_used, reason = "a wrong call shows where")]
 
 use std::hint::black_box;
 

@@ -1,7 +1,7 @@
 //! A step whose candidates come from the whole pool, beside one in epoch order and beside a scan of
 //! all scores. Run with `cargo bench -p depo_benches --bench pool_search`.
 //!
-//! Three prompts of ten have been labelled, at versions 0..2000, with all kinds of results; half of
+//! Three prompts of ten have been labeled, at versions 0..2000, with all kinds of results; half of
 //! the pool has a text prediction.
 
 use depo_sampler::rng::Stream;

@@ -32,7 +32,7 @@ def test_buffers_that_are_written_to_are_never_left() -> None:
     offsets[2] = 1 << 40
     with pytest.raises(
         ValueError,
-        match="got other offsets at row 1 than at first, expected buffers that nobody writes to",
+        match="got other offsets at row 1 than at first, expected buffers that are not written to",
     ):
         table.texts([1])
     utf8[0] = 255

@@ -1,5 +1,5 @@
-//! Beliefs and rules by name, each with the numbers that it alone knows. Adding one takes its
-//! file and one line in its registry.
+//! Beliefs and rules by name, each with its own options. Adding one takes its file and one line
+//! in its registry.
 
 use std::collections::BTreeMap;
 
@@ -8,7 +8,7 @@ use crate::error::{Error, Result, require};
 /// Numbers set by name.
 pub type NamedNumbers = BTreeMap<String, f64>;
 
-/// A number that one belief or rule alone knows.
+/// An option of one belief or rule.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct NamedOption {
     /// Its name.
@@ -48,7 +48,7 @@ pub(crate) fn by_name<T: Copy>(
 pub(crate) struct Registered<T: ?Sized, C> {
     pub name: &'static str,
     pub options: &'static [NamedOption],
-    /// Builds it, knowing nothing yet, for a pool of so many prompts.
+    /// Builds it without any labels, for a pool of so many prompts.
     pub build: fn(&C, usize) -> Box<T>,
 }
 
@@ -99,7 +99,7 @@ macro_rules! registry {
                 self.registered().name
             }
 
-            /// The numbers that this kind alone knows.
+            /// The options that this kind alone has.
             pub fn options(self) -> &'static [$crate::registry::NamedOption] {
                 self.registered().options
             }

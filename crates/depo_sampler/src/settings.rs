@@ -17,7 +17,7 @@ pub struct Settings {
     pub seed: u64,
     /// Selection rule.
     pub rule: RuleKind,
-    /// Numbers that the rule alone knows, by name; see `RuleKind::options`.
+    /// Options of the rule, by name; see `RuleKind::options`.
     pub rule_options: NamedNumbers,
     /// Policy versions below this admit every prompt.
     pub warmup_steps: u32,
@@ -34,7 +34,7 @@ pub struct Settings {
     pub explore_share: f64,
     /// How these places are given out.
     pub explore_by: ExploreBy,
-    /// No prompt stays unlabelled for more than this many policy versions, as far as
+    /// No prompt stays unlabeled for more than this many policy versions, as far as
     /// `reprobe_share` allows; 0: it may.
     pub max_age: u32,
     /// Rollouts of a re-probe that would get no place otherwise, at most G; 0: G.
@@ -50,7 +50,7 @@ pub struct Settings {
     pub use_history: bool,
     /// Model of pass rates.
     pub belief: BeliefKind,
-    /// Numbers that this model alone knows, by name; those not named have their defaults.
+    /// Options of this model, by name; those not named have their defaults.
     pub belief_options: NamedNumbers,
     /// Whether the model's parameters are fitted to the labels.
     pub fit_belief: bool,

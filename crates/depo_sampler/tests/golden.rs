@@ -1,6 +1,6 @@
 //! The same results everywhere: hashes of long runs, the same constants for every processor,
 //! compiler, number of threads and build. `make levels` runs them as compiled for each level of
-//! x86-64. Whoever changes one, changes what a seed means: that is a new version, and a line in
+//! x86-64. A change of one changes what a seed means: that is a new version, and a line in
 //! CHANGELOG.md.
 
 #![allow(clippy::unwrap_used, reason = "an unwrap that fails, fails the test")]

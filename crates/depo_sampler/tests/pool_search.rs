@@ -1,4 +1,4 @@
-//! Candidates from the whole pool: the best there are, nobody in flight, and the same after a
+//! Candidates from the whole pool: the best there are, none in flight, and the same after a
 //! resume.
 
 #![allow(clippy::unwrap_used, reason = "an unwrap that fails, fails the test")]
@@ -32,7 +32,7 @@ fn pool_settings() -> Settings {
     }
 }
 
-/// A sampler that has drawn, and been told, for some versions.
+/// A sampler that has drawn and observed for some versions.
 struct Run {
     sampler: Sampler,
     prompts: usize,
@@ -70,7 +70,7 @@ impl Run {
             .collect()
     }
 
-    /// Draws `n` prompts, and tells of most that are in flight. Returns the candidates.
+    /// Draws `n` prompts, and observes most that are in flight. Returns the candidates.
     fn step(&mut self, n: usize) -> Vec<u32> {
         let lots = Stream::new(self.lots.bits(self.version.into()));
         let proposed = self.sampler.propose(n, self.version).unwrap();

@@ -1,4 +1,4 @@
-//! Who gets a place, and whether the recorded probabilities are the true ones.
+//! Which candidates get a place, and whether the recorded probabilities are the true ones.
 
 #![allow(clippy::unwrap_used, reason = "an unwrap that fails, fails the test")]
 

@@ -1,4 +1,4 @@
-//! Texts in buffers: whatever the buffers hold, the check says what a slow look at each text says.
+//! Texts in buffers: whatever the buffers hold, the check agrees with a slow look at each text.
 
 use depo_sampler::texts::{Answers, Offsets, Texts, prompt_ids};
 use proptest::prelude::*;

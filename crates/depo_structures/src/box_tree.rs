@@ -140,8 +140,8 @@ impl<const D: usize> BoxTree<D> {
         tree
     }
 
-    /// Puts an item where `point_of` says it is now, within the region; `point_of` must say where
-    /// the others were put, too.
+    /// Puts an item at its present point by `point_of`, within the region; `point_of` must also
+    /// return the points at which the others were put.
     ///
     /// # Panics
     /// There is no such item.
@@ -290,7 +290,7 @@ impl<const D: usize> BoxTree<D> {
     fn cut(&self, region: &Bounds<D>) -> Option<(usize, f32)> {
         let side = |axis: usize| (region[axis][1] - region[axis][0]) / self.units[axis];
         let middle = |axis: usize| f32::midpoint(region[axis][0], region[axis][1]);
-        // Between neighbouring numbers of single precision there is no middle.
+        // Between neighboring numbers of single precision there is no middle.
         let is_cut = |&axis: &usize| {
             side(axis) > SHORTEST_SIDE
                 && region[axis][0] < middle(axis)

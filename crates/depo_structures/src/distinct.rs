@@ -21,7 +21,7 @@ impl Seen {
         Self { slots: vec![0; (SLOTS_PER_NUMBER * count).next_power_of_two().max(2)] }
     }
 
-    /// Adds a number, and says whether it is new.
+    /// Adds a number; returns whether it is new.
     pub fn insert(&mut self, number: u32) -> bool {
         let mask = self.slots.len() - 1;
         let mut slot = (u64::from(number).wrapping_mul(SPREAD)

@@ -1,6 +1,6 @@
 //! Queries over a number or two per item, for millions of items: draws by weight, the best few, the
-//! draws nearest to a target, a window; over one point per item; and counts that fade. Knows
-//! nothing of prompts, seeds or Python. `portable` has the arithmetic that is the same on all
+//! draws nearest to a target, a window; over one point per item; and counts that fade. Prompts,
+//! seeds and Python play no part here. `portable` has the arithmetic that is the same on all
 //! machines, `vectors` loops for the processor at hand, `memory` arrays in large pages.
 
 mod best;

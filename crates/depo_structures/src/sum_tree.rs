@@ -11,7 +11,7 @@ const ABREAST: usize = 16;
 /// Bits of a uniform number: those of an f32's significand.
 const UNIT_BITS: u32 = 24;
 
-/// Weights of neighbours.
+/// Weights of neighbors.
 #[derive(Debug, Clone, Copy, PartialEq)]
 #[repr(align(64))]
 struct Node([f32; WIDTH]);
@@ -169,7 +169,7 @@ impl SumTree {
         drawn
     }
 
-    /// Marks an item that has weight, and says whether it was not marked before. Its weight stays
+    /// Marks an item that has weight; returns whether it was not marked before. Its weight stays
     /// in the sums, and counts as negative until `unmark`.
     pub(crate) fn mark(&mut self, item: u32) -> bool {
         let is_new = !self.is_marked(item);

@@ -67,7 +67,7 @@ impl<'a> Window<'a> {
     }
 
     /// `count` distinct members; none if it takes too many tries. Whether it does depends on how
-    /// many are members, not on which, so that starting anew prefers nobody.
+    /// many are members, not on which, so that starting anew prefers no item.
     fn drawn_among_all(
         &self,
         count: usize,
@@ -76,8 +76,8 @@ impl<'a> Window<'a> {
     ) -> Option<Vec<u32>> {
         let (mut drawn, mut seen) = (Vec::with_capacity(count), Seen::new(count));
         for start in (0..self.scores.len() / ITEMS_PER_TRY).step_by(CHUNK) {
-            // Every item is written and only members stay, which spares a jump that nobody can
-            // predict.
+            // Every item is written and only members stay, which spares a jump that cannot be
+            // predicted.
             let (mut hits, mut len) = ([0; CHUNK + 1], 0);
             for counter in start..start + CHUNK {
                 hits[len] = below(words(counter as u64), self.scores.len());
@@ -106,8 +106,8 @@ impl<'a> Window<'a> {
             if !chunk.iter().fold(false, |any, &score| any | is_member(score)) {
                 continue;
             }
-            // Every item is written and only members stay, which spares a jump that nobody can
-            // predict.
+            // Every item is written and only members stay, which spares a jump that cannot be
+            // predicted.
             for (item, &score) in (start..).zip(chunk) {
                 members[len] = item;
                 len += usize::from(is_member(score));

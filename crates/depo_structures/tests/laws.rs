@@ -230,7 +230,7 @@ fn pairs_come_as_often_as_by_successive_draws() {
     }
 }
 
-/// The same on every processor: whoever changes this changes what a seed means.
+/// The same on every processor: a change of this changes what a seed means.
 #[test]
 fn draws_and_totals_are_pinned() {
     let random = words(1);

@@ -75,7 +75,7 @@ impl<const N: usize> Fit<N> {
         if self.learn { of_settings(&self.settings) } else { Vec::new() }
     }
 
-    /// Takes in one label by what `likelihoods` said of it.
+    /// Takes in one label by the values that `likelihoods` returned for it.
     pub(crate) fn observe(&mut self, likelihoods: Vec<f64>) {
         self.labels += u64::from(self.learn);
         for (total, likelihood) in self.log_likelihoods.iter_mut().zip(likelihoods) {

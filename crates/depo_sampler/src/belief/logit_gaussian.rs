@@ -17,7 +17,7 @@ const SPACING: f64 = 2.0 * REACH / (NODES - 1) as f64;
 /// Distributions judged at a time.
 const LANES: usize = 8;
 
-/// Standard normal density at the nodes, normalised to 1, first half; the second mirrors it.
+/// Standard normal density at the nodes, normalized to 1, first half; the second mirrors it.
 /// Literals, so that all platforms agree.
 const HALF_WEIGHTS: [f64; NODES / 2] = [
     3.812_102_355_342_948_5e-7,
@@ -104,7 +104,7 @@ impl LogitGaussian {
         }
     }
 
-    /// The mean, no farther from 0 than says anything.
+    /// The mean, clamped to where it still makes a difference.
     #[inline(always)]
     pub(crate) fn within_reach(mean: f64) -> f64 {
         mean.clamp(-FARTHEST_MEAN, FARTHEST_MEAN)
@@ -163,7 +163,7 @@ impl LogitGaussian {
 
     fn on_nodes(stride: usize, gaussians: &[Self], successes: u32, rollouts: u32) -> Vec<f64> {
         // Settings that differ in what does not matter here, text where there is none, are
-        // neighbours and the same distribution.
+        // neighbors and the same distribution.
         let runs: Vec<&[Self]> = gaussians.chunk_by(|one, next| one == next).collect();
         let mut result = Vec::with_capacity(gaussians.len());
         for block in runs.chunks(LANES) {

@@ -4,12 +4,12 @@
 //! Per prompt a Gaussian over x = logit(pass rate), moved by x' = (1 + spread) x + drift + N(0,
 //! noise) per policy version (process noise as in Kalman filters; KGPS, arXiv 2607.27610, does so
 //! per prompt), and updated by moment matching on the binomial likelihood. The text prediction is a
-//! second, independent opinion, N(logit of the prediction, 1 / precision), fused when asked and
+//! second, independent opinion, N(logit of the prediction, 1 / precision), fused on demand and
 //! never stored: its newest version counts, and a precision of 0 makes it count for nothing. Six
-//! parameters are fitted to the labels: variance of a prompt never labelled, text precision without
-//! and with labels, drift, noise, spread. Spread is what keeps the belief calibrated where nobody
-//! looks for long: over training the solved get safer and the failed fall behind, so that without
-//! it rejected prompts are believed better than they are.
+//! parameters are fitted to the labels: variance of a prompt never labeled, text precision without
+//! and with labels, drift, noise, spread. Spread is what keeps the belief calibrated for
+//! prompts without recent labels. Over training, solved prompts get safer and failed ones fall
+//! behind, so without it rejected prompts are believed better than they are.
 
 use super::fit::Fit;
 use super::logit_gaussian::{Dynamics, LogitGaussian, growth, logit};
@@ -25,7 +25,7 @@ use crate::state::{Carry, StateMap, StateReader};
 use crate::variates::Variates;
 use depo_structures::portable::exp;
 
-/// Variance of the logit pass rate of a prompt that was never labelled.
+/// Variance of the logit pass rate of a prompt that was never labeled.
 const PRIOR_VARIANCE: NamedOption =
     NamedOption { name: "prior_variance", default: 5.0, range: (1e-2, 1e2) };
 
@@ -67,7 +67,7 @@ const MEMORY: f64 = 0.999;
 /// Drift and noise are small beside the noise of one label.
 const LONG_MEMORY: f64 = 0.9998;
 
-/// What a prompt's labels said up to the newest.
+/// What is believed of a prompt by its labels up to the newest.
 fn state(record: &PromptRecord) -> LogitGaussian {
     let [mean, variance] = record.history.map(f64::from);
     LogitGaussian { mean, variance }
@@ -227,7 +227,7 @@ impl LogitNormal {
     }
 }
 
-/// Fuses what labels say with what the text says.
+/// Fuses the evidence of labels with that of the text.
 fn with_text(walk: LogitGaussian, text: Option<f64>, precision: f64) -> LogitGaussian {
     match text {
         Some(text) if precision > 0.0 => walk.fused(LogitGaussian::around(text, 1.0 / precision)),
@@ -246,9 +246,9 @@ impl Belief for LogitNormal {
         let newest = self.walk(&record, label.version);
         let then =
             with_text(newest.after(-lag, dynamics), record.text(), self.text_precision(&record));
-        let said = then.given(label.successes, label.rollouts);
+        let given = then.given(label.successes, label.rollouts);
         let LogitGaussian { mean, variance } =
-            newest.learning(then.after(lag, dynamics), said.after(lag, dynamics));
+            newest.learning(then.after(lag, dynamics), given.after(lag, dynamics));
         self.base_rate.observe(label);
         let late = self.records.set_history(label, [mean, variance]);
         self.note(label.prompt);

@@ -15,7 +15,7 @@ use crate::vectors::wide;
 /// Mean, standard deviation, version of the newest label, logit of the text prediction.
 pub(super) type Point = [f32; 4];
 
-/// What stands for the version of a prompt that was never labelled: below all others, as no version
+/// What stands for the version of a prompt that was never labeled: below all others, as no version
 /// is negative.
 const UNLABELLED: f32 = -1.0;
 
@@ -143,7 +143,7 @@ impl Present {
 
     /// Whether a record of a box may have rested.
     pub fn may_have_rested(&self, &[_, _, version, _]: &Bounds<4>) -> bool {
-        // Whoever was labelled after the present version is as old as nothing.
+        // A prompt labeled after the present version has age 0.
         self.min_age == 0
             || version[0] < 0.0
             || f64::from(version[0].next_down())
@@ -192,7 +192,7 @@ impl Present {
             .take(records.len())
     }
 
-    /// What is believed of the records in a box, and whether they are labelled; none if some are
+    /// What is believed of the records in a box, and whether they are labeled; none if some are
     /// and some are not, or some have a text alone.
     pub fn believed_in(
         &self,

@@ -12,7 +12,7 @@ use depo_structures::memory::filled;
 /// What is known of one prompt.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct PromptRecord {
-    /// What the model makes of the labels; zeros: never labelled.
+    /// What the model makes of the labels; zeros: never labeled.
     pub history: [f32; 2],
     /// Newest version that a label came from.
     pub version: u32,

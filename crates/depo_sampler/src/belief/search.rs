@@ -1,4 +1,4 @@
-//! The most promising prompts of a whole pool, without asking every one: boxes of records are
+//! The most promising prompts of a whole pool, without scoring every one: boxes of records are
 //! bounded under the belief's present parameters.
 //!
 //! Cached scores would never be right, for every prompt ages with every version and every label
@@ -17,9 +17,9 @@ use crate::rng::Permutation;
 /// More than coordinates in single precision and rounding can move a score.
 const MARGIN: f64 = 2e-6;
 
-/// Nobody who is left out scores more than this above one who is found, by the table, which errs by
-/// half as much within the limits that `surface` names. Where thousands are nearly equal it saves
-/// asking all of them.
+/// No prompt that is left out scores more than this above one that is found, by the table. The
+/// table errs by half as much within the limits that `surface` names. Where thousands are nearly
+/// equal, most of them need not be scored.
 pub(super) const TOLERANCE: f64 = 1e-3;
 
 /// Places in the order of unknown prompts that are looked at for each one wanted.

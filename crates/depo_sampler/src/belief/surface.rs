@@ -57,7 +57,7 @@ impl Outlooks {
     }
 }
 
-/// Levels of maxima along an axis of so many cells: of single nodes, of two neighbours, of four,
+/// Levels of maxima along an axis of so many cells: of single nodes, of two neighbors, of four,
 /// ..., of all but the last.
 const fn levels(cells: usize) -> usize {
     cells.ilog2() as usize + 1
@@ -96,7 +96,7 @@ fn maxima(nodes: Vec<f32>) -> Vec<Vec<f32>> {
     all
 }
 
-/// The level at which two neighbours cover all nodes from the first to the last, and these two.
+/// The level at which two neighbors cover all nodes from the first to the last, and these two.
 fn cover(first: usize, last: usize) -> (usize, [usize; 2]) {
     let level = (last - first).max(1).next_power_of_two().ilog2() as usize;
     (level, [first >> level, last >> level])

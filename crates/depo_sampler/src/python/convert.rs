@@ -208,8 +208,8 @@ fn state_value<'a>(value: &'a Bound<'_, PyAny>) -> PyResult<Option<StateValue<'a
     Ok(value.extract::<u64>().ok().map(StateValue::from))
 }
 
-/// The elements of an array of one dimension, not copied if they lie in a row. Nobody may write to
-/// it while the state is read.
+/// The elements of an array of one dimension, not copied if they lie in a row. It must not
+/// be written to while the state is read.
 #[expect(unsafe_code, reason = "the state of a sampler is not written to while another loads it")]
 fn lent<'a, T: Element + Copy>(array: &'a Bound<'_, PyUntypedArray>) -> PyResult<Cow<'a, [T]>> {
     match array.cast::<PyArrayDyn<T>>() {

@@ -29,7 +29,7 @@ struct Chunk {
     offsets: PyOffsets,
 }
 
-/// A chunk that nobody writes to through Rust meanwhile.
+/// A chunk that Rust code does not write to meanwhile.
 struct Borrowed<'py> {
     utf8: PyReadonlyArray1<'py, u8>,
     offsets: BorrowedOffsets<'py>,
@@ -166,13 +166,13 @@ impl TextColumn {
                 unfit(
                     "offsets",
                     &format!("other offsets at row {index} than at first"),
-                    "buffers that nobody writes to",
+                    "buffers that are not written to",
                 )
             };
             chunks[&chunk].texts()?.bytes(row).ok_or_else(changed)
         });
         let bytes = bytes.collect::<PyResult<Vec<&[u8]>>>()?;
-        // One cache line after another is fetched while the next are asked for; a string at a time
+        // One cache line after another is fetched while the next are requested; a string at a time
         // would wait for each of its own.
         black_box(
             bytes

@@ -7,7 +7,7 @@
 //! again is how often they were.
 
 use super::{
-    Asked, CandidatesFrom, Judgement, NamedOption, Registered, Search, SelectionRule, Wanted,
+    CandidatesFrom, Judgement, NamedOption, Prospect, Registered, Search, SelectionRule, Wanted,
 };
 use crate::belief::{Belief, PoolQuery};
 
@@ -51,9 +51,11 @@ impl SelectionRule for Budget {
         Search::Compare { candidates_per_draw: self.candidates_per_draw }
     }
 
-    fn judge(&self, asked: &Asked, _belief: &dyn Belief) -> Judgement {
-        let deviations = self.deviations(asked.visits)[usize::from(asked.forecast.labelled)];
-        Judgement::competing(asked.forecast.p_informative + deviations * asked.forecast.deviation)
+    fn judge(&self, prospect: &Prospect, _belief: &dyn Belief) -> Judgement {
+        let deviations = self.deviations(prospect.visits)[usize::from(prospect.forecast.labelled)];
+        Judgement::competing(
+            prospect.forecast.p_informative + deviations * prospect.forecast.deviation,
+        )
     }
 
     fn nominate(&mut self, wanted: &Wanted, belief: &mut dyn Belief) -> Vec<u32> {
@@ -61,8 +63,8 @@ impl SelectionRule for Budget {
             return vec![];
         }
         let Wanted { count, policy_version: version, visits, is_free, .. } = *wanted;
-        // One of those that compete for a place comes in epoch order: what is believed of a prompt
-        // whose belief is wrong is mended by nobody else.
+        // One of those that compete for a place comes in epoch order: without it, a wrong belief of
+        // a prompt that is never nominated would stay wrong.
         let count = count - count / self.candidates_per_draw;
         belief.best_of_pool(&PoolQuery {
             count,

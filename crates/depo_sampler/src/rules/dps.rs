@@ -9,11 +9,11 @@
 //!
 //! The source moves every prompt's distribution by P once per step. Counts change with labels only
 //! (its decay is 1 by default), so k versions without a label are the column of P^k, taken when
-//! asked for: the same numbers without a loop over the pool. Not reproduced: other prior shapes,
+//! needed: the same numbers without a loop over the pool. Not reproduced: other prior shapes,
 //! decay below 1, and the entropy bonus (0 by default). Labels and candidates no newer than the
 //! last label count as one version later.
 
-use super::{Asked, Judgement, Registered, RuleSettings, Search, SelectionRule};
+use super::{Judgement, Prospect, Registered, RuleSettings, Search, SelectionRule};
 use crate::belief::{Belief, Label};
 use crate::error::{Error, Result};
 use crate::state::{Carry, StateMap, StateReader};
@@ -101,10 +101,10 @@ impl SelectionRule for Dps {
         Search::Compare { candidates_per_draw: self.candidates_per_draw }
     }
 
-    fn judge(&self, asked: &Asked, _belief: &dyn Belief) -> Judgement {
-        let chain = &self.chains[asked.prompt as usize];
+    fn judge(&self, prospect: &Prospect, _belief: &dyn Belief) -> Judgement {
+        let chain = &self.chains[prospect.prompt as usize];
         Judgement::competing(
-            chain.after(asked.policy_version.saturating_sub(chain.version).max(1))[SOME],
+            chain.after(prospect.policy_version.saturating_sub(chain.version).max(1))[SOME],
         )
     }
 

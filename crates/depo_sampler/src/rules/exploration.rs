@@ -4,7 +4,7 @@
 //!
 //! A pull is an explored group, its reward 1 if the group was informative. A cluster is a bin of
 //! the believed pass rate in one source. Five bins keep the arms few, for a run explores few
-//! groups, and still tell the hopeless and the mastered from what lies between.
+//! groups, and still separate prompts that always fail or always succeed from the others.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::str::FromStr;
@@ -24,7 +24,7 @@ const DISCOUNT: f64 = 0.99;
 const BONUS: f64 = 1.0;
 
 /// Shortest window, the discount's own memory: 1 / (1 - 0.99) pulls. The published length follows
-/// from the length of the run and the number of drifts in it, which nobody knows beforehand.
+/// from the length of the run and the number of drifts in it, which is unknown beforehand.
 const SHORTEST_WINDOW: usize = 100;
 
 /// Window of many clusters, so that being out of it decides at most one pull in so many.
@@ -33,7 +33,7 @@ const PULLS_PER_CLUSTER: usize = 4;
 /// How the explored places of a batch are given out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ExploreBy {
-    /// At random among all that the policy rejects.
+    /// At random among all that the rule rejects.
     Uniform,
     /// To the clusters that promise the most informative groups, at random within each.
     Ucb,
@@ -162,8 +162,8 @@ impl Arms {
     /// greatest discounted bound comes first, then the lowest number.
     ///
     /// A place counts at once as a pull without reward, or a batch would explore a single cluster.
-    /// Whoever is out of the window comes before whoever is in it: no cluster with candidates waits
-    /// for more pulls than the window and the number of clusters together.
+    /// Clusters out of the window come before those in it: no cluster with candidates waits for
+    /// more pulls than the window and the number of clusters together.
     pub fn share_out(
         &self,
         candidates: &BTreeMap<u32, usize>,

@@ -5,14 +5,14 @@
 //! 0.01); p is `p_easy` after groups that were all right, `p_hard` after groups that were all
 //! wrong. Once per policy version, from the second epoch on, each p moves by `adaptation` = 0.01
 //! within 0.05..0.95: down if the version's share of such groups reached its part of
-//! `target_zero_variance` (easy 1/3, hard 2/3), else up. The second epoch is told by the first
-//! label of a prompt that has one already, so it needs no epoch order.
+//! `target_zero_variance` (easy 1/3, hard 2/3), else up. The second epoch begins with the first
+//! label of a prompt that has one already, so no epoch order is needed.
 //!
 //! Not reproduced: batches sized by the share of silent groups (the trainer's backfill takes that
 //! part), and the released code's test for hard groups, a mean up to 0.11, which is about its
 //! format reward; here a silent group is hard if nothing succeeded.
 
-use super::{Asked, Judgement, NamedOption, Registered, RuleSettings, Search, SelectionRule};
+use super::{Judgement, NamedOption, Prospect, Registered, RuleSettings, Search, SelectionRule};
 use crate::belief::{Belief, Label};
 use crate::error::Result;
 use crate::state::{Carry, StateMap, StateReader};
@@ -98,11 +98,11 @@ impl SelectionRule for Greso {
         Search::Missing { cap: self.scan_cap }
     }
 
-    fn judge(&self, asked: &Asked, _belief: &dyn Belief) -> Judgement {
-        let trace = self.traces[asked.prompt as usize];
+    fn judge(&self, prospect: &Prospect, _belief: &dyn Belief) -> Judgement {
+        let trace = self.traces[prospect.prompt as usize];
         let keep = (power(self.p_easy, trace.easy_run) * power(self.p_hard, trace.hard_run))
             .max(LEAST_KEEP);
-        Judgement::admitted_if(asked.stream.unit(0) < keep)
+        Judgement::admitted_if(prospect.stream.unit(0) < keep)
     }
 
     fn begin_step(&mut self, _version: u32) {

@@ -1,11 +1,11 @@
-//! Selection rules: whom to look at, and who is admitted. One small file per policy; the
-//! registry below names them.
+//! Selection rules: which prompts are candidates, and which candidates are admitted. One small
+//! file per rule; the registry below names them.
 //!
-//! A rule may remember labels and may draw lots, once per policy version: the stream is a
-//! function of (seed, version, prompt). Labels count in their order of arrival, explored prompts
+//! A rule may remember labels and may use random numbers, once per policy version: the stream is
+//! a function of (seed, version, prompt). Labels count in their order of arrival, explored prompts
 //! included, probes of fewer rollouts than a group not. The belief stays beside every rule, so
 //! that each draw's P(informative) is the belief's; recorded admissions are probabilities given
-//! what the rule's own lots said.
+//! the rule's own random numbers.
 
 pub mod exploration;
 
@@ -21,7 +21,7 @@ use crate::state::{Carry, StateMap, StateReader};
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 #[repr(u8)]
 pub enum Standing {
-    /// Admitted, because everyone is during warm-up.
+    /// Admitted, as every prompt is during warm-up.
     Warmup,
     /// Admitted by the rule.
     Admitted,
@@ -60,7 +60,7 @@ impl Judgement {
     }
 
     /// Whether the candidate would be admitted outside of any batch; `threshold` is the running
-    /// admission threshold of those who compete.
+    /// admission threshold of competing candidates.
     pub fn is_wanted(&self, threshold: f64) -> bool {
         match self.standing {
             // In the scores' own precision, for the threshold is made of scores.
@@ -131,7 +131,7 @@ pub struct Wanted<'a> {
     pub policy_version: u32,
     /// Labels so far per prompt of the pool.
     pub visits: f64,
-    /// Lots of this batch.
+    /// Random numbers of this batch.
     pub stream: Stream,
     /// Whether a prompt may be among them.
     pub is_free: &'a dyn Fn(u32) -> bool,
@@ -183,7 +183,7 @@ impl Search {
 
 /// A candidate, and what is known of it.
 #[derive(Debug, Clone, Copy)]
-pub struct Asked {
+pub struct Prospect {
     /// Prompt index.
     pub prompt: u32,
     /// Text prediction of its pass rate; NaN: none was made just now.
@@ -194,7 +194,7 @@ pub struct Asked {
     pub policy_version: u32,
     /// Labels so far per prompt of the pool.
     pub visits: f64,
-    /// Lots of this prompt at this version.
+    /// Random numbers of this prompt at this version.
     pub stream: Stream,
 }
 
@@ -223,7 +223,7 @@ pub trait SelectionRule {
     fn search(&self) -> Search;
 
     /// Judges one candidate.
-    fn judge(&self, asked: &Asked, belief: &dyn Belief) -> Judgement;
+    fn judge(&self, prospect: &Prospect, belief: &dyn Belief) -> Judgement;
 
     /// The candidates of the whole pool that would be judged best, at most as many as wanted; the
     /// rest comes in epoch order.
@@ -255,7 +255,7 @@ type Registered = crate::registry::Registered<dyn SelectionRule + Send, RuleSett
 registry! {
     /// The selection rules.
     RuleKind of dyn SelectionRule + Send, built from RuleSettings, as "rule" in RULE {
-        /// Everyone, in epoch order.
+        /// Every prompt, in epoch order.
         Uniform: uniform;
         /// Predicted rewards within a window: DEPO as published.
         Window: window;
@@ -276,7 +276,7 @@ registry! {
     }
 }
 
-/// What a rule needs and does, for those who embed the sampler.
+/// What a rule needs and does, for code that embeds the sampler.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct RuleTraits {
     /// Scores several candidates for each prompt that it draws (`candidates_per_draw`).

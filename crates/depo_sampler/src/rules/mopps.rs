@@ -10,8 +10,8 @@
 use depo_structures::{GREATEST_COUNT, GREATEST_TARGET, LEAST_COUNT, LEAST_TARGET, ThompsonTree};
 
 use super::{
-    Asked, CandidatesFrom, Judgement, NamedOption, Registered, RuleSettings, Search, SelectionRule,
-    Wanted,
+    CandidatesFrom, Judgement, NamedOption, Prospect, Registered, RuleSettings, Search,
+    SelectionRule, Wanted,
 };
 use crate::belief::{Belief, Label};
 use crate::error::Result;
@@ -42,7 +42,7 @@ struct Mopps {
 
 impl Mopps {
     fn new(settings: &RuleSettings, len: usize) -> Self {
-        let mut policy = Self {
+        let mut rule = Self {
             candidates_per_draw: settings.candidates_per_draw,
             decay: DECAY.of(&settings.rule_options),
             target: TARGET.of(&settings.rule_options),
@@ -50,9 +50,8 @@ impl Mopps {
             failures: vec![0.0; len],
             posteriors: None,
         };
-        policy.posteriors =
-            (settings.candidates_from == CandidatesFrom::Pool).then(|| policy.tree());
-        policy
+        rule.posteriors = (settings.candidates_from == CandidatesFrom::Pool).then(|| rule.tree());
+        rule
     }
 
     /// Posteriors of all prompts. A target nearer to 0 or 1 than a tree can have is moved there.
@@ -78,7 +77,7 @@ fn shape(counts: [f64; 2]) -> [f32; 2] {
 
 impl SelectionRule for Mopps {
     fn search(&self) -> Search {
-        // Whoever was drawn from the whole pool need not compete any more.
+        // Prompts drawn from the whole pool need not compete again.
         Search::Compare {
             candidates_per_draw: if self.posteriors.is_some() {
                 1
@@ -98,9 +97,9 @@ impl SelectionRule for Mopps {
             .collect()
     }
 
-    fn judge(&self, asked: &Asked, _belief: &dyn Belief) -> Judgement {
-        let prompt = asked.prompt as usize;
-        let distance = Variates::new(asked.stream)
+    fn judge(&self, prospect: &Prospect, _belief: &dyn Belief) -> Judgement {
+        let prompt = prospect.prompt as usize;
+        let distance = Variates::new(prospect.stream)
             .beta(1.0 + self.successes[prompt], 1.0 + self.failures[prompt])
             - self.target;
         Judgement::competing(-distance * distance)

@@ -7,7 +7,7 @@
 //! initial pool (a matter of the data), temperatures tuned per stage, and the copying of good
 //! groups over silent ones within a batch.
 
-use super::{Asked, Judgement, NamedOption, Registered, RuleSettings, Search, SelectionRule};
+use super::{Judgement, NamedOption, Prospect, Registered, RuleSettings, Search, SelectionRule};
 use crate::belief::{Belief, Label};
 use crate::error::{Error, Result};
 use crate::state::{Carry, StateMap, StateReader};
@@ -60,8 +60,8 @@ impl SelectionRule for Polaris {
         Search::Missing { cap: self.scan_cap }
     }
 
-    fn judge(&self, asked: &Asked, _belief: &dyn Belief) -> Judgement {
-        Judgement::admitted_if(!self.records[asked.prompt as usize].dropped)
+    fn judge(&self, prospect: &Prospect, _belief: &dyn Belief) -> Judgement {
+        Judgement::admitted_if(!self.records[prospect.prompt as usize].dropped)
     }
 
     fn begin_step(&mut self, version: u32) {

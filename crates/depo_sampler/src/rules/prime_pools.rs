@@ -8,8 +8,8 @@
 //! from all of it. Its gate that refuses groups without advantage is the trainer's backfill.
 
 use super::{
-    Asked, CandidatesFrom, Judgement, NamedOption, Registered, RuleSettings, Search, SelectionRule,
-    Wanted,
+    CandidatesFrom, Judgement, NamedOption, Prospect, Registered, RuleSettings, Search,
+    SelectionRule, Wanted,
 };
 use crate::belief::{Belief, Label};
 use crate::error::Result;
@@ -81,7 +81,7 @@ impl PrimePools {
 
 impl SelectionRule for PrimePools {
     fn search(&self) -> Search {
-        // Whoever was drawn from the whole pool need not compete any more.
+        // Prompts drawn from the whole pool need not compete again.
         Search::Compare {
             candidates_per_draw: if self.weights.is_some() { 1 } else { self.candidates_per_draw },
         }
@@ -94,9 +94,9 @@ impl SelectionRule for PrimePools {
         })
     }
 
-    fn judge(&self, asked: &Asked, _belief: &dyn Belief) -> Judgement {
-        let weight = self.weight(self.pass_rates[asked.prompt as usize]);
-        Judgement::competing(ln(Variates::new(asked.stream).unit()) / weight)
+    fn judge(&self, prospect: &Prospect, _belief: &dyn Belief) -> Judgement {
+        let weight = self.weight(self.pass_rates[prospect.prompt as usize]);
+        Judgement::competing(ln(Variates::new(prospect.stream).unit()) / weight)
     }
 
     fn observe(&mut self, label: &Label) {

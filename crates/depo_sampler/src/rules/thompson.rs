@@ -4,9 +4,9 @@
 //!
 //! That score rises with min(p, 1 - p), so it ranks as the distance of p to 1/2 does; it is
 //! preferred because it is a probability, comparable with the running admission threshold at any G.
-//! Unlike `MoPPS` (arXiv 2507.04632) the draw knows text, age and base rate.
+//! Unlike `MoPPS` (arXiv 2507.04632) the draw uses text, age and base rate.
 
-use super::{Asked, Judgement, Registered, Search, SelectionRule};
+use super::{Judgement, Prospect, Registered, Search, SelectionRule};
 use crate::belief::Belief;
 use depo_structures::portable::power;
 
@@ -31,12 +31,12 @@ impl SelectionRule for Thompson {
         Search::Compare { candidates_per_draw: self.candidates_per_draw }
     }
 
-    fn judge(&self, asked: &Asked, belief: &dyn Belief) -> Judgement {
+    fn judge(&self, prospect: &Prospect, belief: &dyn Belief) -> Judgement {
         let pass_rate = belief.draw_pass_rate(
-            asked.prompt,
-            asked.predicted_reward,
-            asked.policy_version,
-            asked.stream,
+            prospect.prompt,
+            prospect.predicted_reward,
+            prospect.policy_version,
+            prospect.stream,
         );
         Judgement::competing(
             1.0 - power(pass_rate, self.group_size) - power(1.0 - pass_rate, self.group_size),

@@ -1,6 +1,6 @@
-//! Everyone, in epoch order: what GRPO (arXiv 2402.03300) and DAPO (arXiv 2503.14476) draw from.
+//! Every prompt, in epoch order, as GRPO (arXiv 2402.03300) and DAPO (arXiv 2503.14476) do.
 
-use super::{Asked, Judgement, Registered, Search, SelectionRule};
+use super::{Judgement, Prospect, Registered, Search, SelectionRule};
 use crate::belief::Belief;
 
 pub(super) const RULE: Registered =
@@ -13,7 +13,7 @@ impl SelectionRule for Uniform {
         Search::Missing { cap: 1 }
     }
 
-    fn judge(&self, _asked: &Asked, _belief: &dyn Belief) -> Judgement {
+    fn judge(&self, _prospect: &Prospect, _belief: &dyn Belief) -> Judgement {
         Judgement::admitted_if(true)
     }
 }

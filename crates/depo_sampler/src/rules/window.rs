@@ -3,7 +3,7 @@
 //!
 //! Without a text prediction the believed pass rate takes its place, which the paper does not have.
 
-use super::{Asked, Judgement, Registered, Search, SelectionRule, Standing};
+use super::{Judgement, Prospect, Registered, Search, SelectionRule, Standing};
 use crate::belief::Belief;
 
 pub(super) const RULE: Registered = Registered {
@@ -26,14 +26,14 @@ struct Window {
 
 impl Window {
     /// How far the prediction lies outside of the window; 0 inside.
-    fn distance(&self, asked: &Asked) -> f64 {
+    fn distance(&self, prospect: &Prospect) -> f64 {
         // The bounds are compared in the predictions' own precision: 0.15 is inside of a window
         // from 0.15.
         let (low, high) = (f64::from(self.low as f32), f64::from(self.high as f32));
-        let value = if asked.predicted_reward.is_nan() {
-            asked.forecast.pass_rate
+        let value = if prospect.predicted_reward.is_nan() {
+            prospect.forecast.pass_rate
         } else {
-            f64::from(asked.predicted_reward)
+            f64::from(prospect.predicted_reward)
         };
         (low - value).max(value - high).max(0.0)
     }
@@ -44,8 +44,8 @@ impl SelectionRule for Window {
         Search::Chunks { cap: self.scan_cap }
     }
 
-    fn judge(&self, asked: &Asked, _belief: &dyn Belief) -> Judgement {
-        let distance = self.distance(asked);
+    fn judge(&self, prospect: &Prospect, _belief: &dyn Belief) -> Judgement {
+        let distance = self.distance(prospect);
         let standing = if distance > 0.0 { Standing::Rejected } else { Standing::Admitted };
         Judgement { standing, score: -distance as f32 }
     }

@@ -12,19 +12,19 @@ use depo_structures::memory::zeros;
 /// Superseded entries that the log may always hold.
 const SLACK: usize = 16;
 
-/// First the prompts that were never labelled, in the order of epoch 0, which takes no memory; then
+/// First the prompts that were never labeled, in the order of epoch 0, which takes no memory; then
 /// a log of the labels, in which a prompt's last entry counts. A log is saved and loaded as it lies
 /// there, which walking a linked list of millions is not.
 #[derive(Debug, Clone)]
 pub struct LabelAges {
     unlabelled: Permutation,
-    /// Every prompt before this rank of the permutation has been labelled.
+    /// Every prompt before this rank of the permutation has been labeled.
     first_unlabelled: usize,
     /// Prompts, in the order of their labels.
     order: Vec<u32>,
     /// Version after that of the label, for each entry of the log.
     unlabelled_from: Vec<u32>,
-    /// By prompt, the number of its last entry, from 1 on; 0: never labelled. Only zeros are laid
+    /// By prompt, the number of its last entry, from 1 on; 0: never labeled. Only zeros are laid
     /// out without being written.
     last: Vec<u32>,
     labelled: usize,
@@ -33,7 +33,7 @@ pub struct LabelAges {
 }
 
 impl LabelAges {
-    /// Nobody has been labelled since version 0.
+    /// No prompt has a label yet, since version 0.
     pub fn new(seed: u64, len: usize) -> Self {
         let (unlabelled, last) = (epoch_order(seed, 0, len), zeros(len));
         Self {
@@ -111,14 +111,14 @@ impl LabelAges {
         self.advance();
     }
 
-    /// The prompts that have a label, from the least recently labelled on.
+    /// The prompts that have a label, from the least recently labeled on.
     fn labelled(&self) -> impl Iterator<Item = u32> {
         (self.first..self.order.len())
             .filter(|&entry| self.counts(entry))
             .map(|entry| self.order[entry])
     }
 
-    /// Prompts from the least recently labelled on.
+    /// Prompts from the least recently labeled on.
     pub fn iter(&self) -> impl Iterator<Item = u32> {
         let ranks = self.first_unlabelled..self.len();
         let unlabelled = ranks
@@ -127,7 +127,7 @@ impl LabelAges {
         unlabelled.chain(self.labelled())
     }
 
-    /// Whether a prompt will have been unlabelled for `max_age` versions or more if it gets no
+    /// Whether a prompt will have been unlabeled for `max_age` versions or more if it gets no
     /// label at `version`.
     pub fn is_due(&self, prompt: u32, version: u32, max_age: u32) -> bool {
         version.saturating_add(1).saturating_sub(self.unlabelled_from(prompt)) >= max_age
@@ -138,7 +138,7 @@ impl LabelAges {
         self.iter().take_while(move |&prompt| self.is_due(prompt, version, max_age))
     }
 
-    /// Versions since the last label of the prompt that has waited longest, those never labelled
+    /// Versions since the last label of the prompt that has waited longest, those never labeled
     /// from the start on; 0 without prompts.
     pub fn greatest(&self, version: u32) -> u64 {
         let oldest = self.iter().next();

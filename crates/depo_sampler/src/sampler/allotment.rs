@@ -1,4 +1,4 @@
-//! Who of a batch's candidates gets a place, and with which probability: merit, exploration,
+//! Which candidates of a batch get a place, and with which probability: merit, exploration,
 //! filling up.
 
 use std::collections::BTreeMap;
@@ -26,7 +26,7 @@ pub struct Candidate {
     pub standing: Standing,
     /// Order within the standing, higher first.
     pub score: f32,
-    /// Whether it was unlabelled for too long, so that it is drawn in any case, if only to be
+    /// Whether it was unlabeled for too long, so that it is drawn in any case, if only to be
     /// probed.
     pub due: bool,
 }
@@ -82,7 +82,7 @@ pub struct Allotment {
     pub rejected: usize,
     /// Number picked to fill up.
     pub filled: usize,
-    /// Lowest score that won a place in open competition; none if nobody did.
+    /// Lowest score that got a place in open competition; none if no score did.
     pub lowest_on_merit: Option<f32>,
 }
 
@@ -122,9 +122,9 @@ impl Ranking {
         let (winners, others): (Vec<usize>, Vec<usize>) =
             order[admitted..admitted + competing].iter().partition(|&&index| {
                 let quota = &mut quotas[places.source(&candidates[index]) as usize];
-                let wins = *quota > 0;
-                *quota -= usize::from(wins);
-                wins
+                let admitted = *quota > 0;
+                *quota -= usize::from(admitted);
+                admitted
             });
         order.splice(admitted..admitted + competing, winners.iter().chain(&others).copied());
         Self { order, admitted, competing, floored: winners.len() }
@@ -299,11 +299,11 @@ fn picks_of(
     picks
 }
 
-/// Gives out the places. `explore_share * n` is rounded to a whole number at random, without bias;
-/// recorded admissions are averages over both ways to round, and over ties where nobody waits, so
-/// they are the exact probabilities, given the arms if there are any.
+/// Gives out the places. `explore_share * n` is rounded to a whole number at random, without bias.
+/// Recorded admissions are averages over both ways to round, and over ties where no candidate
+/// waits. So they are the exact probabilities, given the arms if there are any.
 ///
-/// With arms, whoever is in a cluster without a place has no chance: weights of 1 / admission then
+/// With arms, candidates of a cluster without a place have no chance: weights of 1 / admission then
 /// stand for the explored clusters alone.
 pub fn allot(
     candidates: &[Candidate],

@@ -11,7 +11,7 @@ use crate::state::{Carry, StateMap, StateReader};
 pub struct Pending {
     /// Prompt index.
     pub prompt: u32,
-    /// Whether it is proposed because it was unlabelled for too long.
+    /// Whether it is proposed because it was unlabeled for too long.
     pub due: bool,
 }
 
@@ -44,7 +44,7 @@ pub struct PromptBuffer {
 
 impl PromptBuffer {
     /// Opens a batch: what an earlier one left admitted waits for a newer prediction, in front of
-    /// everyone else.
+    /// all others.
     ///
     /// Returns whether a new batch began.
     ///
@@ -66,8 +66,8 @@ impl PromptBuffer {
         Ok(begins)
     }
 
-    /// Opens a batch of candidates that the caller names. Returns who waited here until now, to be
-    /// released; none if it is open already.
+    /// Opens a batch of candidates that the caller names. Returns the prompts that waited here
+    /// until now, to be released; none if it is open already.
     ///
     /// # Errors
     /// The candidates of the last `propose` have not been offered, or the present batch is not one
@@ -103,7 +103,7 @@ impl PromptBuffer {
         self.pending.push(pending);
     }
 
-    /// Marks those that wait for an offer and are unlabelled for too long.
+    /// Marks those that wait for an offer and are unlabeled for too long.
     pub fn mark_due(&mut self, is_due: impl Fn(u32) -> bool) {
         for pending in &mut self.pending {
             pending.due |= is_due(pending.prompt);
@@ -205,8 +205,8 @@ impl PromptBuffer {
         state.insert("buffer.pending_due".into(), pending_due.into());
     }
 
-    /// Restores the batch. The pending candidates may be offered, or proposed again: whoever
-    /// proposed them may be gone.
+    /// Restores the batch. The pending candidates may be offered, or proposed again: the
+    /// process that proposed them may be gone.
     pub(crate) fn restore(&mut self, state: &mut StateReader, carry: &Carry) -> Result<()> {
         let batch: u64 = state.take("buffer.batch_open")?;
         let known = Batch::ALL.into_iter().find(|&known| known as u64 == batch);

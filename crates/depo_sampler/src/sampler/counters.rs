@@ -12,15 +12,15 @@ use crate::state::{StateMap, StateReader};
 pub enum Counter {
     /// Candidates looked at; one that waits in the buffer counts once.
     Scanned,
-    /// Candidates that the policy rejected, drawn to explore or to fill up or not.
+    /// Candidates that the rule rejected, drawn to explore or to fill up or not.
     Rejected,
-    /// Draws that the policy selected.
+    /// Draws that the rule selected.
     DrawnSelected,
     /// Draws during warm-up.
     DrawnWarmup,
     /// Draws at random from the rejected.
     DrawnExplore,
-    /// Draws of prompts unlabelled for too long.
+    /// Draws of prompts unlabeled for too long.
     DrawnReprobe,
     /// Draws to fill up.
     DrawnFill,

@@ -15,7 +15,7 @@ pub enum DrawKind {
     Warmup,
     /// At random from what the rule rejects.
     Explore,
-    /// Unlabelled for too long, and without a place otherwise.
+    /// Unlabeled for too long, and without a place otherwise.
     Reprobe,
     /// Nearest to admission, because too few were admitted.
     Fill,

@@ -91,7 +91,7 @@ impl Sampler {
             }
         };
         self.pool.release(draw.prompt);
-        // A group that nobody could judge counts as a try, or it would come back as the oldest at
+        // A group without any known reward counts as a try, or it would come back as the oldest at
         // every batch.
         self.ages.touch(draw.prompt, self.clock);
         let summary = GroupSummary::of(rewards);

@@ -17,7 +17,7 @@ use crate::belief::{Belief, Forecast};
 use crate::error::{Error, Result, require};
 use crate::rng::Stream;
 use crate::rules::exploration::{Arms, ExploreBy, cluster};
-use crate::rules::{Asked, Judgement, SelectionRule, Standing};
+use crate::rules::{Judgement, Prospect, SelectionRule, Standing};
 use crate::sampler::age::LabelAges;
 use crate::sampler::allotment::{Allotment, Candidate, Pick, Places, allot};
 use crate::sampler::buffer::PromptBuffer;
@@ -43,10 +43,10 @@ pub struct Sampler {
     buffer: PromptBuffer,
     draws: OpenDraws,
     replay: TargetReplay,
-    /// What explored groups said of their clusters.
+    /// Results of explored groups, per cluster.
     explored: Arms,
     counters: Counters,
-    /// Running mean of the lowest score that won a place in open competition.
+    /// Running mean of the lowest score that got a place in open competition.
     threshold: Option<f64>,
     /// Newest policy version that any call named.
     clock: u32,
@@ -56,7 +56,7 @@ pub struct Sampler {
 }
 
 impl Sampler {
-    /// A sampler that knows nothing yet of the prompts `ids` from `sources` (indices into
+    /// A sampler without labels for the prompts `ids` from `sources` (indices into
     /// `settings.source_floors`).
     ///
     /// # Errors
@@ -69,7 +69,7 @@ impl Sampler {
         Ok(Self::at_start(pool, belief, settings))
     }
 
-    /// A sampler that knows nothing yet of the prompts of a pool but what `belief` does.
+    /// A sampler of a pool whose prompts have no labels but those in `belief`.
     fn at_start(pool: PromptPool, belief: Box<dyn Belief + Send>, settings: Settings) -> Self {
         let len = pool.len();
         Self {
@@ -175,7 +175,7 @@ impl Sampler {
         draws
     }
 
-    /// Gives out `n` places, less what probes cost: those unlabelled for too long that get no
+    /// Gives out `n` places, less what probes cost: those unlabeled for too long that get no
     /// place.
     fn give_places(
         &mut self,
@@ -274,7 +274,7 @@ impl Sampler {
             .collect())
     }
 
-    /// Whether the policy alone (no exploration, no warm-up) would admit each prompt now. Changes
+    /// Whether the rule alone (no exploration, no warm-up) would admit each prompt now. Changes
     /// nothing.
     ///
     /// # Errors
@@ -294,8 +294,8 @@ impl Sampler {
         Ok(judgements.map(|judgement| judgement.is_wanted(threshold)).collect())
     }
 
-    /// What the policy says of a prompt at this version, with the lots of the version: whoever is
-    /// asked again gets the same ones.
+    /// The rule's judgement of a prompt at this version. A second call at the same version uses the
+    /// same random numbers.
     fn judgement(
         &self,
         prompt: u32,
@@ -305,7 +305,7 @@ impl Sampler {
     ) -> Judgement {
         let stream =
             Stream::of(self.settings.seed, "judge", &[policy_version.into(), prompt.into()]);
-        let asked = Asked {
+        let prospect = Prospect {
             prompt,
             predicted_reward,
             forecast,
@@ -313,7 +313,7 @@ impl Sampler {
             visits: self.visits(),
             stream,
         };
-        self.rule.judge(&asked, self.belief.as_ref())
+        self.rule.judge(&prospect, self.belief.as_ref())
     }
 
     /// Labels so far per prompt of the pool.
@@ -345,7 +345,7 @@ impl Sampler {
     }
 
     /// Totals since construction, the epochs completed, and for how many versions the least
-    /// recently labelled prompt has been unlabelled.
+    /// recently labeled prompt has been unlabeled.
     pub fn counters(&self) -> impl Iterator<Item = (&'static str, u64)> {
         self.counters.named().chain([
             ("epochs", self.pool.epoch()),
@@ -369,7 +369,7 @@ impl Sampler {
     }
 }
 
-/// The candidates unlabelled for too long that `allotment` leaves without a place, those that could
+/// The candidates unlabeled for too long that `allotment` leaves without a place, those that could
 /// wait for one included: they have waited enough.
 fn left_due(candidates: &[Candidate], allotment: &Allotment) -> Vec<Pick> {
     let mut left: Vec<bool> = candidates.iter().map(|candidate| candidate.due).collect();

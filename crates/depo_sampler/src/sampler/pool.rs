@@ -101,7 +101,7 @@ impl PromptPool {
         })
     }
 
-    /// The same prompts at the start of epoch 0, nobody claimed.
+    /// The same prompts at the start of epoch 0, none claimed.
     pub(crate) fn restarted(&self) -> Self {
         let (len, order) = (self.len(), epoch_order(self.seed, 0, self.len()));
         Self {
@@ -140,12 +140,12 @@ impl PromptPool {
         self.epoch
     }
 
-    /// Number of prompts that nobody claims.
+    /// Number of prompts that are not claimed.
     pub fn free(&self) -> usize {
         self.len() - self.claimed.count
     }
 
-    /// Whether nobody claims this prompt.
+    /// Whether this prompt is not claimed.
     pub fn is_free(&self, prompt: u32) -> bool {
         !self.claimed.contains(prompt)
     }

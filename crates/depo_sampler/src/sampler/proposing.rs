@@ -1,4 +1,4 @@
-//! Who is looked at: in epoch order, or among prompts that the caller names.
+//! Which prompts become candidates: in epoch order, or among prompts that the caller names.
 
 use super::Sampler;
 use crate::error::{Error, Result};
@@ -9,7 +9,7 @@ use crate::sampler::counters::Counter;
 
 impl Sampler {
     /// Candidates to be scored next for a batch of `n`: first those left admitted by the last batch
-    /// and those unlabelled for too long. Empty when enough are admitted, or the scan cap or the
+    /// and those unlabeled for too long. Empty when enough are admitted, or the scan cap or the
     /// pool is exhausted.
     ///
     /// # Errors
@@ -51,7 +51,7 @@ impl Sampler {
         Ok(self.buffer.propose())
     }
 
-    /// Candidates that the policy looks for in the whole pool.
+    /// Candidates that the rule finds in the whole pool.
     fn nominees(&mut self, count: usize, policy_version: u32) -> Vec<u32> {
         let (stream, visits, pool) =
             (Stream::of(self.settings.seed, "nominate", &[self.takes]), self.visits(), &self.pool);
@@ -67,7 +67,7 @@ impl Sampler {
 
     /// The same with no other candidates than the free ones of `among`: all of them at once, in an
     /// order that depends on seed and batch alone, and later calls for the same batch give nothing
-    /// more. Nobody waits for the next batch, neither before nor after this one.
+    /// more. No candidate is kept for the next batch, neither before nor after this one.
     ///
     /// # Errors
     /// As `propose`; an index out of range or twice; or a batch without `among` has begun.
@@ -90,10 +90,10 @@ impl Sampler {
             |prompt: u32| named.binary_search(&prompt).is_ok() && self.pool.is_free(prompt);
         let warmup = policy_version < self.settings.warmup_steps;
         let due = if warmup { vec![] } else { self.due_prompts(n, policy_version, is_candidate) };
-        let lots = Stream::of(self.settings.seed, "among", &[self.takes]);
+        let order = Stream::of(self.settings.seed, "among", &[self.takes]);
         let mut others: Vec<u32> =
             named.iter().copied().filter(|&prompt| self.pool.is_free(prompt)).collect();
-        others.sort_by_cached_key(|&prompt| (lots.bits(u64::from(prompt)), prompt));
+        others.sort_by_cached_key(|&prompt| (order.bits(u64::from(prompt)), prompt));
         self.wait_for(due, true);
         others.retain(|&prompt| self.pool.is_free(prompt));
         self.wait_for(others, false);

@@ -1,6 +1,6 @@
-//! One sampler for many threads. Each call holds the lock by itself, so that callers who have work
-//! of their own to do between two calls, such as to predict, keep nobody waiting meanwhile; what
-//! belongs together must happen in one call.
+//! One sampler for many threads. Each call holds the lock by itself: a caller that works between
+//! two calls, such as to predict, does not block the others. What belongs together must happen in
+//! one call.
 
 #[cfg(not(test))]
 use std::sync::Mutex;
@@ -22,8 +22,8 @@ impl SharedSampler {
         Self { core: Mutex::new(core) }
     }
 
-    /// Does some work at a moment at which nobody else does any. A panic of another thread does not
-    /// lock the sampler for good.
+    /// Does some work while no other thread does any. A panic of another thread does not lock the
+    /// sampler for good.
     pub fn with<T>(&self, work: impl FnOnce(&mut Sampler) -> T) -> T {
         work(&mut self.core.lock().unwrap_or_else(PoisonError::into_inner))
     }
@@ -83,7 +83,7 @@ mod tests {
             .count()
     }
 
-    /// Drawn, labelled, released and in flight.
+    /// Drawn, labeled, released and in flight.
     fn totals(core: &Sampler) -> [u64; 4] {
         let totals: BTreeMap<&str, u64> = core.counters().collect();
         let drawn = totals
@@ -121,7 +121,7 @@ mod tests {
                 thread::spawn(move || work(&shared))
             };
             let (first, second) = (ids.clone(), ids.clone());
-            // Two producers who share a draw, one of whom gives up another that both have.
+            // Two producers that share a draw; one of them gives up another that both have.
             let producers = [
                 spawn(Box::new(move |shared| label(shared, &first[..2]))),
                 spawn(Box::new(move |shared| {
@@ -143,7 +143,7 @@ mod tests {
         });
     }
 
-    /// The model can fail: whoever looks first and acts in a second call is found out.
+    /// The model can fail: it detects a thread that checks first and acts in a second call.
     #[test]
     #[should_panic(expected = "released by both")]
     fn to_check_and_then_to_act_is_found_out() {

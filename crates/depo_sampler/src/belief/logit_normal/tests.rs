@@ -79,7 +79,7 @@ fn may_be_found(belief: &LogitNormal, query: &PoolQuery, prompt: u32) -> bool {
     (query.is_free)(prompt) && (!record.is_labelled() || rested)
 }
 
-/// The score by which a scan would order prompts; a surface for new and one for labelled ones.
+/// The score by which a scan would order prompts; a surface for new and one for labeled ones.
 fn score(belief: &LogitNormal, surfaces: &[Surface; 2], prompt: u32, version: u32) -> f64 {
     let labelled = usize::from(belief.records.is_labelled(prompt));
     surfaces[labelled].at(belief.believed(prompt, f32::NAN, version))
