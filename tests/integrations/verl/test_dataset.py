@@ -148,7 +148,7 @@ def test_settings_come_from_hydra(tmp_path: Path) -> None:
         sampler.seed,
         sampler.group_size,
     ) == ("greso", 2, 7, G)
-    assert sampler.config.probe_rollouts == 0, (
+    assert sampler.config.probe_rollouts == "all", (
         "verl would train on a smaller group with raw rewards as advantages"
     )
 
@@ -191,7 +191,7 @@ def test_equal_texts_with_images_of_their_own_are_different_prompts(tmp_path: Pa
     [
         ("data.dataloader_num_workers=2", "data.dataloader_num_workers: got 2, expected 0"),
         ("data.val_files=${data.train_files}", "the same as data.train_files"),
-        ("+data.depo.selection.polcy=window", "did you mean selection.rule?"),
+        ("+data.depo.selection.rul=window", "did you mean selection.rule?"),
         (
             "+data.depo.selector=depo",
             "data.depo: got selector, expected selection, estimator, seed or device",
