@@ -318,7 +318,7 @@ def test_a_data_set_directory_is_read_through_datasets(
 def test_without_datasets_the_error_names_the_package(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "datasets", None)
     with pytest.raises(
-        ImportError, match=r"someone/some-set:test: no such file; .*pip install datasets"
+        ImportError, match=r"someone/some-set:test: no such file; .*pip install 'depo-rl\[hub\]'"
     ):
         load("someone/some-set:test")
 

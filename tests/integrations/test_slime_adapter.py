@@ -209,7 +209,7 @@ def test_states_that_do_not_fit(
     source.load(-1)  # what slime calls at the start of a new run
     assert caplog.text == ""
     source.load(3)
-    assert "depo begins anew" in caplog.text
+    assert "depo starts afresh" in caplog.text
     source.save(3)
     other = DepoDataSource(arguments(prompt_data, load=str(tmp_path), n_samples_per_prompt=8))
     with pytest.raises(StateError):

@@ -1,4 +1,4 @@
-"""Prompts from JSONL, Parquet, the Hugging Face Hub and reasoning-gym."""
+"""Load prompts from JSONL, Parquet, the Hugging Face Hub and reasoning-gym."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ logger = logging.getLogger(__name__)
 def load_prompts(
     sources: Sequence[SourceConfig], *, report_duplicates: bool = True
 ) -> list[Prompt]:
-    """Return the prompts of all sources, in order: everything or an error, never a part.
+    """Return the prompts of all sources, in order.
 
-    Prompts of equal id (same source name, text and answer) are merged into their first occurrence;
-    how many is logged as a warning.
+    Prompts with equal id (same source name, text and answer) are merged into the first one; a
+    warning gives their number.
 
     Args:
         sources: Files, Hub data sets or reasoning-gym tasks.
-        report_duplicates: Whether merged prompts are logged.
+        report_duplicates: Whether to log merged prompts.
 
     Raises:
-        ConfigError: A source is not described properly: neither or both of `path` and `task`,
-            unknown task or knob, template without placeholder.
+        ConfigError: A source has neither or both of `path` and `task`, an unknown task or knob, or
+            a template without placeholder.
         DataError: A file cannot be read as prompts; the message names file, line and field.
         ImportError: The optional package that a source needs is not installed.
     """

@@ -1,7 +1,4 @@
-"""Which columns hold the prompt and its ground truth.
-
-In plain files and in the layouts of TRL and verl.
-"""
+"""Find prompt and ground truth in a row: plain files and the layouts of TRL and verl."""
 
 from __future__ import annotations
 
@@ -23,13 +20,13 @@ _MISSING = object()
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """Columns by name; of several candidates the first that the row has is used.
+    """Names of columns; the first that the row has is used.
 
     Attributes:
         prompt_columns: The prompt, a string or a chat list of {"role", "content"}.
-        answer_columns: The ground truth; a dot leads into a nested column.
+        answer_columns: The ground truth; a dot enters a nested column.
         answer_required: Whether a row without any of them is an error.
-        source_column: Data set of the row, unless the configuration names the source.
+        source_column: Name of the row's data set, unless the configuration names the source.
     """
 
     prompt_columns: tuple[str, ...]
@@ -47,16 +44,14 @@ LAYOUTS: Mapping[str, Layout] = {
     ),
     "verl": Layout(("prompt",), ("reward_model.ground_truth",), source_column="data_source"),
 }
-"""TRL's own reward functions read `solution`; others read what they like, so it may be missing
-there.
-"""
+"""Layout -> columns. TRL's reward functions may read any column, so the answer is optional."""
 
 
 def prompts_from_rows(rows: Iterable[Row], source: SourceConfig) -> list[Prompt]:
     """Return one prompt per row, the first `source.count` rows if that is a number.
 
     Args:
-        rows: Rows and where they stand.
+        rows: Rows, each with its place in the file for messages.
         source: Layout, template and names.
 
     Raises:
@@ -74,9 +69,10 @@ def prompts_from_rows(rows: Iterable[Row], source: SourceConfig) -> list[Prompt]
 
 
 def detect_layout(columns: Iterable[str]) -> str:
-    """Return the name of the layout that a row with these columns has.
+    """Return the name of the layout of a row with these columns.
 
-    Verl with `reward_model`, trl with `prompt` and `solution` alone, else plain.
+    It is verl if `reward_model` exists, trl if `prompt` and `solution` exist without `answer`, else
+    plain.
     """
     names = set(columns)
     if "reward_model" in names:

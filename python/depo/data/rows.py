@@ -1,7 +1,4 @@
-"""Rows of a JSONL file, a Parquet file or a Hugging Face data set.
-
-Each with the place to name in an error.
-"""
+"""Read the rows of a JSONL file, a Parquet file or a Hugging Face data set."""
 
 from __future__ import annotations
 
@@ -10,10 +7,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NoReturn
 
-from depo.types.errors import DataError
+from depo.types.errors import DataError, install_hint
 
 Row = tuple[str, dict[str, Any]]
-"""Where the row stands (for messages, counted from 1) and its columns."""
+"""Place of the row for messages, counted from 1, and its columns."""
 
 JSONL_SUFFIXES = (".jsonl", ".ndjson", ".json")
 PARQUET_SUFFIXES = (".parquet", ".pq")
@@ -24,9 +21,8 @@ def read_rows(path: str) -> Iterator[Row]:
     """Yield every row of a data set with its columns untouched, nested ones included.
 
     Args:
-        path: A JSONL or Parquet file; a directory or a Hub name as `datasets.load_dataset` takes
-            it, NAME or NAME:SPLIT (default split: train). What exists locally is never looked up on
-            the Hub.
+        path: A JSONL or Parquet file, or a directory or Hub name for `datasets.load_dataset`: NAME
+            or NAME:SPLIT (default split: train). A local path is never looked up on the Hub.
 
     Raises:
         DataError: The file is missing, damaged, or of another kind.
@@ -52,7 +48,7 @@ def _read_file(file: Path) -> Iterator[Row]:
 
 
 def _read_jsonl(file: Path) -> Iterator[Row]:
-    # Binary lines end at \n alone: U+2028 and its like may stand inside a JSON string.
+    # Binary lines end at \n alone: a JSON string may contain other line ends such as U+2028.
     with file.open("rb") as lines:
         for number, line in enumerate(lines, start=1):
             if line.strip():
@@ -63,7 +59,7 @@ def _read_jsonl(file: Path) -> Iterator[Row]:
 def _parse_json_line(line: bytes, where: str, first: bool) -> dict[str, Any]:
     def reject_constant(constant: str) -> NoReturn:
         raise DataError(
-            f"{where}: got {constant}, which is no JSON value; expected a finite number or null"
+            f"{where}: got {constant}, which is not JSON; expected a finite number or null"
         )
 
     try:
@@ -105,7 +101,7 @@ def _read_dataset(path: str) -> Iterator[Row]:
     except ImportError as error:
         raise ImportError(
             f"{path}: no such file; reading it as a Hugging Face data set needs the package "
-            f"`datasets` (pip install datasets)"
+            f"`datasets`: {install_hint('hub')}"
         ) from error
     try:
         rows = datasets.load_dataset(name, split=split or "train")

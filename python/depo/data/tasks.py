@@ -1,6 +1,6 @@
-"""Procedural prompts of reasoning-gym.
+"""Generate prompts with reasoning-gym.
 
-Item i of a task is a function of its settings and of seed + i alone.
+Item i of a task depends only on its settings and on seed + i.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Any
 
 from depo.config import SourceConfig
 from depo.data.templates import PLACEHOLDER, fill_template, require_placeholder
-from depo.types.errors import ConfigError
+from depo.types.errors import ConfigError, install_hint
 from depo.types.records import Prompt
 
 _EVALUATES = "its scorer evaluates the response as Python code"
@@ -26,17 +26,15 @@ REFUSED_TASKS: Mapping[str, str] = {
     "intermediate_integration": _EVALUATES,
     "polynomial_multiplication": _EVALUATES,
 }
-"""Task families whose scorers must not judge a policy that is rewarded for pleasing them
-(reasoning-gym 0.1.25).
-"""
+"""Task families whose scorers a trained policy could exploit (reasoning-gym 0.1.25) -> why."""
 
 
 def generate_prompts(source: SourceConfig) -> list[Prompt]:
     """Return `source.count` prompts of the task `source.task`.
 
     `Prompt.columns` holds what the reward needs: task, knobs and entry (question, answer,
-    metadata). Besides {prompt} the template may name values of the entry's metadata, such as
-    {expression}, to strip a task of its English frame.
+    metadata). Besides {prompt}, the template may name metadata of the entry. {expression}, for
+    example, leaves out the task's English text.
 
     Raises:
         ConfigError: Unknown or refused task, bad knobs, no count, or a placeholder that is
@@ -51,7 +49,7 @@ def size_of(source: SourceConfig) -> int:
     """Return the number of prompts of a task.
 
     Raises:
-        ConfigError: It is not given: a task has no natural end.
+        ConfigError: The count is "all"; a task has no natural end.
     """
     if source.count == "all":
         raise ConfigError(
@@ -63,10 +61,10 @@ def size_of(source: SourceConfig) -> int:
 def check_seed_overlap(
     train_sources: Sequence[SourceConfig], eval_sources: Sequence[SourceConfig]
 ) -> None:
-    """Refuse held-out sources that share reasoning-gym items with the training pool.
+    """Check that held-out sources share no reasoning-gym items with the training pool.
 
-    Items i of two sources of one task are equal where seed + i is equal, so the ranges [seed, seed
-    + count) must not meet.
+    Items of two sources of one task are equal if seed + i is equal. The ranges [seed, seed + count)
+    must not overlap.
 
     Raises:
         ConfigError: Two ranges of the same task overlap.
@@ -92,7 +90,7 @@ def _create_dataset(source: SourceConfig) -> Any:
         from reasoning_gym.factory import DATASETS, create_dataset
     except ImportError as error:
         raise ImportError(
-            f"task {source.task}: needs the package reasoning-gym (pip install reasoning-gym)"
+            f"task {source.task}: needs the package reasoning-gym: {install_hint('train')}"
         ) from error
     if source.task in REFUSED_TASKS:
         raise ConfigError(f"task {source.task}: refused, because {REFUSED_TASKS[source.task]}")

@@ -1,4 +1,4 @@
-"""Text around a prompt: `{name}` placeholders, all other braces (LaTeX has many) left alone."""
+"""Fill `{name}` placeholders of a prompt's template; all other braces (LaTeX) are kept."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ def fill_template(template: str, values: Mapping[str, object]) -> str:
 
 
 def require_placeholder(template: str, names: Collection[str]) -> None:
-    """Refuse a template that would make all prompts equal.
+    """Check that a template does not make all prompts equal.
 
     Raises:
-        ConfigError: None of `{name}` for the given names occurs.
+        ConfigError: The template has no placeholder with one of the names.
     """
     if not any(match[1] in names for match in PLACEHOLDER.finditer(template)):
         expected = ", ".join(f"{{{name}}}" for name in names)

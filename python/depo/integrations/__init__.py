@@ -1,4 +1,4 @@
-"""The sampler inside other people's trainers: `depo.integrations.trl`, `.verl`, `.slime`.
+"""Adapters to training frameworks: `depo.integrations.trl`, `.verl`, `.slime`.
 
-Each module needs its framework, and says how to install it.
+Each module needs its framework. Without it, the ImportError names the command that installs it.
 """

@@ -1,8 +1,8 @@
-"""One estimator for all processes of a run, and the check that their samplers agree.
+"""Share one estimator among all processes of a run, and check that their samplers agree.
 
 Every process holds a replica of the sampler. Rewards are gathered before they are observed, so
-replicas stay equal as long as their predictions are; those therefore come from one process, because
-the floats of a network differ between devices.
+replicas stay equal if their predictions are equal. Predictions are broadcast from one process,
+because a network's floats differ between devices.
 """
 
 from __future__ import annotations
@@ -25,55 +25,56 @@ from depo.types.records import Float32Array, TargetBatch
 
 
 class MainProcessEstimator:
-    """The main process's estimator, heard by all (a `depo.types.protocols.DifficultyEstimator`).
+    """Broadcast the main process's predictions (a `depo.types.protocols.DifficultyEstimator`).
 
-    All processes call each method together, but for `state_dict`.
+    Every method except `state_dict` is a collective: all processes must call it.
 
     Args:
-        estimator: Predicts and learns; None in every process but the main one.
-        accelerator: Knows the processes.
+        estimator: The estimator in the main process; None in all others.
+        accelerator: The run's Accelerator.
     """
 
     def __init__(self, estimator: DifficultyEstimator | None, accelerator: Accelerator) -> None:
         self._estimator, self._accelerator = estimator, accelerator
-        self._version = self._heard_version()
+        self._version = self._broadcast_version()
 
     @property
     def version(self) -> int:
-        """Number of updates so far, known to all."""
+        """Number of updates so far, equal in all processes."""
         return self._version
 
     def predict(self, texts: Sequence[str]) -> Float32Array:
         """Return the main process's predictions, float32 [C]."""
         predicted_C = self._estimator.predict(texts) if self._estimator else np.zeros(len(texts))
-        heard_C: Float32Array = self._heard(torch.tensor(predicted_C, dtype=torch.float32)).numpy()
-        return heard_C
+        shared_C: Float32Array = self._broadcast(
+            torch.tensor(predicted_C, dtype=torch.float32)
+        ).numpy()
+        return shared_C
 
     def update(self, batches: Sequence[TargetBatch]) -> dict[str, float]:
-        """Let the main process learn; the metrics are empty in the others."""
+        """Update the main process's estimator; return its metrics, empty in the others."""
         metrics = self._estimator.update(batches) if self._estimator else {}
-        self._version = self._heard_version()
+        self._version = self._broadcast_version()
         return metrics
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the estimator's state, as if it stood alone.
-
-        Empty in every process but the main one.
-        """
+        """Return the estimator's own state; empty in every process but the main one."""
         return self._estimator.state_dict() if self._estimator else {}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Restore the estimator's state, at which only the main process looks."""
+        """Restore the estimator's state; only the main process reads it."""
         if self._estimator:
             self._estimator.load_state_dict(state)
-        self._version = self._heard_version()
+        self._version = self._broadcast_version()
 
-    def _heard_version(self) -> int:
-        return int(self._heard(torch.tensor([self._estimator.version if self._estimator else 0])))
+    def _broadcast_version(self) -> int:
+        return int(
+            self._broadcast(torch.tensor([self._estimator.version if self._estimator else 0]))
+        )
 
-    def _heard(self, values: torch.Tensor) -> torch.Tensor:
-        heard: torch.Tensor = broadcast(values.to(self._accelerator.device)).cpu()
-        return heard
+    def _broadcast(self, values: torch.Tensor) -> torch.Tensor:
+        shared: torch.Tensor = broadcast(values.to(self._accelerator.device)).cpu()
+        return shared
 
 
 def shared_estimator(
@@ -82,14 +83,14 @@ def shared_estimator(
     tokenizer: PreTrainedTokenizerBase,
     seed: int,
 ) -> DifficultyEstimator | None:
-    """Return an estimator that says the same in every process; all of them call this together.
+    """Return an estimator with equal predictions in every process; all processes call this.
 
     Args:
-        estimator: Settings of one to be built on the accelerator's device, or one of which the main
-            process's is used, or None.
-        accelerator: Knows the processes.
-        tokenizer: The policy's.
-        seed: Source of the built estimator's random numbers.
+        estimator: Settings of an estimator to build on the accelerator's device; an estimator, of
+            which the main process's replica is used; or None.
+        accelerator: The run's Accelerator.
+        tokenizer: The policy's tokenizer.
+        seed: Seed of the estimator that is built.
     """
     if isinstance(estimator, EstimatorConfig):
         device = accelerator.device if accelerator.device.type == "cuda" else "cpu"
@@ -108,15 +109,15 @@ def shared_estimator(
 
 
 def require_equal(what: str, value: object, accelerator: Accelerator) -> None:
-    """Check that all processes, which call this together, hold the same value.
+    """Check that all processes hold the same value; all processes call this.
 
     Args:
         what: Name of the value, for the message.
-        value: Anything that `repr` tells apart.
-        accelerator: Knows the processes.
+        value: Any value whose `repr` identifies it.
+        accelerator: The run's Accelerator.
 
     Raises:
-        StateError: They do not.
+        StateError: The values differ.
     """
     if accelerator.num_processes == 1:
         return
@@ -125,6 +126,6 @@ def require_equal(what: str, value: object, accelerator: Accelerator) -> None:
     ).tolist()
     if len(set(checksums)) > 1:
         raise StateError(
-            f"{what}: got checksums {checksums}, one of each process, expected the same in all of "
-            f"them"
+            f"{what}: got checksums {checksums}, one per process, expected equal ones; give "
+            f"every process the same data and seed"
         )

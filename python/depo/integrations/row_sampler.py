@@ -1,7 +1,4 @@
-"""A PromptSampler over the rows of a framework's data set.
-
-These row next, what became of it, and all of it on disk.
-"""
+"""Run a PromptSampler over the rows of a framework's data set, and save its state."""
 
 from __future__ import annotations
 
@@ -25,18 +22,18 @@ logger = logging.getLogger(__name__)
 
 
 class RowSampler:
-    """Chooses rows of a data set for groups of rollouts.
+    """Select rows of a data set for groups of rollouts.
 
-    Rows of equal prompt and ground truth are one prompt: its first row stands for all of them,
-    which is warned of.
+    Rows with equal prompt and ground truth count as one prompt, represented by the first of them; a
+    warning is logged.
 
     Args:
         rows: The data set's rows, each a mapping of columns.
-        source: How to read them; `SourceConfig(path=NAME, layout="trl")` for example. NAME is for
-            messages alone.
+        source: How to read the rows, for example `SourceConfig(path=NAME, layout="trl")`. NAME is
+            used in messages only.
         group_size: Rollouts per prompt, G >= 2.
-        selector: How to choose; a name is a preset.
-        estimator: Predicts pass rates from text; None: history alone.
+        selector: Settings of the selection, or the name of a preset.
+        estimator: Predicts pass rates from text; None: use history alone.
         seed: Seed of every draw.
 
     Raises:
@@ -71,10 +68,10 @@ class RowSampler:
         self.sampler = PromptSampler(prompts, group_size, config, estimator, seed)
 
     def sample(self, n: int, *, policy_version: int) -> tuple[list[Draw], list[int]]:
-        """Return exactly n draws, in flight from now on, and the data set's row of each.
+        """Return exactly n draws, which are now in flight, and the row index of each.
 
         Raises:
-            DataError: Fewer than n prompts are free; nothing is in flight then that was not before.
+            DataError: Fewer than n prompts are not in flight; no new draw is kept.
         """
         draws = self.sampler.sample(n, policy_version=policy_version)
         if len(draws) < n:
@@ -87,7 +84,7 @@ class RowSampler:
         return draws, [self.row_of(draw) for draw in draws]
 
     def row_of(self, draw: Draw) -> int:
-        """Return the data set's row of a draw."""
+        """Return the row index of a draw."""
         return self._row_of[draw.prompt.id]
 
     def observe(
@@ -98,7 +95,7 @@ class RowSampler:
         policy_version: int,
         logprobs: ArrayLike | None = None,
     ) -> list[Verdict]:
-        """Record rewards [B, G] and mean token log-probabilities [B], NaN = unknown.
+        """Record rewards [B, G] and mean token log-probabilities [B]; NaN = unknown.
 
         See `PromptSampler.observe`.
         """
@@ -107,11 +104,11 @@ class RowSampler:
         )
 
     def metrics(self) -> dict[str, float]:
-        """Return the sampler's metrics, named `depo/...`."""
+        """Return the sampler's metrics as `depo/NAME`."""
         return {f"depo/{name}": value for name, value in self.sampler.metrics().items()}
 
     def state_dict(self) -> dict[str, Any]:
-        """Return what a bit-exact continuation needs, the estimator included."""
+        """Return the state of a bit-exact resume, including the estimator's."""
         estimator = self.sampler.estimator
         return {
             "sampler": self.sampler.state_dict(),
@@ -122,8 +119,8 @@ class RowSampler:
         """Restore what `state_dict` returned.
 
         Raises:
-            StateError: The state is of another data set, group size, seed or estimator; nothing has
-                changed then.
+            StateError: The state has another data set, group size, seed or estimator; nothing is
+                changed.
         """
         estimator = self.sampler.estimator
         if missing := {"sampler", "estimator"} - set(state):
@@ -146,7 +143,7 @@ class RowSampler:
                 raise
 
     def save(self, directory: Path) -> None:
-        """Write the state into a directory, which is made: JSON and safetensors."""
+        """Write the state as JSON and safetensors into a directory, which is created."""
         directory.mkdir(parents=True, exist_ok=True)
         StateFiles(self.state_dict()).write(directory)
 
@@ -154,7 +151,7 @@ class RowSampler:
         """Restore what `save` wrote.
 
         Raises:
-            StateError: There is no state, or not one of this sampler.
+            StateError: There is no state, or it does not fit this sampler.
         """
         if not (directory / "state.json").is_file():
             raise StateError(

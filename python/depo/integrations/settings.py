@@ -1,7 +1,4 @@
-"""depo's settings inside another framework's configuration.
-
-Also the estimator that they describe.
-"""
+"""Read depo's settings from another framework's configuration, and build their estimator."""
 
 from __future__ import annotations
 
@@ -20,15 +17,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AdapterSettings:
-    """How an adapter chooses.
+    """Settings of an adapter.
 
     Attributes:
-        selector: How prompts are selected; probes are whole groups (`probe_rollouts = "all"`),
-            because
-            frameworks roll out and train whole ones.
-        estimator: The difficulty estimator; None: each prompt's own history alone.
+        selector: How prompts are selected. Probes are whole groups (`probe_rollouts = "all"`),
+            because frameworks roll out and train on whole groups.
+        estimator: Settings of the difficulty estimator; None: use each prompt's history alone.
         seed: Seed of every draw.
-        device: Where the estimator lives.
+        device: Device of the estimator.
     """
 
     selector: SelectorConfig
@@ -60,16 +56,17 @@ class AdapterSettings:
 
 
 def read_settings(tables: Mapping[str, Any], where: str) -> AdapterSettings:
-    """Read `selection` and `estimator`, as in depo's configuration files, `seed` and `device`.
+    """Read `selection`, `estimator`, `seed` and `device`; return the adapter's settings.
 
-    Without `estimator` there is none.
+    `selection` and `estimator` are tables as in depo's configuration files. Without the table
+    `estimator`, there is no estimator.
 
     Args:
-        tables: What the framework's configuration says of depo.
-        where: Where that stands, for messages: "data.depo".
+        tables: depo's part of the framework's configuration.
+        where: Name of that part for messages, such as "data.depo".
 
     Raises:
-        ConfigError: An unknown name, a value of the wrong type or out of its range.
+        ConfigError: A name is unknown, or a value has the wrong type or is out of its range.
     """
     if unknown := set(tables) - {"selection", "estimator", "seed", "device"}:
         raise ConfigError(

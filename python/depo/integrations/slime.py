@@ -1,17 +1,21 @@
-"""depo in slime, and in miles and vime, which keep its contract. Flags alone, no patch.
+"""Select the prompts of slime, and of miles and vime, which have the same interface.
 
-    --data-source-path depo.integrations.slime.DepoDataSource --rollout-all-samples-process-path
-    depo.integrations.slime.observe_all_samples --custom-config-path depo.yaml        # optional;
-    slime makes each key of the file an attribute of its arguments, and `depo` is this adapter's:
+Flags are enough; the frameworks need no patch:
 
-        depo:
-          seed: 0
-          selection: {preset: depo}       # any key of depo's [selection]
-          estimator: {preset: online}     # predict from text, too; any key of [estimator]
-          device: cpu
+    --data-source-path depo.integrations.slime.DepoDataSource
+    --rollout-all-samples-process-path depo.integrations.slime.observe_all_samples
+    --custom-config-path depo.yaml
 
-The prompts are those of slime's own data set, by its own flags (--prompt-data, --input-key,
---label-key, --apply-chat-template ...).
+The file is optional. slime makes each of its keys an attribute of the arguments; depo reads `depo`:
+
+    depo:
+      seed: 0
+      selection: {preset: depo}       # any key of depo's [selection]
+      estimator: {preset: online}     # adds predictions from text; any key of [estimator]
+      device: cpu
+
+Prompts come from slime's own data set and flags (--prompt-data, --input-key, --label-key,
+--apply-chat-template and others).
 """
 
 from __future__ import annotations
@@ -36,36 +40,35 @@ from depo.types.errors import ConfigError, DataError
 from depo.types.records import Draw, Float32Array
 
 FRAMEWORKS = ("slime", "miles", "vime")
-"""Packages with a module `rollout.data_source`, whose RolloutDataSource reads the prompts."""
+"""Packages whose class `rollout.data_source.RolloutDataSource` reads the prompts."""
 
 Group = list[Any]
-"""The samples of one draw: slime's `Sample`, or lists of them where one rollout fans out into
-several training samples.
-"""
+"""The samples of one draw: each a slime `Sample`, or a list if a rollout gives several."""
 
 UNKNOWN_STATUSES = ("aborted", "failed")
-"""Values of `Sample.status` that say nothing of the prompt's difficulty."""
+"""Values of `Sample.status` for which the reward is unknown."""
 
 logger = logging.getLogger(__name__)
 
 
 class DepoDataSource:
-    """slime's data source, choosing prompts.
+    """Serve as slime's data source with prompts that depo selects.
 
-    `get_samples` asks depo, `observe` tells it what became of them.
+    Pass it as --data-source-path; slime constructs it. `get_samples` draws prompts, `observe`
+    records the rewards of their groups. A draw's id is the `group_index` of its samples. Prompts
+    with equal text and label count as one.
 
     Groups that slime aborts in the middle of a response and returns (--partial-rollout) come first
-    in the next round; all others that it aborts are free again. After a resume, groups that were
-    open are rolled out anew, first of all. Equal prompts with equal labels are one prompt. A draw's
-    id is its samples' `group_index`.
+    in the next round. All other aborted groups are released. After a resume, groups that were in
+    flight are rolled out again, before all others.
 
     Args:
         args: slime's arguments.
 
     Raises:
-        ConfigError: A flag or setting that depo cannot work with.
-        DataError: A prompt is no text and no list of chat messages with text.
-        ImportError: None of FRAMEWORKS is there.
+        ConfigError: A flag or setting does not work with depo.
+        DataError: A prompt is neither text nor a list of chat messages with text.
+        ImportError: None of FRAMEWORKS is installed.
     """
 
     def __init__(self, args: Any) -> None:
@@ -80,10 +83,10 @@ class DepoDataSource:
         self._first: list[Group] = []
 
     def get_samples(self, num_samples: int) -> list[Group]:
-        """Return that many groups of samples.
+        """Return `num_samples` groups of samples.
 
         Raises:
-            DataError: Too few prompts are free.
+            DataError: Too few prompts are not in flight.
         """
         again, self._first = self._first[:num_samples], self._first[num_samples:]
         draws, rows = (
@@ -94,20 +97,18 @@ class DepoDataSource:
         return [*again, *(self._group(draw, row) for draw, row in zip(draws, rows, strict=True))]
 
     def add_samples(self, samples: Sequence[Group]) -> None:
-        """Take back groups that were aborted.
-
-        They come first in the next round, with what was generated.
-        """
+        """Take back aborted groups: they come first in the next round, with their partial text."""
         self._first.extend(samples)
 
     def get_buffer_length(self) -> int:
-        """Return how many groups wait to be rolled out first."""
+        """Return the number of groups that the next round starts with."""
         return len(self._first)
 
     def observe(self, groups: Sequence[Group]) -> None:
-        """Record all groups of a round, kept and dropped ones, train the estimator.
+        """Record all groups of a round, train the estimator, and start the next policy version.
 
-        Also begin the next version.
+        Args:
+            groups: All finished groups, those that slime kept and those that it dropped.
         """
         own = [group for group in groups if _last(group[0]).group_index is not None]
         draw_ids = [int(_last(group[0]).group_index) for group in own]
@@ -136,7 +137,7 @@ class DepoDataSource:
         )
 
     def save(self, rollout_id: int) -> None:
-        """Write the state to `{--save}/rollout/depo_state_{rollout_id}/`, JSON and safetensors."""
+        """Write JSON and safetensors to `{--save}/rollout/depo_state_{rollout_id}/`."""
         if self._args.save is None:
             return
         files = StateFiles({"policy_version": self.policy_version, **self.rows.state_dict()})
@@ -151,17 +152,16 @@ class DepoDataSource:
     def load(self, rollout_id: int | None = None) -> None:
         """Restore what `save` wrote below --load.
 
-        If nothing is there, as with a checkpoint of another run, warn and begin anew.
+        If there is no state, as in a checkpoint of another run, log a warning and start afresh.
 
         Raises:
-            StateError: The state is of other data, another group size, seed or estimator; nothing
-                has changed then.
+            StateError: The state has other data, group size, seed or estimator; nothing is changed.
         """
         if self._args.load is None or rollout_id is None or rollout_id < 0:
             return
         directory = _state_directory(self._args.load, rollout_id)
         if not directory.is_dir():
-            logger.warning("%s: no such directory; depo begins anew", directory)
+            logger.warning("%s: no such directory; depo starts afresh", directory)
             return
         state = read_state(directory)
         self.rows.load_state_dict(state)
@@ -171,7 +171,7 @@ class DepoDataSource:
         ]
 
     def __len__(self) -> int:
-        """Return the size of slime's data set, duplicates included: its length of an epoch."""
+        """Return the length of an epoch: the size of slime's data set, duplicates included."""
         return len(self._samples)
 
     def _group(self, draw: Draw, row: int) -> Group:
@@ -183,15 +183,15 @@ class DepoDataSource:
 
 
 def observe_all_samples(args: Any, all_samples: Sequence[Group], data_source: Any) -> None:
-    """Tell the data source what a round has brought; for --rollout-all-samples-process-path.
+    """Report a round's groups to the data source; pass as --rollout-all-samples-process-path.
 
     Args:
         args: slime's arguments.
-        all_samples: All groups that were finished, kept and dropped.
-        data_source: The DepoDataSource or, as slime has it, its bound method `get_samples`.
+        all_samples: All finished groups, kept and dropped.
+        data_source: The DepoDataSource, or its bound method `get_samples`, which slime passes.
 
     Raises:
-        ConfigError: The data source is another one.
+        ConfigError: The data source is not a DepoDataSource.
     """
     source = getattr(data_source, "__self__", data_source)
     if not isinstance(source, DepoDataSource):
@@ -207,7 +207,7 @@ def _check(args: Any) -> None:
         hook = f"{__name__}.{observe_all_samples.__name__}, or a function that calls it"
         raise ConfigError(
             f"--rollout-all-samples-process-path: got nothing, expected {hook}: without it depo "
-            f"sees no reward"
+            f"gets no rewards"
         )
     if args.prompt_data is None or not args.rollout_global_dataset:
         raise ConfigError(
@@ -217,15 +217,12 @@ def _check(args: Any) -> None:
     if args.buffer_filter_path is not None:
         raise ConfigError(
             f"--buffer-filter-path: got {args.buffer_filter_path}, expected none: a filter could "
-            f"drop groups without depo's knowing"
+            f"drop groups that depo still counts as in flight"
         )
 
 
 def _read_samples(args: Any) -> list[Any]:
-    """Return one sample per prompt, read by the framework's own data source.
-
-    In the order of the file.
-    """
+    """Return one sample per prompt, in file order, read by the framework's data source."""
     unshuffled = copy.copy(args)
     unshuffled.rollout_shuffle = False
     dataset = _framework_module().RolloutDataSource(unshuffled).dataset
@@ -238,8 +235,8 @@ def _framework_module() -> Any:
     ]
     if not present:
         raise ImportError(
-            f"depo.integrations.slime needs one of {', '.join(FRAMEWORKS)}; none is installed, "
-            f"and they come from their repositories alone"
+            f"depo.integrations.slime needs one of {', '.join(FRAMEWORKS)}; none is installed; "
+            f"install one from its repository"
         )
     return importlib.import_module(f"{present[0]}.rollout.data_source")
 
@@ -265,9 +262,9 @@ def _row_sampler(args: Any, samples: Sequence[Any], settings: AdapterSettings) -
 
 
 def _identities(samples: Sequence[Any], *, told_apart: bool) -> Iterator[dict[str, Any]]:
-    """Yield of each sample what makes it the prompt it is.
+    """Yield the values of each sample that identify its prompt.
 
-    One with images or the like is its own, since texts such as "<image> Find x." repeat.
+    Samples with images or the like are all distinct, since texts such as "<image> Find x." repeat.
     """
     for number, sample in enumerate(samples):
         label = [sample.label, number] if told_apart else sample.label
@@ -279,12 +276,12 @@ def _identities(samples: Sequence[Any], *, told_apart: bool) -> Iterator[dict[st
 
 
 def _last(sample: Any) -> Any:
-    """Return the last of the training samples of one rollout: it has the outcome."""
+    """Return the last training sample of a rollout, which holds the reward."""
     return sample[-1] if isinstance(sample, list) else sample
 
 
 def _reward(sample: Any, reward_key: str | None) -> float:
-    """Return the reward of a sample; NaN where it says nothing of the prompt."""
+    """Return the reward of a sample; NaN if it is unknown."""
     if sample.reward is None or sample.status.value in UNKNOWN_STATUSES:
         return float("nan")
     if reward_key is None and isinstance(sample.reward, dict):
@@ -296,10 +293,7 @@ def _reward(sample: Any, reward_key: str | None) -> float:
 
 
 def _mean_logprob(group: Group) -> float:
-    """Return the mean over a group of each response's mean token log-probability.
-
-    NaN if there is none.
-    """
+    """Return the group's mean of the responses' mean token log-probabilities, or NaN."""
     means: Float32Array = np.array(
         [np.mean(logprobs) for sample in group if (logprobs := _last(sample).rollout_log_probs)],
         np.float32,

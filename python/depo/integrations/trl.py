@@ -1,13 +1,13 @@
-"""TRL's GRPOTrainer with prompts that depo chooses.
+"""Select the prompts of TRL's GRPOTrainer.
 
     trainer = DepoGRPOTrainer(model=..., reward_funcs=..., args=..., train_dataset=...)
 
-Each generation batch is drawn after the rewards of the one before are known. TRL's own sampler sets
-the size of the batch only; the rows it names are ignored. Every override calls `super()`, so that
-`DepoGRPOMixin` goes in front of any subclass of GRPOTrainer: `class Mine(DepoGRPOMixin,
-MyGRPOTrainer): ...`.
+Each generation batch is drawn after the rewards of the previous one are known. TRL's own sampler
+sets only the size of the batch; its row indices are ignored. To use depo with a subclass of
+GRPOTrainer, put the mixin first: `class Mine(DepoGRPOMixin, MyGRPOTrainer): ...`. Every override
+calls `super()`.
 
-Logged with TRL's own metrics, once per generation batch: see `LOGGED`.
+Once per generation batch, the metrics of `LOGGED` are added to TRL's own.
 """
 
 from __future__ import annotations
@@ -27,9 +27,7 @@ from depo.types.errors import ConfigError
 from depo.types.protocols import DifficultyEstimator
 from depo.types.records import Draw, Float32Array, Verdict, VerdictStatus
 
-require_tested(
-    "trl"
-)  # before anything that comes with TRL is imported, so that its absence has a clear message
+require_tested("trl")  # before the imports that need TRL, so that a missing TRL is named
 
 import torch
 from torch import Tensor
@@ -55,12 +53,12 @@ from depo.integrations.trl_responses import (
 check_hooks(GRPOTrainer)
 
 DEFAULT_SELECTOR = SelectorConfig.from_preset("depo", backfill=False)
-"""Without backfill, because each of its rounds is one more generation call."""
+"""The preset without backfill, each round of which is one more generation call."""
 
 DEFAULT_ESTIMATOR = EstimatorConfig()
 
 STATE_DIRECTORY = "depo"
-"""Where a checkpoint keeps depo's state."""
+"""Directory of depo's state inside a checkpoint."""
 
 LOGGED = (
     "rollout/rounds",
@@ -78,10 +76,11 @@ LOGGED = (
     "estimator/loss",
     "estimator/overflow_share",
 )
-"""Metrics of each generation batch, logged as `depo/NAME`; `depo.runs.metric_names` explains them.
+"""Metrics of each generation batch, logged as `depo/NAME`; see `depo.runs.metric_names`.
 
-Those of `rollout` count groups that backfill replaced, too;
-`rollout/unreplaced` are the silent groups that it had to leave in the batch."""
+`rollout/...` includes groups that backfill replaced. `rollout/unreplaced` counts the zero-variance
+groups that remain in the batch.
+"""
 
 if TYPE_CHECKING:
     _Trainer = Any
@@ -91,19 +90,19 @@ else:
 
 @dataclass(slots=True)
 class _Batch:
-    """One generation batch in the making.
+    """A generation batch in progress.
 
     Attributes:
-        size: Groups that are trained on.
-        totals: The sampler's, before the batch.
-        draws: Of the latest round, in the order of all processes' responses.
-        rows: Of the data set, one for each of them.
-        inputs: This process's share of these rows, each once per response.
-        logprobs_B: Their groups' mean token log-probabilities; None where TRL does not know them.
-        verdicts: Of all rounds.
-        rounds: Generations so far.
-        rewards_NF: Of the responses that backfill has settled on; None until it has.
-        unreplaced: Silent groups among them.
+        size: Number of groups that are trained on.
+        totals: The sampler's totals before the batch.
+        draws: Draws of the latest round, in the order of all processes' responses.
+        rows: Row index of each of these draws.
+        inputs: This process's part of these rows, each once per response.
+        logprobs_B: Mean token log-probability of each of these groups; None if TRL has none.
+        verdicts: Verdicts of all rounds.
+        rounds: Generation calls so far.
+        rewards_NF: Rewards of the final batch; None until backfill has ended.
+        unreplaced: Zero-variance groups in the final batch.
     """
 
     size: int
@@ -119,34 +118,34 @@ class _Batch:
 
 
 class DepoGRPOMixin(_Trainer):  # type: ignore[misc]
-    """Lets depo choose the prompts of a GRPOTrainer; goes in front of the trainer class.
+    """Make depo select the prompts of a GRPOTrainer; list it before the trainer class.
 
-    The training set must be one that can be indexed, with `prompt` a text or chat messages of text.
-    TRL's groups have one size, so `probe_rollouts` is
-    ignored: a probe is a whole group. All processes of a run hold the sampler, the main one alone
-    the estimator. With `num_iterations` > 1 or `steps_per_generation` >
-    `gradient_accumulation_steps`, TRL itself generates anew when it resumes in the middle of a
-    generation batch; depo then draws anew.
+    Pass a training set that can be indexed. Its column `prompt` holds text, or chat messages of
+    text. TRL's groups have one size, so `probe_rollouts` is ignored and a probe is a whole group.
+    Every process holds the sampler; only the main process holds the estimator.
+
+    With `num_iterations` > 1 or `steps_per_generation` > `gradient_accumulation_steps`, a resume in
+    the middle of a generation batch makes TRL generate again. depo then draws new prompts.
 
     Args:
-        *args: The trainer's own.
-        selector: How to choose; a name is a preset. With `backfill`, silent groups are replaced by
-            informative ones of further generations, until none is left or the batch has taken
-            `backfill_rounds` generations.
+        *args: Arguments of the trainer.
+        selector: Settings of the selection, or the name of a preset. With `backfill`, further
+            generations replace zero-variance groups by informative ones. It ends when none is left,
+            or after `backfill_rounds` generations.
         estimator: Predicts pass rates from text: settings, an estimator, or None for history alone.
-        informative_reward: Name of the reward function, as TRL logs it, that says whether a prompt
-            teaches anything; None: the weighted sum of all.
-        allow_missing_state: Start afresh, instead of raising, when a checkpoint to resume from
-            holds no state of depo.
-        **kwargs: The trainer's own.
+        informative_reward: Name, as TRL logs it, of the reward function whose variance makes a
+            group informative; None: the weighted sum of all.
+        allow_missing_state: Whether to start afresh, instead of raising, if the checkpoint has no
+            state of depo.
+        **kwargs: Keyword arguments of the trainer.
 
     Attributes:
         depo: The sampler over the rows of the training set.
 
     Raises:
         ConfigError: The training set cannot be indexed, has images or is smaller than a batch;
-            `informative_reward` is unknown; or backfill is asked for with environments or a rollout
-            function, which it cannot repeat.
+            `informative_reward` is unknown; or `backfill` is combined with environments or a
+            rollout function, which depo cannot run again.
         DataError: A row has no prompt that depo can read.
         StateError: Processes have different training sets.
     """
@@ -276,9 +275,9 @@ class DepoGRPOMixin(_Trainer):  # type: ignore[misc]
         return items[self.accelerator.process_index * n : (self.accelerator.process_index + 1) * n]
 
     def _depo_scalar(self, rewards_NF: Tensor) -> Float32Array:
-        """Return one reward per response, NaN = unknown.
+        """Return one reward per response, float32 [N]; NaN = unknown.
 
-        In numpy, so that it is the same on every device.
+        numpy makes the sum equal on every device.
         """
         values_NF: Float32Array = rewards_NF.detach().float().cpu().numpy()
         if self._depo_reward_column is not None:
@@ -290,10 +289,10 @@ class DepoGRPOMixin(_Trainer):  # type: ignore[misc]
         return rewards_N
 
     def _depo_backfill(self, batch: _Batch, prompts: list[Any], generated: Generated) -> Generated:
-        """Replace silent groups by informative ones of further generations.
+        """Replace zero-variance groups by informative ones of further generations.
 
-        TRL pads, scores and averages what it finds in its list of inputs, in `prompts` and in the
-        returned tuple, and so computes on the final batch alone.
+        TRL computes on its list of inputs, on `prompts` and on the returned tuple. All three are
+        set to the final batch.
         """
         inputs = batch.inputs
         places = self._depo_judge(batch, prompts, generated)
@@ -334,7 +333,7 @@ class DepoGRPOMixin(_Trainer):  # type: ignore[misc]
         ]
 
     def _depo_wanted(self, batch: _Batch, silent: int) -> int:
-        """Return how many groups the next round draws; 0 means no further round.
+        """Return the number of groups that the next round draws; 0: no further round.
 
         Every process gets the same number of responses.
         """
@@ -355,7 +354,7 @@ class DepoGRPOMixin(_Trainer):  # type: ignore[misc]
         )
 
     def _depo_learn(self, batch: _Batch) -> None:
-        """Update the estimator from the batch's labels, and log."""
+        """Update the estimator from the batch's labels and log the metrics."""
         estimator = self.depo.sampler.update_estimator(**self._depo_replay)
         labelled = [
             verdict for verdict in batch.verdicts if verdict.status is VerdictStatus.LABELLED
@@ -374,7 +373,7 @@ class DepoGRPOMixin(_Trainer):  # type: ignore[misc]
 
 
 class DepoGRPOTrainer(DepoGRPOMixin, GRPOTrainer):  # type: ignore[misc]
-    """GRPOTrainer with prompts that depo chooses.
+    """Train as GRPOTrainer does, on prompts that depo selects.
 
-    The arguments beyond GRPOTrainer's are those of `DepoGRPOMixin`.
+    Pass the arguments of GRPOTrainer and those of `DepoGRPOMixin`, which has the errors as well.
     """

@@ -22,7 +22,7 @@ HOOKS: Mapping[str, tuple[str, ...]] = {
 }
 """Methods of GRPOTrainer that the adapter overrides, and their arguments.
 
-They are private, so that another version of TRL may have changed them.
+They are private, so another version of TRL may have changed them.
 """
 
 
@@ -45,10 +45,10 @@ def check_hooks(trainer_class: type) -> None:
 
 
 def check_backfill(trainer: Any, selector: SelectorConfig) -> None:
-    """Check that the trainer's groups can be generated a second time, if the selector asks for it.
+    """Check that depo can generate again for this trainer, if backfill is on.
 
     Raises:
-        ConfigError: They cannot.
+        ConfigError: The trainer generates with environments or a rollout function.
     """
     owners = {
         "environment_factory": trainer.environment_factories,
@@ -58,15 +58,15 @@ def check_backfill(trainer: Any, selector: SelectorConfig) -> None:
     if selector.backfill and given:
         raise ConfigError(
             f"selector.backfill: got True together with {given[0]}, expected False: depo cannot "
-            f"generate again on its behalf"
+            f"generate again with it"
         )
 
 
 def reward_column(trainer: Any, name: str | None) -> int | None:
-    """Return the place of the reward function with this name.
+    """Return the index of the reward function with this name; None for no name.
 
     Raises:
-        ConfigError: No function has it, or several have.
+        ConfigError: No function has this name, or several have it.
     """
     names = trainer.reward_func_names
     if name is not None and names.count(name) != 1:
@@ -78,7 +78,7 @@ def reward_column(trainer: Any, name: str | None) -> int | None:
 
 
 def identifying_rows(dataset: Dataset | IterableDataset) -> Iterator[dict[str, Any]]:
-    """Yield of each row the columns that tell prompts apart.
+    """Yield the columns of each row that identify its prompt.
 
     Raises:
         ConfigError: The data set cannot be indexed, or has images.
@@ -100,7 +100,6 @@ def identifying_rows(dataset: Dataset | IterableDataset) -> Iterator[dict[str, A
             f"prompts apart by their images"
         )
     known = {*LAYOUTS["trl"].prompt_columns, *LAYOUTS["trl"].answer_columns}
-    for row in dataset.select_columns(
-        [name for name in columns if name in known]
-    ):  # others may be costly to read
+    needed = [name for name in columns if name in known]  # others may be costly to read
+    for row in dataset.select_columns(needed):
         yield {name: value for name, value in row.items() if value is not None}

@@ -1,7 +1,4 @@
-"""Responses as TRL's `_generate` returns them.
-
-Read, and taken apart and put together again, so that single groups can be replaced.
-"""
+"""Split and join the responses of TRL's `_generate`, to replace single groups."""
 
 from __future__ import annotations
 
@@ -16,8 +13,10 @@ from torch import Tensor
 from depo.types.records import Float32Array
 
 PROMPT_IDS, COMPLETION_IDS, TOOL_MASK, COMPLETIONS, LOGPROBS = range(5)
-"""Places in what `_generate` returns: prompt ids, completion ids, tool mask, completions,
-log-probabilities, extra fields, images, tool images.
+"""Indices into the tuple that `_generate` returns.
+
+It holds prompt ids, completion ids, tool mask, completions, log-probabilities, extra fields,
+images, tool images.
 """
 
 Generated = tuple[Any, ...]
@@ -26,8 +25,9 @@ Generated = tuple[Any, ...]
 class Rollout(NamedTuple):
     """One response.
 
-    Its entry in each list that `_generate` returned, and what reward functions logged of it
-    (`log_extra`).
+    Attributes:
+        entries: Its entry in each list that `_generate` returned.
+        extras: Values that reward functions logged for it (`log_extra`).
     """
 
     entries: tuple[Any, ...]
@@ -35,7 +35,7 @@ class Rollout(NamedTuple):
 
 
 class RolledOutGroup(NamedTuple):
-    """The G responses to one row of the data set, their rewards [G, F] and whether these differ."""
+    """The G responses to a row, their rewards [G, F], and whether the rewards differ."""
 
     row: int
     rollouts: list[Rollout]
@@ -47,7 +47,7 @@ def gather_rollouts(generated: Generated, extras: Mapping[str, Sequence[Any]]) -
     """Return the responses of all processes, in order; every process calls this.
 
     Args:
-        generated: What `_generate` returned here, for n responses.
+        generated: What `_generate` returned in this process, for n responses.
         extras: Column -> n values; columns of another length are left out.
     """
     n = len(generated[PROMPT_IDS])
@@ -64,15 +64,16 @@ def gather_rollouts(generated: Generated, extras: Mapping[str, Sequence[Any]]) -
 def mean_logprobs(generated: Generated, group_size: int) -> Float32Array | None:
     """Return each group's mean token log-probability over its responses, float32 [B].
 
-    The groups are those of all processes; every process calls this.
+    The groups are those of all processes; every process calls this. Tokens written by tools are
+    left out.
 
     Args:
-        generated: What `_generate` returned here; only vLLM and rollout functions report
-            log-probabilities. What tools wrote does not count.
+        generated: What `_generate` returned in this process. Only vLLM and rollout functions return
+            log-probabilities.
         group_size: Responses of a group.
 
     Returns:
-        NaN for a group of which nothing is known; None where log-probabilities are not reported.
+        NaN for a group without any log-probability; None if none are returned at all.
     """
     if generated[LOGPROBS] is None:
         return None
@@ -107,8 +108,8 @@ def join_rollouts(
 
     Args:
         rollouts: This process's responses, at least one.
-        template: What `_generate` returned for others; tells which of its parts are lists of
-            responses. The rest is passed on.
+        template: What `_generate` returned for other responses. Its lists are replaced; its other
+            parts are passed on.
     """
     lists = iter(zip(*(rollout.entries for rollout in rollouts), strict=True))
     joined = tuple(list(next(lists)) if _is_per_response(column) else column for column in template)
@@ -117,8 +118,8 @@ def join_rollouts(
 
 
 def _is_per_response(column: object) -> bool:
-    """Whether a part is a list of responses.
+    """Return whether a part is a list with one entry per response.
 
-    Absent ones are None, or empty where no tool was called.
+    Absent parts are None, or empty if no tool was called.
     """
     return isinstance(column, list) and bool(column)

@@ -1,16 +1,22 @@
-"""depo in verl: the training set chooses its rows at the moment verl asks for them.
+"""Select the rows of verl's training set when verl reads them.
 
-Hydra overrides alone, no patch.
+Hydra overrides are enough; verl needs no patch:
 
-    data.custom_cls.path=pkg://depo.integrations.verl data.custom_cls.name=DepoRLHFDataset
+    data.custom_cls.path=pkg://depo.integrations.verl
+    data.custom_cls.name=DepoRLHFDataset
     data.dataloader_num_workers=0
     trainer.v1.sampler.custom_sampler.path=pkg://depo.integrations.verl_buffer
-    trainer.v1.sampler.custom_sampler.name=DepoReplayBuffer            # DepoReplayBufferAsync in
-    the asynchronous modes +data.depo.selection.preset=depo +data.depo.seed=0                 #
-    optional, like any key of depo's [selection] +data.depo.estimator.preset=online
-    +data.depo.device=cpu           # optional: predict from text, too
+    trainer.v1.sampler.custom_sampler.name=DepoReplayBuffer
 
-`depo.integrations.verl_buffer` reports what became of the rows. With `trainer.use_v1=False` verl
+The asynchronous modes take `DepoReplayBufferAsync` instead. Optional overrides are `data.depo.seed`
+and any key of depo's `selection`. Any key of `estimator` adds predictions from the prompts' text:
+
+    +data.depo.selection.preset=depo
+    +data.depo.seed=0
+    +data.depo.estimator.preset=online
+    +data.depo.device=cpu
+
+`depo.integrations.verl_buffer` reports the rewards of the rows. With `trainer.use_v1=False`, verl
 calls `on_batch_end` instead, and no buffer is needed.
 """
 
@@ -41,8 +47,9 @@ if TYPE_CHECKING:
     from verl import DataProto
 
 DRAW_ID = "depo_draw_id"
-"""Column that every row carries, int64 [1]. A tensor, because verl's legacy loop keeps no other
-column of the data set.
+"""Column of every row that holds its draw id, int64 [1].
+
+It is a tensor, because verl's legacy loop drops all other columns of the data set.
 """
 
 REWARD = "reward"
@@ -51,24 +58,26 @@ REWARD = "reward"
 GROUP_SIZE = "actor_rollout_ref.rollout.n"
 
 TRAINERS: WeakSet[Any] = WeakSet()
-"""V1 trainers of this process whose replay buffer is depo's. verl makes trainer and data set from
-one configuration: that is how they find each other.
+"""V1 trainers of this process that use depo's replay buffer.
+
+Trainer and data set share one configuration object, which is how the data set finds its trainer.
 """
 
 logger = logging.getLogger(__name__)
 
 
 class DepoRLHFDataset(RLHFDataset):  # type: ignore[misc]
-    """verl's data set with late binding: an index only says "one more row", and depo says which.
+    """Replace verl's RLHFDataset: return the rows that depo selects, whatever the index.
 
-    Validation files are read as by verl itself. Rows of equal prompt and ground truth are one
-    prompt. Its settings are `data.depo`: `selection` and `estimator` as in depo's configuration
-    files, `seed`, and `device` of the estimator. Probes are whole groups
-    (`probe_rollouts = "all"`),
-    because verl would train on a smaller one with its raw reward as advantage; `backfill` is verl's
-    own `algorithm.filter_groups`, whose `metric` is also what depo judges rollouts by, enabled or
-    not: `reward`, or a name of the reward function's extra results such as `acc`, which leaves
-    penalties of length out.
+    Pass it to verl as `data.custom_cls`; verl constructs it. Validation files are read as by verl
+    itself. Rows with equal prompt and ground truth count as one prompt.
+
+    Settings are in `data.depo`: `selection` and `estimator` as in depo's configuration files,
+    `seed`, and `device` of the estimator. Probes are whole groups (`probe_rollouts = "all"`): verl
+    would train on a smaller group with its raw reward as advantage. For backfill, use verl's own
+    `algorithm.filter_groups`. Its `metric` is also the reward that depo observes, whether filtering
+    is enabled or not. It is `reward`, or an extra result of the reward function such as `acc`,
+    which leaves out length penalties.
 
     Raises:
         ConfigError: A setting that depo does not know, dataloader workers, the same files for
@@ -100,7 +109,7 @@ class DepoRLHFDataset(RLHFDataset):  # type: ignore[misc]
 
     @property
     def metric(self) -> str:
-        """What a rollout is judged by: verl's `algorithm.filter_groups.metric`."""
+        """Name of the reward that depo observes: verl's `algorithm.filter_groups.metric`."""
         return str(_outside(self.config, "algorithm.filter_groups.metric") or REWARD)
 
     @property
@@ -108,7 +117,7 @@ class DepoRLHFDataset(RLHFDataset):  # type: ignore[misc]
         """The sampler of the training rows."""
         if self._rows is None:
             raise ConfigError(
-                f"data.val_files: got {self.original_data_files} asked as training rows, expected "
+                f"data.val_files: got {self.original_data_files} used as training rows, expected "
                 f"data.train_files"
             )
         return self._rows
@@ -119,14 +128,11 @@ class DepoRLHFDataset(RLHFDataset):  # type: ignore[misc]
         return int(self._trainer.global_steps) if self._trainer is not None else self._steps
 
     def __getitem__(self, item: int) -> dict[str, Any]:
-        """Return the row that depo wants next, whatever `item` is.
-
-        Of validation files row `item`.
-        """
+        """Return the row that depo selects next; in validation files, row `item`."""
         return self.__getitems__([item])[0]
 
     def __getitems__(self, items: Sequence[int]) -> list[dict[str, Any]]:
-        """Return as many rows as there are items; torch's fetcher asks once for a whole batch."""
+        """Return one row per item; torch's fetcher calls this once per batch."""
         if self._rows is None:
             return [super(DepoRLHFDataset, self).__getitem__(item) for item in items]
         draws, rows = self._rows.sample(len(items), policy_version=self.policy_version)
@@ -143,7 +149,7 @@ class DepoRLHFDataset(RLHFDataset):  # type: ignore[misc]
         *,
         policy_version: int,
     ) -> None:
-        """Record rollouts in any order of groups.
+        """Record the rewards of rollouts, in any order.
 
         Args:
             draw_ids_N: Draw of each rollout, int64 [N].
@@ -152,9 +158,8 @@ class DepoRLHFDataset(RLHFDataset):  # type: ignore[misc]
             policy_version: Version of the weights that generated them.
         """
         group_size = self.rows.sampler.group_size
-        draw_ids = np.unique(
-            draw_ids_N
-        )  # sorted: verl orders groups by random ids, and the estimator would notice
+        # Sorted, because verl orders groups by random ids and the order affects the estimator.
+        draw_ids = np.unique(draw_ids_N)
         rewards_BG = np.full((draw_ids.size, group_size), np.nan, np.float32)
         logprobs_B = np.full(draw_ids.size, np.nan, np.float32)
         for group, draw_id in enumerate(draw_ids):
@@ -170,17 +175,18 @@ class DepoRLHFDataset(RLHFDataset):  # type: ignore[misc]
         )
 
     def release_all_but(self, held: Collection[int]) -> None:
-        """Free the prompts of open draws that verl no longer holds.
+        """Release the draws in flight that are not in `held`, a set of draw ids.
 
-        Failed, discarded, or lost with a process.
+        verl no longer holds their rollouts: they failed, were discarded, or were lost with a
+        process.
         """
         lost = [draw for draw in self.rows.sampler.in_flight() if draw.draw_id not in held]
         self.rows.sampler.release(lost, reason="no longer held by verl")
 
     def learn(self) -> dict[str, float]:
-        """Train the estimator on the new labels, if there is one.
+        """Train the estimator, if there is one, and return depo's metrics as `depo/NAME`.
 
-        Also return depo's metrics, named `depo/...`; without those still unknown.
+        Metrics that are still unknown are left out.
         """
         learned = {
             f"depo/{name}": value
@@ -210,8 +216,8 @@ class DepoRLHFDataset(RLHFDataset):  # type: ignore[misc]
             (batch.batch["old_log_probs"] * mask_NT).sum(-1), mask_NT.sum(-1)
         )
         self.observe(draw_ids_N, rewards_N, logprobs_N, policy_version=self.policy_version)
-        # verl saves before it calls this, so a resumed run knows of draws that no batch will ever
-        # bring; draws are handed out in order.
+        # verl saves before it calls this, so a resumed run restores draws that no batch will
+        # deliver. Draw ids ascend in the order of the batches.
         self.release_all_but(
             {
                 draw.draw_id
@@ -223,15 +229,14 @@ class DepoRLHFDataset(RLHFDataset):  # type: ignore[misc]
         logger.info("depo: %s", {name: round(value, 4) for name, value in self.learn().items()})
 
     def state_dict(self) -> dict[str, Any]:
-        """Return what a bit-exact continuation needs; verl's data loader stores it in `data.pt`."""
+        """Return the state of a bit-exact resume; verl's data loader stores it in `data.pt`."""
         return {} if self._rows is None else {"steps": self._steps, **self._rows.state_dict()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restore what `state_dict` returned.
 
         Raises:
-            StateError: The state is of other data, another group size or seed; nothing has changed
-                then.
+            StateError: The state has other data, group size or seed; nothing is changed.
         """
         if self._rows is not None:
             self._rows.load_state_dict(state)
@@ -239,16 +244,16 @@ class DepoRLHFDataset(RLHFDataset):  # type: ignore[misc]
 
 
 def unknown_metric(metric: str, known: Iterable[str]) -> ConfigError:
-    """Return the error of a metric that the reward function does not give."""
+    """Return the error for a metric that the reward function does not return."""
     names = ", ".join(sorted({REWARD, *known}))
     return ConfigError(
         f"algorithm.filter_groups.metric: got {metric!r}, expected what the reward function "
-        f"gives, one of {names}"
+        f"returns, one of {names}"
     )
 
 
 def mean_logprobs(sums_N: torch.Tensor, counts_N: torch.Tensor) -> Float32Array:
-    """Return sums / counts, float32 [N], NaN where there is no token."""
+    """Return sums / counts, float32 [N]; NaN where a response has no token."""
     means_N: Float32Array = (
         torch.where(counts_N > 0, sums_N / counts_N.clamp(min=1), torch.nan).float().numpy()
     )
@@ -270,10 +275,10 @@ def _trainer_of(config: DictConfig) -> Any:
 
 
 def settings_of(config: DictConfig) -> AdapterSettings:
-    """Return what `data.depo` says.
+    """Return the settings in `data.depo`.
 
     Raises:
-        ConfigError: A key that depo does not know, or a value out of its range.
+        ConfigError: A key is unknown, or a value is out of its range.
     """
     tables = OmegaConf.to_container(config.get("depo") or OmegaConf.create(), resolve=True)
     assert isinstance(tables, dict)
@@ -290,7 +295,7 @@ def _check(config: DictConfig) -> None:
     if _listed(config.train_files) == _listed(config.val_files):
         raise ConfigError(
             f"data.val_files: got {config.val_files}, the same as data.train_files, expected "
-            f"other files: they tell depo which rows to choose"
+            f"other files: depo selects rows of the training files only"
         )
     if _outside(config, GROUP_SIZE) is None:
         raise ConfigError(
@@ -315,9 +320,9 @@ def _row_sampler(
 
 
 def _identities(dataset: DepoRLHFDataset) -> Iterator[dict[str, Any]]:
-    """Yield of each row what makes it the prompt it is.
+    """Yield the columns of each row that identify its prompt.
 
-    A row with images or the like is its own, since texts such as "<image> Find x." repeat.
+    Rows with images, video or audio are all distinct, since texts such as "<image> Find x." repeat.
     """
     columns = set(dataset.dataframe.column_names)
     needed = sorted(columns & {dataset.prompt_key, "data_source", "reward_model"})
@@ -328,10 +333,7 @@ def _identities(dataset: DepoRLHFDataset) -> Iterator[dict[str, Any]]:
 
 
 def _outside(config: DictConfig, name: str) -> Any:
-    """Return a value of verl's configuration from outside of its section `data`.
-
-    None if there is none.
-    """
+    """Return a value from outside the section `data` of verl's configuration, or None."""
     try:
         return OmegaConf.select(config, f"..{name}")
     except ConfigKeyError:

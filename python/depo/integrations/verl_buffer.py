@@ -1,6 +1,6 @@
 """Report every group of verl's replay buffer to `depo.integrations.verl`.
 
-Groups that it hands to the trainer and groups that it throws away.
+This includes the groups that verl trains on and those that it discards.
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from typing import Any
 
-# First of what needs verl, since it names the extra where that is missing.
+# Imported before verl itself: if verl is missing, this import names the extra to install.
 from depo.integrations.verl import (
     DRAW_ID,
     REWARD,
@@ -27,25 +27,25 @@ import transfer_queue as tq
 from verl.trainer.ppo.v1.replay_buffer import ReplayBuffer, ReplayBufferAsync
 
 TRAINING = "train"
-"""verl's name of the partition that is trained on."""
+"""verl's name for the training partition."""
 
 
 class DepoReplayBuffer(ReplayBuffer):  # type: ignore[misc]
-    """Buffer of the mode `sync`.
+    """Report the groups of verl's synchronous mode (`trainer_mode` sync) to depo.
 
-    What verl selects, filters out (DAPO), discards as surplus or finds failed is observed before it
-    is cleared.
-
-    depo's metrics join those of verl's step, named `depo/...`.
+    Pass it to verl as `trainer.v1.sampler.custom_sampler`; verl constructs it. Groups that verl
+    selects, filters out (DAPO), discards as surplus or marks as failed are observed before they are
+    cleared. depo's metrics are added to those of verl's step as `depo/NAME`.
 
     Raises:
-        ConfigError: The class does not fit `trainer_mode`, or rewards would come too late.
+        ConfigError: The class does not fit `trainer_mode`, or rewards would arrive too late.
     """
 
     def __init__(self, **arguments: Any) -> None:
-        """Take what verl passes to a custom sampler.
+        """Take the arguments that verl passes to a custom sampler.
 
-        Also from the trainer behind `refill_fn` what it passes to its own alone.
+        The arguments that verl passes only to its built-in buffers are read from the trainer, whose
+        method `refill_fn` is.
         """
         self._trainer: Any = getattr(arguments["refill_fn"], "__self__", None)
         if self._trainer is None:
@@ -63,7 +63,7 @@ class DepoReplayBuffer(ReplayBuffer):  # type: ignore[misc]
         if model.enable and not model.enable_resource_pool:
             raise ConfigError(
                 "reward.reward_model.enable_resource_pool: got False, expected True: a colocated "
-                "reward model judges after the buffer was asked"
+                "reward model scores only after the buffer was read"
             )
         super().__init__(**{**_builtin_settings(self._trainer), **arguments})
         TRAINERS.add(self._trainer)
@@ -71,8 +71,8 @@ class DepoReplayBuffer(ReplayBuffer):  # type: ignore[misc]
     def sample(
         self, global_steps: int, partition_id: str, batch_size: int
     ) -> tuple[tq.KVBatchMeta, dict[str, Any]]:
-        """Return verl's batch and metrics, depo's among them."""
-        dataset = self._dataset  # a wrong class is refused before anything is waited for
+        """Return verl's batch and metrics, with depo's metrics added."""
+        dataset = self._dataset  # raises for a wrong class before verl waits for rollouts
         batch, metrics = super().sample(
             global_steps=global_steps, partition_id=partition_id, batch_size=batch_size
         )
@@ -103,7 +103,7 @@ class DepoReplayBuffer(ReplayBuffer):  # type: ignore[misc]
         return dataset
 
     def _observe(self, partition_id: str, uids: Collection[str]) -> None:
-        """Record what is known of some groups: one reward per session, missing sessions unknown."""
+        """Record some groups: one reward per session; missing sessions are unknown (NaN)."""
         if partition_id != TRAINING:
             return
         keys = _last_outputs(self.partitions[partition_id], set(uids))
@@ -133,25 +133,21 @@ class DepoReplayBuffer(ReplayBuffer):  # type: ignore[misc]
             )
 
     def _held(self) -> set[int]:
-        """Return the draws that verl still holds when a batch is complete.
+        """Return the ids of draws that verl still holds when a batch is complete.
 
-        None, since this mode drains what it has dispatched.
+        The synchronous mode drains all that it has dispatched, so there are none.
         """
         return set()
 
 
 class DepoReplayBufferAsync(DepoReplayBuffer, ReplayBufferAsync):  # type: ignore[misc]
-    """Buffer of the asynchronous modes.
+    """Report the groups of verl's asynchronous modes to depo.
 
-    Groups that were dropped as stale are observed, too, with the version that they were dispatched
-    with.
+    Groups that verl drops as stale are observed too, with the policy version at dispatch.
     """
 
     def _held(self) -> set[int]:
-        """Return the draws of the prompts in TransferQueue.
-
-        This keeps their rows in these modes.
-        """
+        """Return the ids of draws whose rows TransferQueue still holds."""
         prompts = [
             key
             for key, tag in (tq.kv_list(TRAINING) or {}).get(TRAINING, {}).items()
@@ -164,9 +160,9 @@ class DepoReplayBufferAsync(DepoReplayBuffer, ReplayBufferAsync):  # type: ignor
 
 
 def _last_outputs(tags: Mapping[str, Any], uids: set[str]) -> list[str]:
-    """Return the key `{uid}_{session}_{output}` of each session's last output.
+    """Return the key `{uid}_{session}_{output}` of each session's last output, by session.
 
-    This carries the session's reward, by session.
+    The last output holds the session's reward.
     """
     last: dict[tuple[int, str], int] = {}
     for uid, session, output in (key.split("_") for key in tags if key.split("_")[0] in uids):
@@ -175,13 +171,12 @@ def _last_outputs(tags: Mapping[str, Any], uids: set[str]) -> list[str]:
 
 
 def _rewards(judged_N: Any, metric: str) -> Float32Array:
-    """Return the reward of each rollout, float32 [N], NaN where it has none.
+    """Return the reward of each rollout, float32 [N]; NaN where it has none.
 
-    From its scores per token, or from the extra results of the reward function.
+    Rewards are sums of scores per token, or an extra result of the reward function.
 
     Raises:
-        ConfigError: Not one of them has the metric; verl itself says so only where it filters by
-            it.
+        ConfigError: No rollout has the metric. verl itself checks this only when it filters by it.
     """
     if metric == REWARD:
         return np.array([float(scores.sum()) for scores in judged_N], np.float32)
@@ -203,9 +198,9 @@ def _mean_logprobs(data: Any) -> Any:
 
 
 def _builtin_settings(trainer: Any) -> dict[str, Any]:
-    """Return the arguments that verl passes to its own buffers alone.
+    """Return the arguments that verl passes only to its built-in buffers.
 
-    Without them `algorithm.filter_groups` would silently do nothing.
+    Without them, `algorithm.filter_groups` would have no effect.
     """
     config = trainer.config
     metric = trainer._resolve_filter_groups_metric()

@@ -1,4 +1,4 @@
-"""Which versions of a framework its adapter was tested with, and what is said of others."""
+"""Check a framework's version against the ones that its adapter was tested with."""
 
 from __future__ import annotations
 
@@ -8,20 +8,20 @@ from importlib.metadata import PackageNotFoundError, version
 from depo.types.errors import install_hint
 
 TESTED_WINDOWS = {"trl": ">=1.16,<1.17", "verl": ">=0.9.1,<0.9.2"}
-"""Package -> the versions that were tested, as in pyproject.toml."""
+"""Package -> tested versions, as in pyproject.toml."""
 
 
 def require_tested(package: str) -> None:
-    """Check the installed version of a framework.
+    """Check that a framework is installed, in a tested version.
 
     Args:
-        package: Its name, a key of TESTED_WINDOWS and the name of depo's extra.
+        package: Name of the framework: a key of TESTED_WINDOWS, and the name of depo's extra.
 
     Raises:
-        ImportError: It is not installed; the message names the extra.
+        ImportError: It is not installed; the message names the command that installs it.
 
     Warns:
-        UserWarning: Its version lies outside of the tested window.
+        UserWarning: Its version is outside the tested range.
     """
     window = TESTED_WINDOWS[package]
     try:

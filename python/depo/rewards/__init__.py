@@ -1,4 +1,4 @@
-"""Reward functions: how a response becomes a number, or NaN where nobody can tell."""
+"""Reward functions: turn a response into a number, or NaN if the reward is unknown."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ def load_reward(config: RewardConfig) -> Reward:
     """Return the reward function that `config` names.
 
     Raises:
-        ConfigError: Unknown function, a user function that cannot be imported or has neither TRL's
-            nor verl's signature.
-        ImportError: The package behind the function is not installed.
+        ConfigError: The function is unknown, cannot be imported, or has neither TRL's nor verl's
+            signature.
+        ImportError: The package that the function needs is not installed.
     """
     return Reward(_load_scorer(config), config.truncated)
 
@@ -26,11 +26,10 @@ def load_reward(config: RewardConfig) -> Reward:
 def check_golds(
     prompts: Sequence[Prompt], config: RewardConfig
 ) -> tuple[list[Prompt], list[Prompt]]:
-    """Split prompts into those whose ground truth the reward function can verify and the rest.
+    """Split off the prompts whose ground truth the reward function cannot verify.
 
-    This would fail every response.
-
-    Only function `math` with `check_golds` on drops any; the rest is logged as a warning.
+    Every response to them would get reward 0. Only function `math` with `check_golds` drops any; a
+    warning gives their number.
 
     Returns:
         Kept prompts and dropped prompts, each in order.

@@ -11,16 +11,16 @@ from depo.types.records import Float32Array, Prompt
 
 
 class ExactScorer:
-    """1.0 where the response is the ground truth.
+    """Return 1.0 where the response equals the ground truth or one of a list, else 0.0.
 
-    (or one of a list) after stripping surrounding white space, else 0.0.
+    Surrounding white space is ignored.
     """
 
     def score(self, prompts: Sequence[Prompt], responses: Sequence[str]) -> Float32Array:
         """Return float32 [N] of 0.0 and 1.0.
 
         Raises:
-            DataError: A ground truth is neither a string nor a number nor a list of these.
+            DataError: A ground truth is not a string, a number or a list of these.
         """
         return np.array(
             [

@@ -1,4 +1,4 @@
-"""Rewards of rollout groups, as one array."""
+"""Compute the rewards of rollout groups as one array."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def judge(
 ) -> Float32Array:
     """Return the rewards of every response, float32 [B, group_size].
 
-    NaN means unknown, or not generated because the group is a probe.
+    NaN means unknown, or not generated because a probe has fewer rollouts.
     """
     responses = [response for group in rollouts for response in group.responses]
     repeated = [

@@ -1,4 +1,4 @@
-"""Mathematical equality by math-verify, in killable worker processes."""
+"""Compare mathematical answers by math-verify, in worker processes with a time limit."""
 
 from __future__ import annotations
 
@@ -19,28 +19,29 @@ from depo.rewards.math_answers import (
 )
 from depo.rewards.pool import Outcome, WorkerPool
 from depo.rewards.scorer import accepted_answers
+from depo.types.errors import install_hint
 from depo.types.records import Float32Array, Prompt
 
 Question = tuple[tuple[str, ...], Answer]
-"""Ground truths, any of which is right, and an answer to hold against them."""
+"""Accepted ground truths, and the answer to compare with them."""
 
 CACHE_ENTRIES = 100_000
 COUNTER_NAMES = {"timeout": "timeouts", "crash": "crashes", "error": "errors"}
 GOLD_TIMEOUT_FACTOR = 5.0
-"""Ground truths are verified once, so they get this many times the limit of a response; a busy
-machine must not shrink the data set.
+"""Ground truths get this many times the limit of a response.
+
+They are verified once, and a busy machine must not shrink the data set.
 """
 
 logger = logging.getLogger(__name__)
 
 
 class MathScorer:
-    """1.0 where the final answer equals the ground truth, 0.0 where it does not, NaN.
+    """Return 1.0 where the final answer equals the ground truth, else 0.0.
 
-    Where the verification timed out or crashed.
-
-    Equal strings and numbers are settled at once, the rest by math-verify in a `WorkerPool`.
-    Answers beyond `within_limits` are wrong.
+    NaN means that the verification timed out or crashed. Strings and numbers are compared
+    directly, other answers by math-verify in a `WorkerPool`. Answers beyond `within_limits` are
+    wrong.
     """
 
     def __init__(self, timeout_seconds: float, workers: int) -> None:
@@ -55,7 +56,7 @@ class MathScorer:
         """
         if importlib.util.find_spec("math_verify") is None:
             raise ImportError(
-                "reward.function math needs the package math-verify (pip install math-verify)"
+                f"reward.function math needs the package math-verify: {install_hint('train')}"
             )
         self._timeout_seconds = timeout_seconds
         self._workers = workers
@@ -67,7 +68,7 @@ class MathScorer:
         """Return float32 [N] of 0.0, 1.0 and NaN.
 
         Raises:
-            DataError: A ground truth is neither a string nor a number nor a list of these.
+            DataError: A ground truth is not a string, a number or a list of these.
         """
         questions = [
             (_golds(prompt), extract_answer(response))
@@ -84,12 +85,15 @@ class MathScorer:
         return np.array([verdicts[question] for question in questions], dtype=np.float32)
 
     def check_golds(self, prompts: Sequence[Prompt]) -> tuple[list[Prompt], list[Prompt]]:
-        """Split prompts into those with a ground truth that verifies against itself and the rest.
+        """Split off the prompts whose ground truth does not verify against itself.
 
-        This is logged as a warning.
+        A warning gives their number.
+
+        Returns:
+            Kept prompts and dropped prompts, each in order.
 
         Raises:
-            DataError: A ground truth is neither a string nor a number nor a list of these.
+            DataError: A ground truth is not a string, a number or a list of these.
         """
         golds = {gold for prompt in prompts for gold in _golds(prompt)}
         verified = {gold for gold in golds if as_number(gold) is not None}
@@ -112,9 +116,9 @@ class MathScorer:
         return kept, dropped
 
     def counters(self) -> dict[str, int]:
-        """Return {"timeouts", "crashes", "errors"}.
+        """Return how many verifications had no result since the start.
 
-        Verifications without a verdict since the start, by cause.
+        The keys are "timeouts", "crashes" and "errors".
         """
         return {name: self._counters[name] for name in COUNTER_NAMES.values()}
 
@@ -139,7 +143,7 @@ class MathScorer:
 
     def _record(self, question: Question, outcome: Outcome) -> float:
         if outcome.failure:
-            # Not cached: a limit that was missed on a busy machine may be kept the next time.
+            # Not cached: the call may have timed out only because the machine was busy.
             self._counters[COUNTER_NAMES[outcome.failure]] += 1
             logger.warning(
                 "math verification of %.80r against %.80r: %s %s",

@@ -1,7 +1,4 @@
-"""The final answer of a mathematical response, as text.
-
-Extraction, limits, and comparisons that need no computer algebra.
-"""
+"""Extract the final answer of a mathematical response and compare it as text or number."""
 
 from __future__ import annotations
 
@@ -10,8 +7,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 
 MAX_ANSWER_CHARS = 300
-"""A longer answer is not looked at; of a response without a marked answer, this much of its end is.
-"""
+"""Longer answers are wrong; without a marked answer, this much of the response's end is read."""
 MAX_NESTING = 20
 
 _BOX = re.compile(r"\\(?:boxed|fbox)\s*\{")
@@ -30,7 +26,7 @@ _FRACTION = re.compile(r"([-+]?)\\frac\{(\d+)\}\{(\d+)\}")
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What a response offers as its answer.
+    """The answer that a response gives.
 
     Attributes:
         text: The answer, or the end of the response.
@@ -61,26 +57,23 @@ def extract_answer(response: str) -> Answer:
 
 
 def clean_gold(gold: str) -> str:
-    """Return a ground truth without GSM8K's worked solution before `####` and.
-
-    Without surrounding white space.
-    """
+    """Return a ground truth without GSM8K's worked solution and outer white space."""
     return gold.rpartition("####")[2].strip()
 
 
 def as_latex(answer: str) -> str:
-    r"""Return an answer as math-verify parses it: in `$..$`.
+    r"""Return an answer in `$..$`, as math-verify expects it.
 
-    Without these `\sqrt{3}` or `x^2` silently parse to nothing.
+    Otherwise `\sqrt{3}` or `x^2` would parse to nothing, without an error.
     """
     answer = answer.replace(r"\$", "").replace(r"\!", "")
     return answer if _DELIMITED.search(answer) else f"${answer}$"
 
 
 def within_limits(answer: str) -> bool:
-    """Return whether computer algebra may look at an answer.
+    """Return whether an answer is safe for computer algebra.
 
-    Not overlong, not nested too deep, no huge powers or factorials.
+    Overlong or deeply nested answers and huge powers or factorials are not.
     """
     depth = deepest = 0
     for character in answer[: MAX_ANSWER_CHARS + 1]:
@@ -92,9 +85,9 @@ def within_limits(answer: str) -> bool:
 
 
 def compare_text(gold: str, answer: str) -> bool | None:
-    """Return whether two answers are equal as strings or as numbers.
+    """Return whether two answers are equal as strings or numbers.
 
-    None where only computer algebra can tell.
+    None means that only computer algebra can decide.
     """
     if _normalized(gold) == _normalized(answer):
         return bool(_normalized(gold))

@@ -1,7 +1,6 @@
-"""What a math worker runs.
+"""Compare answers inside a worker process, with math-verify's own time limits off.
 
-Math-verify without its own time limits, which rest on SIGALRM and do not interrupt C code; the pool
-has its own.
+Those limits use SIGALRM, which does not interrupt C code. The pool has limits of its own.
 """
 
 from __future__ import annotations
@@ -17,16 +16,12 @@ _ANCHORED = (
     LatexExtractionConfig(boxed_match_priority=0, try_extract_without_anchor=False),
     ExprExtractionConfig(try_extract_without_anchor=False),
 )
-"""Of unmarked text only what follows words such as "the answer is" counts, not whatever number
-comes last.
-"""
+"""In unmarked text, only what follows words such as "the answer is" counts, not the last number."""
 
-logging.getLogger("math_verify").setLevel(
-    logging.ERROR
-)  # it warns once per process that its own limits are off
-parse(
-    "$1$", parsing_timeout=None
-)  # the grammar loads with the first parse, which would count against the first call's limit
+# math-verify would warn in every process that its own limits are off.
+logging.getLogger("math_verify").setLevel(logging.ERROR)
+# Load the grammar now: it would count against the limit of the first call.
+parse("$1$", parsing_timeout=None)
 
 
 def verify_answer(golds: list[str], answer: str, marked: bool) -> bool:
@@ -38,8 +33,8 @@ def verify_answer(golds: list[str], answer: str, marked: bool) -> bool:
         marked: See `Answer.marked`.
 
     Raises:
-        MemoryError, RecursionError: The comparison is beyond the worker's means; nothing is known
-            about the answer.
+        MemoryError, RecursionError: The comparison exceeds the worker's limits; the result is
+            unknown.
     """
     expected = [value for gold in golds for value in parse(as_latex(gold), parsing_timeout=None)]
     targets = (
@@ -55,7 +50,5 @@ def _equal(gold: object, target: object) -> bool:
         return bool(verify(gold, target, timeout_seconds=None, raise_on_error=True))
     except (MemoryError, RecursionError):
         raise
-    except (
-        Exception
-    ):  # sympy raises many classes for things that cannot be compared, which are then not equal
+    except Exception:  # sympy raises many classes if values cannot be compared: they are not equal
         return False

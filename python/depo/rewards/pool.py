@@ -1,10 +1,8 @@
-"""Long-lived worker processes whose calls end in time.
+"""Run a function in worker processes, with a time limit for each call.
 
-A call beyond its limit costs its process, never the caller.
-
-A verifier may hang inside C code, eat all memory or crash. Signals and threads cannot stop that,
-killing a process can. Workers are fresh interpreters (nothing is forked, so no lock of a threaded
-parent is inherited) and speak JSON lines over pipes.
+A verifier may hang inside C code, use all memory or crash. Signals and threads cannot stop that, so
+a call beyond its limit ends with its process killed. Workers are fresh interpreters, not forks, so
+they inherit no locks of the parent's threads. They exchange JSON lines over pipes.
 """
 
 from __future__ import annotations
@@ -22,15 +20,13 @@ from dataclasses import dataclass
 from typing import IO, Any, Literal, Self
 
 START_LIMIT_SECONDS = 120.0
-"""Imports of a worker may take long on a busy machine; they do not count against the limit of a
-call.
-"""
+"""Time limit of a worker's imports, which do not count against the limit of a call."""
 READ_BYTES = 1 << 16
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What became of one call.
+    """The outcome of one call.
 
     Attributes:
         value: What the function returned; None unless `failure` is "".
@@ -76,7 +72,7 @@ class WorkerPool:
         try:
             return self._map(calls)
         except BaseException:
-            self.close()  # workers may still hold calls that nobody waits for
+            self.close()  # workers may still run calls of this map
             raise
 
     def __enter__(self) -> Self:

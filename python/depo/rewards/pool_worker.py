@@ -1,6 +1,6 @@
-"""Main program of a pool worker: one JSON line in, one out.
+"""Main program of a pool worker: read one JSON line per call, write one per result.
 
-Started by `WorkerPool` as a fresh interpreter.
+`WorkerPool` starts it as a fresh interpreter.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ def main(function: str, memory_bytes: int, timeout_seconds: float) -> None:
 
     Args:
         function: `module:function`.
-        memory_bytes: Limit of the address space, from after the imports on.
-        timeout_seconds: The parent's limit of a call. Should the parent be gone, the kernel ends a
-            runaway call at twice this.
+        memory_bytes: Limit of the address space, set after the imports.
+        timeout_seconds: The parent's limit of a call. If the parent has ended, the kernel ends the
+            call after twice this time.
     """
     replies = os.fdopen(os.dup(1), "w", encoding="utf-8")
-    os.dup2(2, 1)  # whatever the function prints must not get between the replies
+    os.dup2(2, 1)  # keep the function's own output away from the replies
     module, _, name = function.partition(":")
     run = attrgetter(name)(importlib.import_module(module))
     resource.setrlimit(resource.RLIMIT_AS, (memory_bytes, memory_bytes))
@@ -34,7 +34,7 @@ def main(function: str, memory_bytes: int, timeout_seconds: float) -> None:
         signal.setitimer(signal.ITIMER_REAL, 2 * timeout_seconds)
         try:
             reply = json.dumps({"value": run(*json.loads(line))})
-        except Exception as error:  # the parent is told, whatever it is
+        except Exception as error:  # the parent gets every error
             reply = json.dumps(
                 {"failure": "error", "detail": f"{type(error).__name__}: {error}"[:1000]}
             )

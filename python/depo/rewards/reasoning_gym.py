@@ -1,4 +1,4 @@
-"""reasoning-gym's own scorers, made binary."""
+"""Score responses by reasoning-gym's own scorers, as 0 or 1."""
 
 from __future__ import annotations
 
@@ -28,19 +28,19 @@ ACCEPTED_RESPONSES: Mapping[str, re.Pattern[str]] = {
     "spiral_matrix": _BOARD,
     "string_insertion": _BOARD,
 }
-"""Families whose scorers evaluate the response as Python code (reasoning-gym 0.1.25) see only
-responses of this form; others cannot be fully right anyway:
-an answer of countdown is arithmetic without powers, and in the board families a Python list earns
-partial credit at most."""
+"""Family -> form of the responses that its scorer gets; all others are wrong.
+
+The scorers of these families evaluate the response as Python code (reasoning-gym 0.1.25). A right
+answer always has this form: countdown takes arithmetic without powers, and in the board families a
+Python list earns partial credit at most.
+"""
 
 
 class ReasoningGymScorer:
-    """1.0 where the task's scorer gives full marks, else 0.0.
+    """Return 1.0 where the task's scorer gives full marks, else 0.0.
 
-    Its partial credit can be had without solving anything.
-
-    What stands in the last `<answer>..</answer>` is judged if there is one, else the whole response
-    without surrounding white space.
+    Partial credit counts as 0, because it can be earned without solving the task. The scorer gets
+    the text of the last `<answer>..</answer>`, else the whole response without outer white space.
     """
 
     def __init__(self) -> None:
@@ -50,7 +50,7 @@ class ReasoningGymScorer:
     def score(self, prompts: Sequence[Prompt], responses: Sequence[str]) -> Float32Array:
         """Return float32 [N] of 0.0 and 1.0.
 
-        NaN where the scorer fails on its own reference answer.
+        NaN means that the scorer failed on its own reference answer.
 
         Raises:
             DataError: A prompt's columns hold no task and entry.
@@ -85,9 +85,7 @@ class ReasoningGymScorer:
         score_answer = _scorer(task)
         try:
             return float(score_answer(answer, entry) >= 1.0)
-        except (
-            Exception
-        ) as error:  # each family chokes on malformed responses in its own way; they are wrong
+        except Exception as error:  # scorers raise many classes for malformed, wrong responses
             if entry["answer"] is None or _accepts_reference(score_answer, entry):
                 return 0.0
             self._counters["errors"] += 1

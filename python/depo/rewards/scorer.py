@@ -1,4 +1,4 @@
-"""What every reward function shares: shapes, the rule for truncated responses, counters."""
+"""Parts that all reward functions share: shapes, truncated responses, counters."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class Scorer(Protocol):
         """Return float32 [N], one reward per response; NaN where the verifier failed."""
 
     def counters(self) -> dict[str, int]:
-        """Return how often, since the start, a verdict stayed unknown, by cause."""
+        """Return the number of unknown rewards since the start, by cause."""
 
     def close(self) -> None:
         """End worker processes; calling it twice is fine."""
@@ -37,8 +37,7 @@ class Reward:
 
         Args:
             scorer: Judges responses.
-            truncated: Reward of a response cut by the token budget: 0, what the scorer says, or
-                NaN.
+            truncated: Reward of a response cut by the token budget: 0, the scorer's, or NaN.
         """
         self.scorer = scorer
         self._truncated = truncated
@@ -69,7 +68,7 @@ class Reward:
         return rewards
 
     def counters(self) -> dict[str, int]:
-        """Return how often, since the start, a verdict stayed unknown, by cause."""
+        """Return the number of unknown rewards since the start, by cause."""
         return self.scorer.counters()
 
     def close(self) -> None:
@@ -78,12 +77,10 @@ class Reward:
 
 
 def accepted_answers(prompt: Prompt) -> tuple[str, ...]:
-    """Return the ground truth of a prompt as text.
-
-    A list holds alternatives, any of which is right.
+    """Return the accepted ground truths of a prompt as text.
 
     Raises:
-        DataError: It is neither a string nor a number nor a non-empty list of these.
+        DataError: The ground truth is not a string, a number or a non-empty list of these.
     """
     answers = prompt.answer if isinstance(prompt.answer, (list, tuple)) else [prompt.answer]
     if not answers or any(

@@ -1,4 +1,4 @@
-"""Reward functions of users, in the signatures of TRL and verl."""
+"""Call reward functions of users, with the signature of TRL or of verl."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def load_user_scorer(reference: str) -> Scorer:
         reference: `package.module:function` or `path/file.py:function`.
 
     Raises:
-        ConfigError: It cannot be imported, is no function, or has neither TRL's nor verl's
+        ConfigError: It cannot be imported, is not a function, or has neither TRL's nor verl's
             signature.
     """
     function = load_function(reference, "reward.function")
@@ -47,9 +47,9 @@ def load_user_scorer(reference: str) -> Scorer:
 
 
 class TrlScorer:
-    """A batched function.
+    """Call a function once per batch, with TRL's signature.
 
-    Gets all prompts, completions and columns at once, returns a number or None (unknown) for each.
+    It gets all prompts, completions and columns, and returns a number or None (unknown) for each.
     """
 
     def __init__(self, function: Callable[..., Any]) -> None:
@@ -64,8 +64,8 @@ class TrlScorer:
         """Return float32 [N], NaN where the function returned None or NaN.
 
         Raises:
-            ValueError: The function needs a column that the data lacks, or returned something else
-                than N numbers.
+            ValueError: The function needs a column that the data lacks, or did not return N
+                numbers.
             RuntimeError: The function raised.
         """
         if not prompts:
@@ -109,7 +109,7 @@ class TrlScorer:
         )
 
     def counters(self) -> dict[str, int]:
-        """Return nothing: this function reports unknown verdicts itself, as None."""
+        """Return nothing: the function returns None for unknown rewards."""
         return {}
 
     def close(self) -> None:
@@ -134,9 +134,9 @@ class TrlScorer:
 
 
 class VerlScorer:
-    """A function of one sample that returns a number or a mapping with `score`.
+    """Call a function once per response, with verl's signature.
 
-    Where it raises, the verdict is unknown.
+    It returns a number or a mapping with `score`. Where it raises, the reward is unknown.
     """
 
     def __init__(self, function: Callable[..., Any]) -> None:
@@ -152,8 +152,8 @@ class VerlScorer:
         """Return float32 [N], NaN where the function raised or returned NaN.
 
         Raises:
-            ValueError: The function returned something else than a number or a mapping with a
-                number as `score`.
+            ValueError: The function returned neither a number nor a mapping with a number as
+                `score`.
         """
         values = [
             self._call(prompt, response)
@@ -179,7 +179,7 @@ class VerlScorer:
             return self._function(
                 data_source=source, solution_str=response, ground_truth=prompt.answer, **extra
             )
-        except Exception as error:  # a user's function may raise anything
+        except Exception as error:  # any class: it is the user's code
             return error
 
     def _as_reward(self, value: Any) -> float:
@@ -232,7 +232,7 @@ def _as_float(value: Any, function: Callable[..., Any]) -> float:
 
 
 async def _gather(values: Sequence[Any]) -> list[Any]:
-    """Return values with every awaitable replaced by its result or the exception that it raised."""
+    """Return the values, each awaitable replaced by its result or the exception it raised."""
     positions = [position for position, value in enumerate(values) if inspect.isawaitable(value)]
     results = await asyncio.gather(
         *(values[position] for position in positions), return_exceptions=True
@@ -242,10 +242,7 @@ async def _gather(values: Sequence[Any]) -> list[Any]:
 
 
 def _run(coroutine: Coroutine[Any, Any, list[Any]]) -> list[Any]:
-    """Run a coroutine to its end.
-
-    In this thread, or on one of its own where an event loop is running already (notebooks).
-    """
+    """Run a coroutine to its end, in another thread if an event loop runs here (notebooks)."""
     try:
         asyncio.get_running_loop()
     except RuntimeError:

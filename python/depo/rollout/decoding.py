@@ -1,4 +1,4 @@
-"""A batch of rows that share prompts' prefilled keys and values and grow by one token per step."""
+"""Decode a batch of rows by one token per step, from prompts that are prefilled once."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from depo.types.records import Int64Array
 class DecodingRows:
     """R rows of unfinished text: their keys and values, padding and positions.
 
-    Each prompt is prefilled once, however many rows continue it.
+    Each prompt is prefilled once for all rows that continue it.
 
     Attributes:
         logits_RV: Logits of the next token of every row.
@@ -30,13 +30,13 @@ class DecodingRows:
         prompt_of_row: Int64Array,
         max_new_tokens: int,
     ) -> None:
-        """Prefill.
+        """Prefill the prompts.
 
         Args:
             model: Causal LM in evaluation mode.
             prompt_ids: Prompts, int64 [P] each.
             prompt_of_row: The prompt that each row continues, int64 [R] into `prompt_ids`.
-            max_new_tokens: Room for so many tokens per row.
+            max_new_tokens: Token budget of a row.
         """
         self._model = model
         self._length = max(ids.size for ids in prompt_ids)
@@ -98,8 +98,8 @@ class DecodingRows:
     def _decoding_mask(self, padding_R: Tensor, capacity: int) -> Tensor:
         """Return the mask of all positions up to `capacity`.
 
-        It is int64 [R, capacity] with 1 for tokens or, where the model takes it, additive [R, 1, 1,
-        capacity]: that spares the model from building one at every step.
+        It is int64 [R, capacity] with 1 for tokens. Models that accept it get the additive mask [R,
+        1, 1, capacity], which they would otherwise build at every step.
         """
         is_token = torch.arange(capacity, device=padding_R.device) >= padding_R[:, None]
         dtype = plain_attention_dtype(self._cache)

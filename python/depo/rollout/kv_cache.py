@@ -1,4 +1,4 @@
-"""Hold keys and values of decoding rows in buffers that are allocated once."""
+"""Hold the keys and values of decoding rows in buffers that are allocated once."""
 
 from __future__ import annotations
 
@@ -12,16 +12,18 @@ from transformers.cache_utils import Cache, DynamicLayer
 class PreallocatedLayer(DynamicLayer):  # type: ignore[no-untyped-call]
     """One attention layer's keys and values with room for `capacity` positions.
 
-    `keys` and `values` are views of the filled part.
-
-    Appending a token writes one position per row. The layer it replaces copies everything that it
-    holds for each token.
+    `keys` and `values` are views of the filled part. Appending a token writes one position per row;
+    DynamicLayer copies all positions for each token.
     """
 
     def __init__(self, keys: Tensor, values: Tensor, rows: Tensor, capacity: int) -> None:
-        """Hold copies of the rows `rows`.
+        """Copy the rows `rows` of prefilled keys and values into buffers.
 
-        (int64 [R], repeats allowed) of prefilled keys and values, [B, heads, P, size] each.
+        Args:
+            keys: Prefilled keys, [B, heads, P, size].
+            values: Prefilled values, [B, heads, P, size].
+            rows: Rows to hold, int64 [R], repeats allowed.
+            capacity: Positions of a buffer, >= P.
         """
         super().__init__()  # type: ignore[no-untyped-call]
         self.dtype, self.device = keys.dtype, keys.device
@@ -31,10 +33,7 @@ class PreallocatedLayer(DynamicLayer):  # type: ignore[no-untyped-call]
         self._hold(keys, values, rows)
 
     def reorder_cache(self, beam_idx: Tensor) -> None:
-        """Hold the rows `beam_idx` (int64 [R], repeats allowed) of the present rows.
-
-        In new buffers.
-        """
+        """Keep the rows `beam_idx`, int64 [R], repeats allowed, in new buffers."""
         self._hold(
             self._key_buffer[:, :, : self._length],
             self._value_buffer[:, :, : self._length],
@@ -77,9 +76,7 @@ def preallocate(cache: Cache, rows: Tensor, capacity: int) -> None:
     """Hold the rows `rows` of a prefilled cache in preallocated layers.
 
     Every full-attention layer becomes a `PreallocatedLayer`; rows are int64 [R], repeats allowed.
-
-    Layers of other kinds (sliding window, recurrent) stay what they are: what they hold does not
-    grow.
+    Layers of other kinds (sliding window, recurrent) are kept, because they do not grow.
     """
     for index, layer in enumerate(cache.layers):
         if type(layer) is DynamicLayer and layer.keys is not None and layer.values is not None:

@@ -1,4 +1,4 @@
-"""Rollouts by a transformers model in this process."""
+"""Generate rollouts with a transformers model in this process."""
 
 from __future__ import annotations
 
@@ -26,19 +26,19 @@ from depo.sampler.keyed import derive_key, uniforms
 from depo.types.records import BoolArray, Float32Array, Int64Array, Prompt, RolloutGroup
 
 COMPACT_BELOW = 0.75
-"""Finished rows are dropped once fewer than this share of the held rows is unfinished: dropping
-copies the whole cache, a step only reads it.
+"""Finished rows are dropped once fewer than this share of the held rows is unfinished.
+
+Dropping copies the whole cache, while a step only reads it.
 """
 
 
 class LocalEngine:
-    """Generates with any Hugging Face causal LM.
+    """Generate with any Hugging Face causal LM.
 
-    One prefill per prompt, then one token per step for every unfinished row.
+    Each prompt is prefilled once. Each step then appends one token to every unfinished row.
 
-    Response g of prompt b takes its random numbers from (keys[b], g) and the position alone, so it
-    depends neither on the other prompts of the call nor on how rows are batched, up to the rounding
-    of the batched forward pass.
+    Response g of prompt b takes its random numbers from (keys[b], g) and the position alone. It
+    does not depend on other prompts or on batching, up to the rounding of the forward pass.
     """
 
     def __init__(
@@ -52,20 +52,20 @@ class LocalEngine:
         eos_token_ids: Sequence[int] | None = None,
         autocast: str = "off",
     ) -> None:
-        """Generate with `model`, which may be the very module that is being trained.
+        """Generate with `model`, which may be the module that is being trained.
 
         Args:
             model: The policy.
-            tokenizer: Its tokenizer.
+            tokenizer: The policy's tokenizer.
             max_new_tokens: Token budget of a response, T >= 1.
-            sequences_per_batch: Rows generated together, >= 1.
-            max_prompt_tokens: Longer prompts are an error, >= 1.
+            sequences_per_batch: Rows that are generated together, >= 1.
+            max_prompt_tokens: Limit of a prompt's tokens, >= 1.
             eos_token_ids: Tokens that end a response; None: those of the model's generation config
                 and of the tokenizer.
             autocast: Compute type, as `PolicyConfig.autocast`; the learner's own.
 
         Raises:
-            ValueError: An argument is out of its range, or no end-of-sequence token is known.
+            ValueError: An argument is out of its range, or there is no end-of-sequence token.
         """
         check_limits(
             max_new_tokens=max_new_tokens,
@@ -85,25 +85,24 @@ class LocalEngine:
 
     @property
     def policy_version(self) -> int:
-        """Version of the weights that `generate` uses; 0 until `load_weights` says otherwise."""
+        """Version of the weights that `generate` uses; 0 until `load_weights` sets another."""
         return self._policy_version
 
     @property
     def max_prompt_tokens(self) -> int:
-        """Longest prompt that `generate` takes.
+        """Token limit of a prompt.
 
-        The limit given, or what the model's positions leave beside `max_new_tokens` if that is
-        less.
+        It is the limit that was given, or the model's positions less `max_new_tokens` if fewer.
         """
         return self._max_prompt_tokens
 
     def load_weights(self, policy: PreTrainedModel, policy_version: int) -> None:
-        """Take over the weights of `policy` as `policy_version`.
+        """Copy the weights of `policy` as version `policy_version`.
 
         Nothing is copied if `policy` is the engine's own module.
 
         Raises:
-            ValueError: `policy` is of another architecture, or only one of the two models ties its
+            ValueError: `policy` has another architecture, or only one of the two models ties its
                 embeddings.
         """
         if policy is not self._model:
@@ -136,7 +135,7 @@ class LocalEngine:
         Raises:
             ValueError: An argument is out of its range, or a prompt is too long, empty, or needs a
                 chat template that the tokenizer lacks.
-            FloatingPointError: The model's logits, divided by the temperature, are not finite.
+            FloatingPointError: Logits divided by the temperature are not finite.
         """
         check_request(prompts, group_size, keys, temperature)
         if not prompts:
@@ -163,10 +162,9 @@ class LocalEngine:
         return self._groups(prompt_ids, tokens_NT, logprobs_NT, group_size)
 
     def _batches(self, prompt_ids: Sequence[Int64Array], group_size: int) -> Iterator[Int64Array]:
-        """Yield batches of rows.
+        """Yield batches of rows, int64; row b * G + g is response g of prompt b.
 
-        (row b * G + g is response g of prompt b), prompts of like length together, groups whole
-        unless one alone is too large.
+        Prompts of similar length are batched together. A group is split only if it exceeds a batch.
         """
         by_length = np.argsort([ids.size for ids in prompt_ids], kind="stable")
         rows = (by_length[:, None] * group_size + np.arange(group_size)).ravel()
@@ -180,7 +178,7 @@ class LocalEngine:
     ) -> tuple[Int64Array, Float32Array]:
         """Return tokens and log-probs, [R, T] each.
 
-        What stands behind a row's first end-of-sequence token has no meaning.
+        Values after a row's first end-of-sequence token are undefined.
         """
         device = decoding.logits_RV.device
         eos_token_ids = torch.from_numpy(self._eos_token_ids).to(device)
@@ -218,10 +216,7 @@ class LocalEngine:
         logprobs_NT: Float32Array,
         group_size: int,
     ) -> list[RolloutGroup]:
-        """Cut each row at its first end-of-sequence token, decode it.
-
-        Also gather rows into groups.
-        """
+        """Cut each row after its first end-of-sequence token; return the decoded groups."""
         is_eos_NT = np.isin(tokens_NT, self._eos_token_ids)
         finished_N: BoolArray = np.asarray(is_eos_NT.any(axis=1))
         lengths_N = np.where(finished_N, is_eos_NT.argmax(axis=1) + 1, self._max_new_tokens)
@@ -245,7 +240,7 @@ class LocalEngine:
 
 @contextmanager
 def _evaluation_mode(model: nn.Module) -> Iterator[None]:
-    """Put every module into evaluation mode and give each its own mode back."""
+    """Put every module into evaluation mode, and restore each module's own mode at the end."""
     training = [module for module in model.modules() if module.training]
     model.eval()
     try:

@@ -1,6 +1,6 @@
 """The compute type that learner and engine share.
 
-Were they to differ, importance ratios would measure rounding.
+With two types, importance ratios would include rounding errors.
 """
 
 from __future__ import annotations
@@ -9,9 +9,9 @@ import torch
 
 
 def computes_bfloat16(setting: str, device: torch.device) -> bool:
-    """Return whether `mixed_precision` of the same arguments computes in bfloat16.
+    """Return whether `mixed_precision` computes in bfloat16 with the same arguments.
 
-    A GPU of another machine, where this one has none, is taken to have it.
+    If this machine has no GPU, a CUDA device of another machine is assumed to support bfloat16.
     """
     supported = device.type == "cuda" and (
         not torch.cuda.is_available() or torch.cuda.is_bf16_supported()
@@ -20,13 +20,11 @@ def computes_bfloat16(setting: str, device: torch.device) -> bool:
 
 
 def mixed_precision(setting: str, device: torch.device) -> torch.autocast:
-    """Return the context of every forward pass of the policy.
-
-    Bfloat16 autocast, or one that does nothing.
+    """Return the autocast context of the policy's forward passes: bfloat16 or disabled.
 
     Args:
-        setting: `PolicyConfig.autocast`: off, bfloat16, or auto (bfloat16 on CUDA devices that have
-            it).
-        device: Where the policy lives.
+        setting: `PolicyConfig.autocast`: off, bfloat16, or auto (bfloat16 on CUDA devices that
+            support it).
+        device: The policy's device.
     """
     return torch.autocast(device.type, torch.bfloat16, enabled=computes_bfloat16(setting, device))

@@ -1,4 +1,4 @@
-"""Prompts as the policy sees them: token ids from the chat template or the plain text."""
+"""Turn prompts into the policy's token ids, by the chat template or as plain text."""
 
 from __future__ import annotations
 
@@ -15,9 +15,8 @@ def encode_prompts(
 ) -> list[Int64Array]:
     """Return the token ids of each prompt, int64 [P].
 
-    A prompt with messages goes through the chat template, with the header that opens the
-    assistant's turn. Plain text is tokenized as the tokenizer tokenizes any text, with its own
-    beginning-of-sequence token if it has one.
+    Messages go through the chat template, with the header of the assistant's turn. Plain text gets
+    the tokenizer's own special tokens, such as a beginning-of-sequence token.
 
     Raises:
         ValueError: A prompt is empty or longer than `max_prompt_tokens`, or has messages although

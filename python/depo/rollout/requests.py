@@ -1,4 +1,4 @@
-"""What every engine asks of a request, knows of its model, and makes of sampled tokens."""
+"""Parts that all engines share: checks of a request, token limits, decoding."""
 
 from __future__ import annotations
 
@@ -31,10 +31,10 @@ def check_limits(**limits: int) -> None:
 
 
 def prompt_positions(config: PreTrainedConfig, max_new_tokens: int) -> int:
-    """Return how many prompt tokens leave room for the response among the model's positions.
+    """Return the model's positions that remain for a prompt beside `max_new_tokens`.
 
     Raises:
-        ValueError: None do.
+        ValueError: No position remains.
     """
     positions = (
         getattr(config.get_text_config(), "max_position_embeddings", None) or np.iinfo(np.int64).max
@@ -50,12 +50,12 @@ def prompt_positions(config: PreTrainedConfig, max_new_tokens: int) -> int:
 def end_tokens(
     given: Sequence[int] | None, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase
 ) -> list[int]:
-    """Return the tokens that end a response, ascending.
+    """Return the ids of the tokens that end a response, ascending.
 
-    Those given, or those of the model's generation config and of the tokenizer.
+    Without `given`, they are those of the model's generation config and of the tokenizer.
 
     Raises:
-        ValueError: There is none.
+        ValueError: There is no such token.
     """
     if given is None:
         configured = (
@@ -72,10 +72,10 @@ def end_tokens(
 
 
 def stop_tokens(stop: str, tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    """Return the token whose text is `stop`; an empty text has none.
+    """Return the id of the token with the text `stop`, as a list; empty for an empty text.
 
     Raises:
-        ConfigError: It is not one token.
+        ConfigError: The text is not one token.
     """
     ids = [int(token) for token in tokenizer.encode(stop, add_special_tokens=False)]
     if stop and len(ids) != 1:
@@ -89,10 +89,9 @@ def stop_tokens(stop: str, tokenizer: PreTrainedTokenizerBase) -> list[int]:
 def decode_responses(
     response_ids: Sequence[Int64Array], finished: BoolArray, tokenizer: PreTrainedTokenizerBase
 ) -> list[str]:
-    """Return the texts.
+    """Return the texts of responses, without special tokens and the end token.
 
-    The ending token goes by hand: a stop token of the caller's need not be special to the
-    tokenizer.
+    The end token is cut off here, because a custom stop token may not be a special token.
 
     Args:
         response_ids: N arrays int64 [T].

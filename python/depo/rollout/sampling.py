@@ -1,4 +1,4 @@
-"""One sampled token per row by inverting the cumulative distribution at one uniform number."""
+"""Sample one token per row: invert the cumulative distribution at a uniform number."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ def sample_tokens(
     """Sample one token per row from softmax(logits / temperature).
 
     Row r takes the first token whose cumulative probability exceeds `uniforms_R[r]` times the row's
-    total. The sum runs in float64: in float32 it stalls once a token's probability is below 2**-25
-    of what is summed already, which silences the tail of a large vocabulary. Scaling by the total
-    makes up for probabilities that do not sum to exactly one; since u <= 1 - 2**-53, the rounded
-    product stays below the total, so some token always exceeds it, and because the comparison is
-    strict that token added something to the sum: zero probability is never sampled.
+    total. The sum is in float64. A float32 sum would not grow by probabilities below 2**-25 of it,
+    so the tail of a large vocabulary would never be sampled. The factor total corrects
+    probabilities that do not sum to exactly 1. Since u <= 1 - 2**-53, the rounded product stays
+    below the total, so a token always exceeds it. The comparison is strict, so a token with
+    probability 0 is never sampled.
 
     Args:
         logits_RV: Float [R, V], any float type.

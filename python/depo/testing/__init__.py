@@ -1,10 +1,8 @@
-"""Check that an adapter keeps the sampler's laws.
+"""Check that the adapter of a training framework keeps the sampler's laws.
 
-`check_adapter` drives the adapter of any trainer through late, partial, duplicate, aborted and
-resumed groups.
-
-An adapter's author writes an `AdapterHarness`, some 30 lines around the framework's real loop, and
-a test of one line, `check_adapter(MyHarness)`. Needs numpy alone, no test runner.
+Write an `AdapterHarness`, some 30 lines around the framework's real loop, and a test of one line:
+`check_adapter(MyHarness)`. It drives the adapter through late, partial, duplicate, aborted and
+resumed groups. It needs numpy alone, and no test runner.
 """
 
 from depo.testing.check import ConformanceReport, check_adapter

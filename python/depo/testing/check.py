@@ -1,7 +1,4 @@
-"""The runs that check an adapter.
-
-One uninterrupted, one with another seed, one saved and restored in the middle.
-"""
+"""Run an adapter in three ways and compare: uninterrupted, with another seed, and resumed."""
 
 from __future__ import annotations
 
@@ -21,9 +18,9 @@ class ConformanceReport:
     """What `check_adapter` has checked.
 
     Attributes:
-        laws: The laws that were checked, all of them kept; without "resume" if groups were open at
-            the save that the framework rolls out anew.
-        groups: How many groups of the uninterrupted run had each feature.
+        laws: The laws that were checked and kept. "resume" is missing if the framework rolls out
+            again the groups that were in flight at the save.
+        groups: Number of groups of the uninterrupted run with each feature.
         unsupported: Features that the framework does not have.
     """
 
@@ -43,23 +40,23 @@ def check_adapter(
 ) -> ConformanceReport:
     """Check that an adapter keeps LAWS.
 
-    Takes about 2.5 * steps steps of its framework and a few more for late groups; twice that where
-    groups may be late but open ones do not outlive a save.
+    This takes about 2.5 * steps steps of the framework, and a few more for late groups. It takes
+    twice as many if groups may be late and those in flight are lost at a save.
 
     Args:
-        make: Makes a fresh adapter.
-        n_prompts: Prompts of the pool; in flight are at most 4 batches.
-        group_size: Rollouts of a group, G >= 2.
-        batch_size: Groups of a step.
+        make: Makes a fresh harness: an AdapterHarness class, or a function that returns one.
+        n_prompts: Number of prompts; at most 4 batches are in flight.
+        group_size: Rollouts per group, G >= 2.
+        batch_size: Groups per step.
         steps: Steps of the uninterrupted run.
-        seed: Seed of the adapter; seed + 1 is the other one.
+        seed: Seed of the adapter; the run with another seed has seed + 1.
 
     Returns:
         What was checked.
 
     Raises:
         AssertionError: A law is broken; the message names law, step and prompt.
-        ValueError: The harness supports something that is not among FEATURES.
+        ValueError: The harness supports a feature that is not among FEATURES.
     """
     plan = _Plan(make, _texts(n_prompts), group_size, batch_size, steps, seed)
     whole = plan.start(seed)
@@ -70,11 +67,11 @@ def check_adapter(
         broken("other_seed", 0, f"seeds {seed} and {seed + 1} give the same first batch")
     if "late" in supports and "resumed" not in supports:
         plan.interrupt(whole).finish()
-        whole = plan.start(seed, without="late")  # what a restored run can be compared with
+        whole = plan.start(seed, without="late")  # a restored run can be compared with this one
         whole.finish()
     resumed = plan.interrupt(whole)
-    # Groups that a framework draws ahead, open at every save and rolled out anew with other
-    # weights, excuse it from the same draws, but from nothing else.
+    # A framework that draws ahead rolls out these groups again with other weights. Its draws may
+    # then differ; all other laws still hold.
     comparable = "resumed" in supports or not resumed.watch.count_open()
     resumed.finish(whole.rolled_out if comparable else None)
     return ConformanceReport(
@@ -90,7 +87,7 @@ def check_adapter(
 
 @dataclass(slots=True)
 class _Run:
-    """A harness under watch, and what it has rolled out in each step."""
+    """A watched harness and the texts that it rolled out in each step."""
 
     harness: AdapterHarness
     watch: Watch
@@ -100,7 +97,7 @@ class _Run:
     rolled_out: list[list[str]] = field(default_factory=list)
 
     def play(self, count: int) -> list[list[str]]:
-        """Take some steps and return what all steps so far have rolled out."""
+        """Take `count` steps; return the texts rolled out in each step so far."""
         for _ in range(count):
             version, still_open = self.watch.version, self.watch.count_open()
             texts = list(self.harness.step(self.watch.fate_of))
@@ -119,9 +116,9 @@ class _Run:
         return self.rolled_out
 
     def finish(self, expected: Sequence[Sequence[str]] | None = None) -> None:
-        """Take the other steps, then some in which everything is delivered at once.
+        """Take the remaining steps and check the laws of a finished run.
 
-        Also check what must be true at the end.
+        Some steps follow in which all groups are delivered at once and in full.
         """
         self.play(self.steps - len(self.rolled_out))
         self.watch.draining = True
@@ -133,7 +130,7 @@ class _Run:
 
 @dataclass(frozen=True, slots=True)
 class _Plan:
-    """What all runs have in common."""
+    """Settings that all runs share."""
 
     make: MakeHarness
     texts: tuple[str, ...]
@@ -143,7 +140,7 @@ class _Plan:
     seed: int
 
     def start(self, seed: int, without: str = "") -> _Run:
-        """Return a fresh run with every feature that the harness supports but one."""
+        """Return a fresh run with the harness's features, except `without`."""
         harness = self._harness(seed)
         features = harness.supports - {without}
         watch = Watch(Script(self.texts, self.group_size, features))
@@ -151,9 +148,9 @@ class _Plan:
         return _Run(harness, watch, features, self.batch_size, self.steps)
 
     def interrupt(self, whole: _Run) -> _Run:
-        """Return a run like `whole`, saved in the middle, with late groups open if there are any.
+        """Repeat half of `whole`, save, and return the run restored into a fresh adapter.
 
-        Also restored into a fresh adapter.
+        If the framework has late groups, some are in flight at the save.
         """
         first = _Run(
             self._harness(self.seed),

@@ -1,6 +1,6 @@
-"""What an adapter's author writes.
+"""The interface that an adapter's author implements.
 
-A harness that puts fates in the place of rollouts and rewards.
+A harness runs the framework's loop with scripted outcomes in place of rollouts and rewards.
 """
 
 from __future__ import annotations
@@ -14,21 +14,24 @@ from typing import Generic, Protocol, TypeVar
 from depo.sampler import PromptSampler
 
 FEATURES = ("late", "partial", "duplicate", "aborted", "resumed")
-"""What a framework may do with a group: deliver it steps later; without some or all of its rewards;
-twice; never; or, although it was open at a save,
-after the restore as if nothing had happened."""
+"""What a framework may do with a group.
+
+late: deliver it in a later step. partial: deliver it without some or all rewards. duplicate:
+deliver it twice. aborted: never deliver it. resumed: deliver it after a restore, although it was in
+flight at the save.
+"""
 
 Handle = TypeVar("Handle")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Fate:
-    """What becomes of one group of rollouts.
+    """The scripted outcome of one group of rollouts.
 
     Attributes:
-        rewards: G rewards in (0, 1), NaN = unknown.
-        delays: For each delivery, after how many steps it comes: (0,) in the same step; (2,) late;
-            (0, 2) twice; () never, aborted.
+        rewards: G rewards in (0, 1); NaN = unknown.
+        delays: Steps until each delivery: (0,) in the same step; (2,) late; (0, 2) twice; ()
+            aborted, never delivered.
     """
 
     rewards: tuple[float, ...]
@@ -36,9 +39,9 @@ class Fate:
 
 
 FateOf = Callable[[str], Fate]
-"""Prompt text -> what becomes of its group.
+"""Prompt text -> outcome of its group.
 
-To be asked in the step in which the group is rolled out, as often as is convenient.
+Call it in the step that rolls out the group, any number of times.
 """
 
 
@@ -49,52 +52,45 @@ class AdapterHarness(Protocol):
     def sampler(self) -> PromptSampler:
         """The adapter's sampler.
 
-        Its methods `sample`, `observe` and `release` are replaced on the object by ones that are
-        watched.
+        `check_adapter` replaces `sample`, `observe` and `release` on the object by watched ones.
         """
 
     @property
     def supports(self) -> frozenset[str]:
-        """Which FEATURES the framework has; no others happen.
+        """Names among FEATURES that the framework has; no others are scripted.
 
         A synchronous trainer has "partial" alone.
         """
 
     def step(self, fate_of: FateOf, /) -> Sequence[str]:
-        """Take one training step and return the texts of the prompts that were rolled out in it.
-
-        In order.
-        """
+        """Take one training step; return the texts of the prompts it rolled out, in order."""
 
     def save(self, directory: Path, /) -> None:
-        """Save between two steps, the way the framework saves."""
+        """Save between two steps, as the framework does."""
 
     def restore(self, directory: Path, /) -> None:
-        """Restore what `save` wrote, before the first step, the way the framework resumes."""
+        """Restore what `save` wrote, before the first step, as the framework does."""
 
 
 class MakeHarness(Protocol):
-    """Makes a harness; a class whose constructor takes these arguments is one."""
+    """Makes a harness; a class whose constructor takes these arguments is valid."""
 
     def __call__(
         self, texts: Sequence[str], *, group_size: int, batch_size: int, seed: int
     ) -> AdapterHarness:
-        """Return a fresh adapter over prompts with these texts (ground truths are free).
+        """Return a fresh adapter that rolls out batch_size groups of group_size per step.
 
-        This rolls out batch_size groups of group_size in a step.
-
-        A reward of 0.5 or more counts as a success, as is the default.
+        Its prompts have these texts, and any ground truths. A reward of 0.5 or more counts as a
+        success, as by default.
         """
 
 
 class QueuedHarness(ABC, Generic[Handle]):
-    """Base of harnesses for frameworks where drawing and reporting are separate calls.
+    """Base of harnesses for frameworks that draw and report in separate calls.
 
-    Keeps groups until they are due.
-
-    What is due is handed over in the order of the texts, old and new ones mixed. Subclasses set
-    `sampler`, may narrow `supports`, and add `save` and `restore`. `Handle` is what the framework
-    knows a group by.
+    It keeps groups until they are due, and delivers due groups in the order of their texts, old and
+    new ones mixed. Subclasses set `sampler`, may narrow `supports`, and add `save` and `restore`.
+    `Handle` is the framework's identifier of a group.
     """
 
     sampler: PromptSampler
@@ -107,22 +103,23 @@ class QueuedHarness(ABC, Generic[Handle]):
 
     @abstractmethod
     def draw(self) -> Sequence[tuple[str, Handle]]:
-        """Return the groups to roll out in this step: prompt text and handle."""
+        """Return prompt text and handle of each group to roll out in this step."""
 
     @abstractmethod
     def report(
         self, delivered: Sequence[tuple[Handle, tuple[float, ...]]], aborted: Sequence[Handle], /
     ) -> None:
-        """Tell the adapter what came back, handles with their G rewards, and what was aborted.
+        """Report to the adapter as the framework does, then end the step.
 
-        As the framework would; then end the step.
+        Args:
+            delivered: Handle and G rewards of each group that was delivered.
+            aborted: Handles of the groups that were aborted.
         """
 
     def reopen(self, text: str, handle: Handle, age: int) -> None:
-        """Tell the suite about a group that was open at the save.
+        """Report a group that was in flight at the save; needed for the feature "resumed".
 
-        `restore` calls this for each such group, drawn `age` steps before the next step. It gives
-        the feature "resumed".
+        `restore` calls this for each such group, drawn `age` steps before the next step.
         """
         self._reopened.append((text, handle, age))
 

@@ -1,4 +1,4 @@
-"""The laws of an adapter, and the watch over its sampler that sees them broken."""
+"""The laws of an adapter, and a watch that detects a broken law in the sampler's calls."""
 
 from __future__ import annotations
 
@@ -15,27 +15,28 @@ from depo.types.records import Draw, Float32Array, Verdict, VerdictStatus
 
 LAWS: Mapping[str, str] = {
     "pool": "the sampler holds the prompts that were given, with their texts",
-    "batch": "a step rolls out at least batch_size groups, less those that are still out",
-    "in_flight": "what is rolled out was drawn for it, and no prompt is rolled out twice at a time",
+    "batch": "a step rolls out at least batch_size groups, less those in flight",
+    "in_flight": "every rollout has a draw of its own, and no prompt is in flight twice at a time",
     "labels": "a delivered group gives one label, an aborted or wholly unknown one none",
-    "rewards": "the sampler is told each group's own rewards, NaN where they are unknown",
+    "rewards": "the sampler gets each group's own rewards, NaN where they are unknown",
     "versions": "policy_version rises with every step; a label's lies between its draw's and the "
     "newest",
-    "closed": "no draw stays in flight for ever",
+    "closed": "no draw stays in flight forever",
     "totals": "drawn = labelled + unknown + released + in flight",
     "same_seed": "the same seed gives the same draws",
     "other_seed": "another seed gives other draws",
-    "resume": "saved in the middle and restored into a fresh adapter, the draws are those of the "
+    "resume": "a run that is saved and restored into a fresh adapter has the draws of the "
     "uninterrupted run",
 }
 """Name -> law."""
 
 REWARD_ROUNDING = 1e-5
 LONGEST_DELAY = 3
-"""Steps after its draw in which a late group of the script is delivered at the latest."""
+"""Steps after its draw by which a late group is delivered."""
 DUPLICATES_AFTER = range(1, 12)
-"""Steps after its first delivery in which a late duplicate comes again: in one of them its prompt
-is likely to be in flight once more.
+"""Steps after its first delivery in which a late group is delivered again.
+
+In one of them, its prompt is likely to be in flight again.
 """
 
 
@@ -46,14 +47,14 @@ def broken(law: str, step: int, what: str, text: str | None = None) -> NoReturn:
 
 
 class Script:
-    """Fates as a pure function of prompt and visit.
+    """Compute the outcome of a group from its prompt and the number of earlier draws.
 
-    Every second group is delivered at once and in full, the others have each feature by turns.
+    Every second group is delivered at once and in full. The others have each feature in turn.
 
     Args:
-        texts: The prompts.
-        group_size: Rewards of a fate, G.
-        features: What may happen.
+        texts: Texts of the prompts.
+        group_size: Rewards per group, G.
+        features: Names among FEATURES that may occur.
     """
 
     def __init__(self, texts: Sequence[str], group_size: int, features: frozenset[str]) -> None:
@@ -76,16 +77,13 @@ class Script:
         return text in self._index
 
     def features(self, text: str, visit: int) -> tuple[str, ...]:
-        """Return the features of a prompt's group, by how often it was drawn before."""
+        """Return the features of a prompt's group; `visit` counts its earlier draws."""
         return self._turns[(self._index[text] + 5 * visit) % len(self._turns)]
 
     def fate(self, text: str, visit: int, features: Sequence[str]) -> Fate:
-        """Return the fate with these features of a prompt's group.
-
-        By how often the prompt was drawn before.
-        """
+        """Return the outcome of a prompt's group; `visit` counts its earlier draws."""
         index = self._index[text]
-        # Each visit has rewards of its own, so that it shows when they reach another group.
+        # Each visit has its own rewards, so that rewards given to another group are detected.
         failure = (1 + index + len(self._index) * (visit % 4)) / (10 * len(self._index))
         successes = (3 * index + visit) % (self._group_size + 1)
         rewards = [1 - failure] * successes + [failure] * (self._group_size - successes)
@@ -109,19 +107,19 @@ class Script:
 
 @dataclass(slots=True)
 class Group:
-    """One draw, and what became of it.
+    """One draw and its state.
 
     Attributes:
-        text: The prompt.
-        step: When it was drawn.
+        text: The prompt's text.
+        step: Step of the draw.
         version: The draw's policy_version.
-        features: What the script has in store for it.
-        fate: The same as rewards and delays.
-        rolled_out: Whether a step said so.
+        features: Features that the script gives it.
+        fate: Its rewards and delays.
+        rolled_out: Whether a step has reported it as rolled out.
         labelled: Whether the sampler took its rewards as a label.
-        closed_at: When it was observed or released; None: in flight.
-        restored: Whether it was open at a save and was not rolled out since.
-        excused: Whether it was open at a save that it need not outlive.
+        closed_at: Step in which it was observed or released; None: in flight.
+        restored: Whether it was in flight at a save and not rolled out since.
+        excused: Whether it was in flight at a save and may end without a label.
     """
 
     text: str
@@ -138,14 +136,14 @@ class Group:
 
 @dataclass(slots=True)
 class Watch:
-    """What the sampler was asked and told; raises AssertionError as soon as a law is broken.
+    """Record the sampler's calls; raise an AssertionError as soon as a law is broken.
 
     Attributes:
-        script: The fates.
-        groups: draw id -> group, in the order of the draws.
-        step: The step that is under way, from 0.
+        script: Computes the outcomes.
+        groups: Draw id -> group, in the order of the draws.
+        step: The current step, from 0.
         version: The newest policy_version of a draw.
-        draining: Whether groups drawn from now on are delivered at once and in full.
+        draining: Whether new groups are delivered at once and in full.
     """
 
     script: Script
@@ -155,10 +153,7 @@ class Watch:
     draining: bool = False
 
     def attach(self, sampler: PromptSampler) -> None:
-        """Watch a sampler from now on.
-
-        What is in flight there and not known yet counts as drawn now.
-        """
+        """Watch a sampler; draws in flight that are not recorded yet count as drawn now."""
         if texts := [prompt.text for prompt in sampler.prompts if prompt.text not in self.script]:
             broken("pool", self.step, "the sampler holds a prompt that was not given", texts[0])
         self._drawn([draw for draw in sampler.in_flight() if draw.draw_id not in self.groups])
@@ -197,16 +192,17 @@ class Watch:
             setattr(sampler, name, watched)
 
     def fate_of(self, text: str) -> Fate:
-        """Return the fate of the newest group of a prompt."""
+        """Return the outcome of the newest group of a prompt."""
         for group in reversed(self.groups.values()):
             if group.text == text:
                 return group.fate
         broken("in_flight", self.step, "it was rolled out without having been drawn", text)
 
     def rolled_out(self, texts: Sequence[str]) -> list[str]:
-        """Take note of what a step has rolled out.
+        """Record the texts that a step rolled out.
 
-        Also return those that were not rolled out before a restore.
+        Returns:
+            Those that were not in flight at a restore.
         """
         first = []
         for text in texts:
@@ -230,14 +226,13 @@ class Watch:
         return first
 
     def count_open(self) -> int:
-        """Return how many draws were neither observed nor released."""
+        """Return the number of draws that are neither observed nor released."""
         return sum(group.closed_at is None for group in self.groups.values())
 
     def interrupted(self, *, lossless: bool) -> None:
-        """Take note of a save and a restore.
+        """Record a save and a restore.
 
-        What is open may be rolled out again and, if groups do not outlive that, remain without a
-        label.
+        Groups in flight may be rolled out again. Unless `lossless`, they may end without a label.
         """
         for group in self.groups.values():
             if group.closed_at is None:
@@ -271,7 +266,7 @@ class Watch:
             broken(
                 "totals",
                 self.step,
-                f"{len(self.groups)} draws were seen; the sampler says {drawn:.0f} drawn, "
+                f"{len(self.groups)} draws were seen; the sampler counts {drawn:.0f} drawn, "
                 f"{ended}, {len(in_flight)} in flight",
             )
 
@@ -282,7 +277,7 @@ class Watch:
                 broken(
                     "resume",
                     self.step,
-                    f"draw {draw.draw_id} is handed out once more: the sampler has lost its state",
+                    f"draw {draw.draw_id} was returned twice: the sampler has lost its state",
                     text,
                 )
             visit = sum(group.text == text for group in self.groups.values())
@@ -295,9 +290,7 @@ class Watch:
             return
         if verdict.draw_id not in self.groups:
             broken(
-                "labels",
-                self.step,
-                f"rewards for draw {verdict.draw_id}, which was never handed out",
+                "labels", self.step, f"rewards for draw {verdict.draw_id}, which was never returned"
             )
         group = self.groups[verdict.draw_id]
         self._close([verdict.draw_id])
@@ -307,7 +300,7 @@ class Watch:
             broken(
                 "rewards",
                 self.step,
-                f"the sampler was told {rewards_G.tolist()}, expected "
+                f"the sampler got {rewards_G.tolist()}, expected "
                 f"{np.sort(group.fate.rewards).tolist()} in any order",
                 group.text,
             )
@@ -315,15 +308,15 @@ class Watch:
             broken(
                 "labels",
                 self.step,
-                f"its group of step {group.step} was aborted, and was observed all the same",
+                f"its group of step {group.step} was aborted, but was observed",
                 group.text,
             )
         if not group.version <= version <= (self.version or 0):
             broken(
                 "versions",
                 self.step,
-                f"drawn at {group.version}, observed with policy_version {version}, the newest "
-                f"being {self.version}",
+                f"drawn at {group.version}, observed with policy_version {version}, but the "
+                f"newest version is {self.version}",
                 group.text,
             )
         group.labelled = verdict.status is VerdictStatus.LABELLED

@@ -124,7 +124,7 @@ def test_a_metric_that_the_reward_function_does_not_give_is_named(tmp_path: Path
     with pytest.raises(
         ConfigError,
         match=r"algorithm.filter_groups.metric: got 'accuracy', expected what the reward function "
-        r"gives, one of .*reward",
+        r"returns, one of .*reward",
     ):
         step(trainer)
 
