@@ -342,8 +342,8 @@ def test_a_process_has_one_engine_the_newest(host_before: dict[str, Any]) -> Non
     older, newer = (start_engine(build_policy(tied=tied)) for tied in (True, False))
     with pytest.raises(
         RuntimeError,
-        match="this vLLM engine cannot be used: it is closed, or another one was started in this "
-        "process",
+        match="this vLLM engine cannot be used: it was closed, or another engine was started in "
+        "this process",
     ):
         generate(older)
     older.close()
@@ -377,7 +377,7 @@ def test_an_update_that_breaks_off_is_fatal_and_says_so() -> None:
         doomed.update_weights({"tensors": {"elsewhere.weight": torch.zeros(3)}})
     with pytest.raises(
         RuntimeError,
-        match="a weight update has begun and not finished; if it broke off, go on from the newest "
+        match="a weight update has begun and not finished; if it failed, resume from the newest "
         "checkpoint",
     ):
         generate(doomed)

@@ -1,4 +1,4 @@
-"""Rollouts by vLLM in this process."""
+"""Generate rollouts with vLLM in this process."""
 
 from __future__ import annotations
 
@@ -29,10 +29,10 @@ if TYPE_CHECKING:
         WeightTransferUpdateRequest,
     )
 
-CLOSED = "it is closed, or another one was started in this process"
+CLOSED = "it was closed, or another engine was started in this process"
 NO_WEIGHTS = "no weights have arrived yet"
 UPDATING = (
-    "a weight update has begun and not finished; if it broke off, go on from the newest "
+    "a weight update has begun and not finished; if it failed, resume from the newest "
     "checkpoint with another engine"
 )
 SHAPE_KEYS = (
@@ -45,26 +45,23 @@ SHAPE_KEYS = (
     "num_key_value_heads",
     "tie_word_embeddings",
 )
-"""What two models' configurations must agree on for the one to take the other's weights."""
+"""Keys of the configuration that must be equal for a model to take another model's weights."""
 
 
 class VllmEngine:
-    """Generates with vLLM.
+    """Generate with vLLM, as a `depo.types.protocols.RolloutEngine`.
 
-    A `depo.types.protocols.RolloutEngine`, and the client that vLLM's weight-transfer senders talk
-    to.
+    Response g of prompt b is sampled with its own generator, seeded by (keys[b], g). It does not
+    depend on other requests, up to the rounding of batched kernels. Its log-probabilities are those
+    of the sampling distribution, at the request's temperature.
 
-    Response g of prompt b is sampled with its own generator, seeded by (keys[b], g): it depends on
-    no other request, up to the rounding of batched kernels. Its log-probs are those it was sampled
-    with, at the request's temperature.
+    The class also implements vLLM's `VLLMWeightSyncClient`, whose four methods make a weight
+    update. `load_weights` calls them for a learner in this process. If a Ray actor holds the
+    engine, `RayVLLMWeightSyncClient` calls them with request objects. A failed update leaves vLLM
+    without weights; the engine then raises on every request.
 
-    The four methods of vLLM's `VLLMWeightSyncClient` make an update. `load_weights` calls them for
-    a learner in this process. Where a Ray actor is the engine, `RayVLLMWeightSyncClient` calls
-    them, and puts what it sends into request objects. An update that breaks off leaves vLLM without
-    weights: the engine then refuses all work.
-
-    vLLM's process group and much else is global: a process has one engine. Starting another closes
-    it.
+    A process has one engine, because vLLM's process group and other state are global. Starting
+    another engine closes the first.
     """
 
     _open: ClassVar[VllmEngine | None] = None
@@ -83,16 +80,15 @@ class VllmEngine:
     ) -> None:
         """Start vLLM with the architecture, weights and end-of-sequence tokens of `policy`.
 
-        As version 0.
+        The weights get version 0.
 
         Args:
             policy: The policy.
-            tokenizer: Its tokenizer.
-            config: Compute type, "auto" being that of `policy`, memory, and over how many processes
-                the model is split.
+            tokenizer: The policy's tokenizer.
+            config: Compute type ("auto": that of `policy`), memory, and number of processes.
             max_new_tokens: Token budget of a response, T >= 1.
-            sequences_per_batch: Rows generated together, >= 1.
-            max_prompt_tokens: Longer prompts are an error, >= 1.
+            sequences_per_batch: Rows that are generated together, >= 1.
+            max_prompt_tokens: Limit of a prompt's tokens, >= 1.
             eos_token_ids: Tokens that end a response; None: those of the policy's generation config
                 and of the tokenizer.
             backend: How weights arrive, `depo.rollout.vllm.transfer.Backend`; other than "depo",
@@ -100,7 +96,7 @@ class VllmEngine:
 
         Raises:
             ImportError: vLLM is not installed.
-            ValueError: An argument is out of its range, no end-of-sequence token is known, or vLLM
+            ValueError: An argument is out of its range, there is no end-of-sequence token, or vLLM
                 cannot run the model here.
         """
         check_limits(
@@ -135,16 +131,15 @@ class VllmEngine:
     def policy_version(self) -> int:
         """Version of the weights that `generate` uses.
 
-        0 until `load_weights` or `update_weight_version` says otherwise.
+        It is 0 until `load_weights` or `update_weight_version` sets another.
         """
         return self._policy_version
 
     @property
     def max_prompt_tokens(self) -> int:
-        """Longest prompt that `generate` takes.
+        """Token limit of a prompt.
 
-        The limit given, or what the model's positions leave beside `max_new_tokens` if that is
-        less.
+        It is the limit that was given, or the model's positions less `max_new_tokens` if fewer.
         """
         return self._max_prompt_tokens
 
@@ -162,8 +157,8 @@ class VllmEngine:
         Raises:
             ValueError: An argument is out of its range, or a prompt is too long, empty, or needs a
                 chat template that the tokenizer lacks.
-            FloatingPointError: The model's logits, divided by the temperature, are not finite.
-            RuntimeError: A weight update has broken off, or a request was aborted.
+            FloatingPointError: Logits divided by the temperature are not finite.
+            RuntimeError: A weight update has failed, or a request was aborted.
         """
         check_request(prompts, group_size, keys, temperature)
         self._require_usable()
@@ -181,7 +176,7 @@ class VllmEngine:
         return [self._group(output, group_size, temperature) for output in outputs]
 
     def abort(self) -> None:
-        """Drop every request that waits or runs; an interrupted `generate` does so itself.
+        """Drop every waiting or running request; an interrupted `generate` calls this itself.
 
         Weights can only be updated between requests.
         """
@@ -189,9 +184,9 @@ class VllmEngine:
         engine.abort_request(list(engine.output_processor.request_states), internal=True)
 
     def close(self) -> None:
-        """Give back vLLM's memory, which does not go with this object, and its process group.
+        """Free vLLM's memory and its process group; calling it twice is fine.
 
-        Calling it twice is fine.
+        Deleting the object does not free them.
         """
         self._llm.llm_engine.engine_core.shutdown()
         self._unusable = CLOSED
@@ -199,11 +194,11 @@ class VllmEngine:
             VllmEngine._open = None
 
     def load_weights(self, policy: PreTrainedModel, policy_version: int) -> None:
-        """Take over the weights of `policy`, a model in this process, as `policy_version`.
+        """Copy the weights of `policy`, a model in this process, as version `policy_version`.
 
         Raises:
-            ValueError: `policy` is of another architecture; nothing has changed.
-            RuntimeError: The update broke off; the engine cannot be used any more.
+            ValueError: `policy` has another architecture; nothing is changed.
+            RuntimeError: The update failed; the engine cannot be used any more.
         """
         for name in SHAPE_KEYS:
             got, expected = (
@@ -220,8 +215,8 @@ class VllmEngine:
             self._sender.send_weights()
         except Exception as error:
             raise RuntimeError(
-                f"the weights of policy version {policy_version} did not reach vLLM, which cannot "
-                f"go on without them: {error}"
+                f"the weights of policy version {policy_version} did not reach vLLM, whose "
+                f"engine cannot be used any more: {error}"
             ) from error
         self._policy_version = policy_version
 
@@ -253,10 +248,10 @@ class VllmEngine:
         )
 
     def finish_weight_update(self, weight_version: str | None = None) -> None:
-        """Put received weights into place and forget keys and values of the old ones.
+        """Activate the received weights and drop cached keys and values of the old ones.
 
         Raises:
-            RuntimeError: Requests are running, so that vLLM keeps the old keys and values.
+            RuntimeError: Requests are running, so vLLM keeps the old keys and values.
         """
         self._llm.collective_rpc("finish_weight_update")
         if not self._llm.reset_prefix_cache():
@@ -269,7 +264,7 @@ class VllmEngine:
             self.update_weight_version(weight_version)
 
     def update_weight_version(self, weight_version: str) -> None:
-        """Stamp what is generated from now on with a policy version, as decimal digits."""
+        """Set the policy version of later rollouts, given as decimal digits."""
         self._policy_version = int(weight_version)
 
     def _connect(self, policy: PreTrainedModel) -> None:
@@ -290,9 +285,9 @@ class VllmEngine:
             raise RuntimeError(f"this vLLM engine cannot be used: {self._unusable}")
 
     def _sampling(self, group_size: int, key: int, temperature: float) -> Any:
-        """Return the request's parameters. vLLM seeds sample g with seed + g.
+        """Return the request's parameters; a greedy request takes one sample.
 
-        These 63 bits leave room for, and takes one sample when it is greedy.
+        vLLM seeds sample g with seed + g, so the seed has 63 of 64 bits.
         """
         from vllm import SamplingParams
 
@@ -309,7 +304,7 @@ class VllmEngine:
         )
 
     def _group(self, output: Any, group_size: int, temperature: float) -> RolloutGroup:
-        """Return what vLLM made of one request."""
+        """Return vLLM's output of one request as a rollout group."""
         samples = output.outputs if temperature else output.outputs * group_size
         if aborted := [
             sample.finish_reason

@@ -1,4 +1,4 @@
-"""vLLM as a guest of this process: which version, which environment, and what it may not change."""
+"""Import vLLM into this process: check its version, set its environment, protect global state."""
 
 from __future__ import annotations
 
@@ -15,39 +15,35 @@ import torch
 from depo.types.errors import DISTRIBUTION, install_hint
 
 TESTED = (0, 32)
-"""The release that the tests pass with; vLLM's weight-transfer interface is young and moves with
-each.
-"""
+"""The tested release; each release changes vLLM's weight-transfer interface."""
 
 ENVIRONMENT = {
-    # The engine core runs in this process: the learner's weights reach it by reference, and nothing
-    # is pickled.
+    # The engine core runs in this process and gets the learner's weights by reference.
     "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
     "VLLM_NO_USAGE_STATS": "1",
 }
 ENVIRONMENT_DEFAULTS = {"VLLM_LOGGING_LEVEL": "ERROR"}
 CPU_ENVIRONMENT = {
-    # vLLM would compile helpers of its sampler at the first request, which takes a C++ compiler and
-    # gains nothing.
+    # vLLM would compile helpers of its sampler, which needs a C++ compiler without any gain.
     "TORCHDYNAMO_DISABLE": "1"
 }
 CPU_PROCESSES_ENVIRONMENT_DEFAULTS = {
-    # vLLM would bind each process to a NUMA node of its own, and refuses to start where there are
-    # fewer.
+    # vLLM would bind each process to its own NUMA node and fail if there are fewer nodes.
     "VLLM_CPU_OMP_THREADS_BIND": "nobind"
 }
 
 
 def prepare_vllm(processes: int = 1) -> bool:
-    """Set the environment for an engine of so many processes, import vLLM.
+    """Set vLLM's environment, import vLLM, and return whether it runs on a CPU.
 
-    Also return whether it runs on a CPU.
+    Args:
+        processes: Number of processes that share the model.
 
     Raises:
-        ImportError: It is not installed; the message names the extras.
+        ImportError: vLLM is not installed; the message names the commands that install it.
 
     Warns:
-        UserWarning: It is of another release than the tested one.
+        UserWarning: vLLM has another release than the tested one.
     """
     if importlib.util.find_spec("vllm") is None:
         install = (
@@ -60,8 +56,9 @@ def prepare_vllm(processes: int = 1) -> bool:
         os.environ.setdefault(name, value)
     with unchanged_host():
         import vllm
+        from packaging.version import Version
         from vllm.platforms import current_platform
-    if vllm.__version_tuple__[:2] != TESTED:
+    if Version(vllm.__version__).release[:2] != TESTED:
         warnings.warn(
             f"rollout.engine: tested with vLLM {'.'.join(map(str, TESTED))}, not with "
             f"{vllm.__version__}",
@@ -79,12 +76,11 @@ def prepare_vllm(processes: int = 1) -> bool:
 
 @contextlib.contextmanager
 def unchanged_host() -> Iterator[None]:
-    """Put back what vLLM changes as it starts and generates.
+    """Restore the global state that vLLM changes when it starts and generates.
 
-    The global random states, torch's number of threads and its setter, and LD_PRELOAD.
-
-    What stays: a default process group of torch.distributed of size 1, and on a CPU memory bound to
-    the NUMA node of the process's first core.
+    This covers the global random states, torch's number of threads and its setter, and LD_PRELOAD.
+    Two changes remain: a default process group of torch.distributed of size 1, and on a CPU, memory
+    bound to the NUMA node of the process's first core.
     """
     states = random.getstate(), np.random.get_state()
     threads, set_num_threads, preload = (

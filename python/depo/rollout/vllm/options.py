@@ -1,4 +1,4 @@
-"""What vLLM is started with, and what a policy must be for it."""
+"""Return vLLM's engine arguments, and check that vLLM can run a policy."""
 
 from __future__ import annotations
 
@@ -22,10 +22,9 @@ def engine_options(
         kv_cache_bytes = CPU_KV_CACHE_BYTES if on_cpu else None
     else:
         kv_cache_bytes = config.kv_cache_mib << 20
+    own_dtype = str(policy.dtype).removeprefix("torch.")
     options = {
-        "dtype": str(policy.dtype).removeprefix("torch.")
-        if config.dtype == "auto"
-        else config.dtype,
+        "dtype": own_dtype if config.dtype == "auto" else config.dtype,
         "seed": 0,
         "max_model_len": max_model_len,
         "kv_cache_memory_bytes": kv_cache_bytes,
@@ -38,9 +37,7 @@ def engine_options(
         "skip_tokenizer_init": True,
         "use_tqdm_on_load": False,
     }
-    if (
-        on_cpu
-    ):  # a seeded request must not be split: rewinding its generator is not implemented there
+    if on_cpu:  # it cannot rewind a generator, so a seeded request must not be split
         options |= {
             "enable_chunked_prefill": False,
             "max_num_batched_tokens": max(4096, max_model_len),
@@ -55,13 +52,13 @@ def engine_options(
 
 
 def check_heads(policy: PreTrainedConfig, tensor_parallel: int, *, on_cpu: bool) -> None:
-    """Check the attention heads of a policy against what vLLM can split and compute.
+    """Check that vLLM can split and compute the attention heads of a policy.
 
-    Of their size it would complain at the first request only.
+    vLLM itself would reject a head size only at the first request.
 
     Raises:
-        ValueError: So many processes cannot share the heads, or vLLM has no kernel of their size
-            for a CPU.
+        ValueError: The heads cannot be divided among the processes, or vLLM has no CPU kernel for
+            their size.
     """
     config = policy.get_text_config()
     heads = config.num_attention_heads

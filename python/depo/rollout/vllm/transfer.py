@@ -43,15 +43,15 @@ from vllm.model_executor.model_loader.reload import (
 Backend = Literal["depo", "nccl", "ipc"]
 
 MEMORY = Path("/dev/shm")
-"""Where Linux keeps files in memory."""
+"""Directory of Linux whose files are in memory."""
 
 ROOM_PER_BYTE = 1.1
-"""Free bytes there for each byte of parameters; others write there, too."""
+"""Free bytes required in MEMORY per byte of parameters; other processes write there too."""
 
 
 @dataclass
 class TensorInitInfo(WeightTransferInitInfo):  # type: ignore[misc]
-    """Nothing has to be agreed on."""
+    """Hold nothing: both sides need no settings."""
 
 
 @dataclass
@@ -67,7 +67,7 @@ class TensorUpdateInfo(WeightTransferUpdateInfo):  # type: ignore[misc]
     file: str = ""
 
     def parameters(self) -> Iterator[tuple[str, Tensor]]:
-        """Yield them all; those of the file one at a time."""
+        """Yield name and parameter; those of the file are read one at a time."""
         yield from self.tensors.items()
         if self.file:
             with safe_open(self.file, framework="pt") as tensors:
@@ -76,7 +76,7 @@ class TensorUpdateInfo(WeightTransferUpdateInfo):  # type: ignore[misc]
 
 @dataclass
 class TensorTrainerInitInfo(TrainerInitInfo):  # type: ignore[misc]
-    """Names the backend.
+    """Settings of the learner's side.
 
     Attributes:
         n_workers: Processes that share the engine's model.
@@ -87,7 +87,7 @@ class TensorTrainerInitInfo(TrainerInitInfo):  # type: ignore[misc]
 
 
 class TensorTransferEngine(WeightTransferEngine):  # type: ignore[misc]
-    """The engine's side: loads parameters as from a checkpoint, layer by layer."""
+    """The engine's side: load parameters as from a checkpoint, layer by layer."""
 
     init_info_cls = TensorInitInfo
     update_info_cls = TensorUpdateInfo
@@ -96,7 +96,7 @@ class TensorTransferEngine(WeightTransferEngine):  # type: ignore[misc]
         """Do nothing: there is no connection."""
 
     def start_weight_update(self) -> None:
-        """Make room for parameters in the checkpoint's layout."""
+        """Allocate parameters in the checkpoint's layout."""
         initialize_layerwise_reload(self.model)
 
     def receive_weights(self, update_info: TensorUpdateInfo) -> None:
@@ -105,7 +105,7 @@ class TensorTransferEngine(WeightTransferEngine):  # type: ignore[misc]
             self.model.load_weights(update_info.parameters())
 
     def finish_weight_update(self) -> None:
-        """Bring all parameters into the kernels' layout."""
+        """Convert all parameters into the kernels' layout."""
         finalize_layerwise_reload(self.model, self.model_config)
         repack_shared_weights(self.model)
 
@@ -114,7 +114,7 @@ class TensorTransferEngine(WeightTransferEngine):  # type: ignore[misc]
 
 
 class TensorTrainerTransferEngine(TrainerWeightTransferEngine):  # type: ignore[misc]
-    """The learner's side: one update with all parameters."""
+    """The learner's side: send all parameters in one update."""
 
     init_info_cls = TensorTrainerInitInfo
     n_workers = 1
@@ -135,17 +135,14 @@ class TensorTrainerTransferEngine(TrainerWeightTransferEngine):  # type: ignore[
         return engine
 
     def send_weights(self) -> None:
-        """Gather the parameters, a collective of sharded learners.
-
-        Also update the engine from rank 0.
-        """
+        """Gather the parameters, a collective of sharded learners; rank 0 updates the engine."""
         tensors = {name: tensor.detach() for name, tensor in self.source}
         if not self.is_sender:
             return
         if self.n_workers == 1:
             self._update({"tensors": tensors})
             return
-        # Written once, for all processes to read what is theirs; vLLM would pickle them for each.
+        # One file, of which each process reads its part; vLLM would pickle all for each process.
         with tempfile.TemporaryDirectory(dir=_roomy(tensors)) as directory:
             file = str(Path(directory, "weights.safetensors"))
             save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, file)
@@ -158,9 +155,9 @@ class TensorTrainerTransferEngine(TrainerWeightTransferEngine):  # type: ignore[
 
 
 def _roomy(tensors: dict[str, Tensor]) -> Path | None:
-    """Return the directory in memory if it has room for the parameters.
+    """Return the directory in memory if it has room for the parameters, else None.
 
-    As a container's often has not; None: where temporary files go.
+    In containers it is often too small. None stands for the default temporary directory.
     """
     size = sum(tensor.numel() * tensor.element_size() for tensor in tensors.values())
     return (
@@ -171,11 +168,11 @@ def _roomy(tensors: dict[str, Tensor]) -> Path | None:
 
 
 def repack_shared_weights(model: nn.Module) -> None:
-    """Pack anew, for the CPU's kernels, every weight that several modules share.
+    """Pack again, for the CPU's kernels, every weight that several modules share.
 
-    vLLM 0.32 packs an embedding that is also the head when it is loaded first and never again:
-    after an update the head would go on with the old weights. Modules that nothing is packed for,
-    all of them on a GPU, have no `cpu_linear`.
+    vLLM 0.32 packs an embedding that is also the head only at its first load. After an update, the
+    head would still use the old weights. Modules without packed weights, such as all modules on a
+    GPU, have no `cpu_linear`.
     """
     sharing: defaultdict[int, list[Any]] = defaultdict(list)
     for module in model.modules():
@@ -188,7 +185,7 @@ def repack_shared_weights(model: nn.Module) -> None:
 
 
 def register_backend() -> None:
-    """Make "depo" known to vLLM's factories; calling it twice is fine."""
+    """Register "depo" with vLLM's factories; calling it twice is fine."""
     for factory, engine in (
         (WeightTransferEngineFactory, TensorTransferEngine),
         (WeightTransferTrainerFactory, TensorTrainerTransferEngine),

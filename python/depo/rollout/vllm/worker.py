@@ -1,6 +1,6 @@
-"""Let the processes that share a model receive weights.
+"""Register depo's weight transfer in the processes that share a model.
 
-They import this module (vLLM's `worker_extension_cls`).
+vLLM imports this module there, as `worker_extension_cls`.
 """
 
 from depo.rollout.vllm.transfer import register_backend
@@ -9,4 +9,4 @@ register_backend()
 
 
 class BackendKnown:
-    """Adds nothing to a worker."""
+    """Add nothing to a worker; importing this module is enough."""
