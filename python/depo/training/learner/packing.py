@@ -8,12 +8,13 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 import transformers
+from packaging.version import Version
 from torch import Tensor
 from transformers import PreTrainedModel
 
 from depo.types.records import Float32Array, Int64Array, RolloutGroup, TokenFactors
 
-HEAD_TAKES_A_MASK = tuple(map(int, transformers.__version__.split(".")[:2])) >= (5, 20)
+HEAD_TAKES_A_MASK = Version(transformers.__version__).release >= (5, 20)
 """Whether `logits_to_keep` may differ from row to row."""
 
 
